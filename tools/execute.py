@@ -1,0 +1,112 @@
+"""Execute notebooks in place and keep their outputs, as nbdev_test does not
+
+    make notebooks                               # every notebook
+    make notebooks NB=nbs/02_gating.ipynb        # one of them
+    make notebooks NB=nbs/09_ablate.ipynb ARGS=--slow
+
+Cells marked `#| eval: false`, `#| notest`, `#| slow`, `#| cuda` or `#| hub` are not run and keep the outputs they have;
+`--slow`, `--cuda` and `--hub` run them. A notebook with a failing cell stays as it was.
+"""
+import argparse, os, re, sys
+from json import loads
+from pathlib import Path
+
+import nbformat
+from execnb.nbio import nb2str
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbdev.clean import clean_nb
+from nbdev.config import get_config
+
+root = Path(__file__).resolve().parents[1]
+left_out = {'notest', 'slow', 'cuda', 'hub'}
+widget = 'application/vnd.jupyter.widget-view+json'
+
+
+def notebooks(folder):
+    "Every notebook of the project, tutorials too; drafts and checkpoints (`_…`, `.…`) aside"
+    return sorted(p for p in Path(folder).rglob('*.ipynb')
+                  if not any(part[0] in '_.' for part in p.relative_to(folder).parts))
+
+
+def directives(source):
+    "The leading `#| name: value` lines of a cell as a dict; a flag without a value has the value ''"
+    found = {}
+    for line in source.splitlines():
+        if not (m := re.match(r'\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*)', line)):
+            if line.strip(): break
+            continue
+        found[m[1]] = m[2].strip().strip('"\'')
+    return found
+
+
+def runs(cell, allowed=()):
+    "Is this a cell to execute?"
+    if cell.cell_type != 'code' or not cell.source.strip() or 'nbdev_export(' in cell.source: return False
+    found = directives(cell.source)
+    return found.get('eval', '').lower() != 'false' and not (left_out - set(allowed)) & set(found)
+
+
+def keep(output):
+    "Whether a new output is worth saving: no live widgets and no progress bars, which no reader can see again"
+    if output.output_type == 'stream' and output.name == 'stderr':
+        output.text = ''.join(line for line in output.text.splitlines(True) if '\r' not in line and '%|' not in line)
+        return bool(output.text.strip())
+    return widget not in output.get('data', {})
+
+
+def execute(path, allowed=(), timeout=None):
+    "Run one notebook in its own folder against this tree's library, and write it back clean"
+    nb = nbformat.read(path, 4)
+    client = NotebookClient(nb, timeout=timeout, kernel_name='python3', coalesce_streams=True, record_timing=False,
+                            extra_arguments=['--log-level=ERROR'],
+                            resources={'metadata': {'path': str(path.parent)}})
+    above = os.environ.get('PYTHONPATH')
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(root), *([above] if above else [])])}
+    n = 0
+    with client.setup_kernel(env=env):
+        for i, cell in enumerate(nb.cells):
+            if not runs(cell, allowed): continue
+            try: client.execute_cell(cell, i)
+            except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
+                first = next((l for l in cell.source.splitlines() if l.strip() and not l.lstrip().startswith('#')), '')
+                raise SystemExit(f'{shown(path)}: cell {i} (id {cell.get("id")}), which starts with `{first.strip()}`, failed; '
+                                 f'the notebook was left as it was.\n{e}')
+            cell.outputs = [o for o in cell.outputs if keep(o)]
+            n += 1
+    nb.metadata.pop('widgets', None)
+    write(nb, path)
+    return n
+
+
+def write(nb, path):
+    "Write what nbdev_clean would leave, in one step"
+    nb = loads(nbformat.writes(nb))
+    cfg = get_config(path=root)
+    clean_nb(nb, allowed_metadata_keys=cfg.allowed_metadata_keys.split())
+    part = path.with_suffix('.part')
+    part.write_text(nb2str(nb), encoding='utf-8')
+    part.replace(path)
+
+
+def shown(path):
+    path = Path(path).resolve()
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('path', nargs='*', type=Path, help='notebooks or folders; all of nbs/ when none is named')
+    for flag in ('slow', 'cuda', 'hub'):
+        parser.add_argument(f'--{flag}', action='store_true', help=f'run the cells marked {flag} too')
+    parser.add_argument('--timeout', type=int, help='seconds that one cell may take (default: as long as it likes)')
+    args = parser.parse_args(argv)
+    allowed = {flag for flag in ('slow', 'cuda', 'hub') if getattr(args, flag)}
+    for given in args.path or [root/'nbs']:
+        if not given.exists(): raise SystemExit(f'{given}: no such notebook')
+        for path in notebooks(given.resolve()) if given.is_dir() else [given.resolve()]:
+            print(f'{shown(path)} ...', end=' ', flush=True)
+            print(f'{execute(path, allowed, args.timeout)} cells run', flush=True)
+
+
+if __name__ == '__main__': main()
