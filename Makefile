@@ -24,6 +24,7 @@ notebooks: .venv/.dev .venv/.assets ## execute notebooks in place (NB=nbs/x.ipyn
 	$(BIN)/python -m tools.execute $(ARGS) $(NB)
 
 export: .venv/.dev ## notebooks to library, and clean the notebooks
+	$(BIN)/python -m tools.colab
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 

@@ -126,7 +126,7 @@ def load_foundation_model(
     model.config._name_or_path = model.name_or_path = str(name_or_path)
     return model.to(device).requires_grad_(False).eval()
 
-# %% ../nbs/00_assets.ipynb #dd02600e
+# %% ../nbs/00_assets.ipynb #d7045a54
 def load_encoder(
     name_or_path:str=ENCODER, # A packaged name, a hub id or a folder of any transformers model
     device:str=None,          # `cpu`, `cuda`, `mps`; default: the fastest there is
@@ -138,6 +138,7 @@ def load_encoder(
     model.config._name_or_path = model.name_or_path = str(name_or_path)
     return model.to(device or default_device())
 
+# %% ../nbs/00_assets.ipynb #dded2068
 def load_tokenizer(
     name_or_path:str=FOUNDATION_MODEL, # A packaged name, a hub id or a folder
     padding_side:str='left',           # `left` for causal models, `right` for encoders

@@ -139,7 +139,7 @@ class PromptModel(nn.Module):
     @classmethod
     def from_pretrained(cls, base_model, folder): return load_adapter(base_model, folder)
 
-# %% ../nbs/04_model.ipynb #ca53c19c
+# %% ../nbs/04_model.ipynb #c1ed6a1e
 def token_loss(
     logits:Tensor,           # `(b, k, vocabulary)`
     targets:Tensor,          # `(b, k)`, -100 where there is none
@@ -150,6 +150,7 @@ def token_loss(
     loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction=reduction)
     return loss if num_items_in_batch is None else loss / num_items_in_batch
 
+# %% ../nbs/04_model.ipynb #e3b97699
 def check_length(
     m:int,  # Length of the prompt
     t:int,  # Length of the input
@@ -168,7 +169,7 @@ def parameter_summary(
     trained, total = count(p for p in model.parameters() if p.requires_grad), count(model.parameters())
     return f'trainable params: {trained:,} || all params: {total:,} || trainable%: {100*trained/total:.4f}'
 
-# %% ../nbs/04_model.ipynb #af3a46c1
+# %% ../nbs/04_model.ipynb #b4562455
 def build(
     base_model,             # A transformers causal language model; it will be frozen
     config:PromptConfig,    # What to put in front
@@ -184,6 +185,7 @@ def build(
     generator = method(config, start, config.feature_width).to(base_model.device)
     return PromptModel(base_model, config, generator, encoder)
 
+# %% ../nbs/04_model.ipynb #54429b98
 def get_prompt_model(
     base_model,          # A transformers causal language model; it will be frozen
     config:PromptConfig, # What to put in front
@@ -214,7 +216,7 @@ def save_adapter(
     weights = safetensors.torch.save(trained_state(model), metadata={'config': hashlib.sha256(text.encode()).hexdigest()})
     write_files(folder, {WEIGHTS_FILE: weights, CONFIG_FILE: text.encode()})
 
-# %% ../nbs/04_model.ipynb #266de646
+# %% ../nbs/04_model.ipynb #75c56d88
 def read_adapter(
     folder, # A folder with the two files
 )->tuple:   # (what `adapter_config.json` says, name → tensor)
@@ -234,6 +236,7 @@ def read_adapter(
         raise ValueError(f'{folder}: {CONFIG_FILE} and {WEIGHTS_FILE} do not belong together, or the configuration was edited: save the adapter again.')
     return about, state
 
+# %% ../nbs/04_model.ipynb #69f213b8
 def load_adapter(
     base_model, # The foundation model that the adapter was made for
     folder,     # A folder written by `save_pretrained`

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'Recipe', 'recipe', 'parameter_groups', 'prepare', 'gate_spread', 'ProgressBar', 'PromptTrainer',
-           'training_arguments', 'environment', 'train', 'record']
+           'training_arguments', 'environment', 'record', 'train']
 
 # %% ../nbs/08_train.ipynb #0b67f920
 import json, platform, time
@@ -20,7 +20,7 @@ from .model import read_adapter
 from .prompts import PromptConfig
 from .tasks import Collator, choice_ids, tokenize
 
-# %% ../nbs/08_train.ipynb #13d0ca33
+# %% ../nbs/08_train.ipynb #e258e525
 @dataclass
 class Recipe:
     "What is decided before a run"
@@ -31,19 +31,19 @@ class Recipe:
     steps:int=250                # Optimiser steps
     batch_size:int=16            # Examples per step
     warmup:float=.06             # Share of the steps in which the rate rises
-    schedule:str='linear'        # `linear` (down to zero) or `constant_with_warmup`
     max_grad_norm:float=1.       # Longer gradients are cut to this length; 0 means no cut
     eval_steps:int=125           # Steps between two looks at the validation split
     eval_batch_size:int=32       # Examples per batch in evaluation
     variant:str='own'            # Where it comes from: `tuned`, `paper`, or your own
 
 _instance = dict(encoder_name_or_path=ENCODER, encoder_pooling='mean')
-_paper = dict(schedule='constant_with_warmup', max_grad_norm=0.)
+_paper = dict(max_grad_norm=0.)
 RECIPES = {
     ('rotten_tomatoes', 'lopa', 'tuned'): Recipe(PromptConfig('lopa', **_instance), prompt_lr=2e-2, head_lr=3e-4),
-    ('rotten_tomatoes', 'lopa', 'paper'): Recipe(PromptConfig('lopa', init='normal', **_instance), prompt_lr=1e-5, head_lr=1e-5, **_paper),
+    ('rotten_tomatoes', 'lopa', 'paper'): Recipe(PromptConfig('lopa', init='normal', **_instance), prompt_lr=1e-3, head_lr=1e-3, **_paper),
+    ('rotten_tomatoes', 'lopa', 'one-rate'): Recipe(PromptConfig('lopa', **_instance), prompt_lr=5e-3, head_lr=5e-3),
     ('rotten_tomatoes', 'pt', 'tuned'): Recipe(PromptConfig('pt'), prompt_lr=1e-2),
-    ('rotten_tomatoes', 'pt', 'paper'): Recipe(PromptConfig('pt', init='normal'), prompt_lr=1e-4, **_paper),
+    ('rotten_tomatoes', 'pt', 'paper'): Recipe(PromptConfig('pt', init='normal'), prompt_lr=1e-3, **_paper),
 }
 
 def recipe(
@@ -81,7 +81,7 @@ def prepare(
     elif model.encoder: splits = {k: encode_dataset(d, model.encoder, encoder_tokenizer, task.text_column) for k, d in splits.items()}
     return {k: tokenize(task, d, tokenizer, own) for k, d in splits.items()}, Collator(tokenizer, own)
 
-# %% ../nbs/08_train.ipynb #6cdecc09
+# %% ../nbs/08_train.ipynb #08a6b890
 def gate_spread(
     model,    # A `PromptModel`
     features, # Features of some instances: `(n, e)`
@@ -89,6 +89,7 @@ def gate_spread(
     "How much does the gate differ from instance to instance?"
     with torch.no_grad(): return model.generator.logits(features.to(model.device)).sigmoid().std(0).mean().item()
 
+# %% ../nbs/08_train.ipynb #d56789ba
 class ProgressBar(ProgressCallback):
     "One bar that shows the latest numbers, instead of a line for each"
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -98,7 +99,7 @@ class PromptTrainer(Trainer):
     "The Trainer, for adapters and for answers in words"
     def __init__(self, *args, choices=(), progress=True, **kwargs):
         super().__init__(*args, **kwargs)
-        self.choices, self.progress = choices, progress                # token of each class; show bars?
+        self.choices, self.progress, self.scores = choices, progress, []   # token of each class; show bars?; every look at validation
         self.remove_callback(PrinterCallback)
         if progress: self.add_callback(ProgressBar)
 
@@ -111,14 +112,15 @@ class PromptTrainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval'):
         data = eval_dataset or self.eval_dataset
         logits = predict(self.model, data, self.data_collator, self.choices, self.args.eval_batch_size, self.progress)
-        metrics = {f'{metric_key_prefix}_accuracy': score(logits.argmax(1), data['label'])['accuracy']}
+        self.scores.append(score(logits.argmax(1), data['label']))
+        metrics = {f'{metric_key_prefix}_accuracy': self.scores[-1]['accuracy']}
         if hasattr(self.model.generator, 'logits') and 'instance_features' in data.column_names:
             metrics[f'{metric_key_prefix}_gate_spread'] = gate_spread(self.model, torch.tensor(data['instance_features'][:256]))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-# %% ../nbs/08_train.ipynb #4eeb3bba
+# %% ../nbs/08_train.ipynb #b51aa3b6
 def training_arguments(
     recipe:Recipe, # What was decided
     folder:Path,   # Where checkpoints go
@@ -128,13 +130,13 @@ def training_arguments(
     "Say in the Trainer's words what the recipe says in ours"
     return TrainingArguments(
         output_dir=str(folder), max_steps=recipe.steps, per_device_train_batch_size=recipe.batch_size, per_device_eval_batch_size=recipe.eval_batch_size,
-        lr_scheduler_type=recipe.schedule, warmup_steps=round(recipe.warmup*recipe.steps), max_grad_norm=recipe.max_grad_norm, weight_decay=0.,
+        lr_scheduler_type='linear', warmup_steps=round(recipe.warmup*recipe.steps), max_grad_norm=recipe.max_grad_norm, weight_decay=0.,
         train_sampling_strategy='group_by_length', length_column_name='length', eval_strategy='steps', eval_steps=recipe.eval_steps, save_strategy='steps',
         save_steps=recipe.eval_steps, save_total_limit=1, load_best_model_at_end=True, metric_for_best_model='accuracy', greater_is_better=True,
         logging_steps=min(10, recipe.eval_steps), seed=seed, report_to='none', remove_unused_columns=False, use_cpu=device == 'cpu', dataloader_pin_memory=device != 'cpu',
         disable_tqdm=True)                                              # our own bar takes its place
 
-# %% ../nbs/08_train.ipynb #7881073c
+# %% ../nbs/08_train.ipynb #edb78e78
 def environment(
     device, # A torch device
 )->dict:    # Versions, device, processor threads, peak memory of the process in MB
@@ -148,6 +150,23 @@ def environment(
     versions = {m.__name__: m.__version__ for m in (lopa, torch, transformers, accelerate, datasets)} | {'python': platform.python_version()}
     return {'versions': versions, 'device': gpu or f'CPU ({platform.machine()}), {torch.get_num_threads()} threads', 'peak_memory_mb': round(peak)}
 
+# %% ../nbs/08_train.ipynb #a8c31288
+def record(
+    model, task, recipe, seed, # The run
+    scores:dict,  # `validation` and `test` → `score`
+    history:list, # The Trainer's log
+    seconds:dict, # `prepare`, `train`, `total`
+)->dict:          # What a reader needs to believe or repeat a number
+    "Put a run on record"
+    curve = [{k: (round(v, 5) if isinstance(v, float) else v) for k, v in entry.items() if k in ('step', 'loss', 'grad_norm', 'eval_accuracy', 'eval_gate_spread')}
+             for entry in history if 'loss' in entry or 'eval_accuracy' in entry]
+    return {'task': task.name, 'method': model.prompt_config.method, 'config': asdict(model.prompt_config), 'recipe': {k: v for k, v in asdict(recipe).items() if k != 'config'},
+            'seed': seed, 'base_model': model.base_model.name_or_path, 'dtype': str(model.base_model.dtype).removeprefix('torch.'),
+            'data': {k: len(d) for k, d in task.splits.items()}, **scores, 'trainable_parameters': count_parameters(model),
+            'encoder_tuned': bool(model.encoder and model.encoder.trainable), 'seconds': {k: round(v, 1) for k, v in seconds.items()},
+            **environment(model.device), 'history': curve}
+
+# %% ../nbs/08_train.ipynb #8456289d
 def train(
     model,            # A `PromptModel`
     task,             # A `Task`
@@ -166,24 +185,9 @@ def train(
     trainer.train()
     trained = time.perf_counter()
     model.eval().save_pretrained(folder/'adapter')
-    scores = {k: score(predict(model, splits[k], collate, choices, recipe.eval_batch_size, progress).argmax(1), splits[k]['label']) for k in ('validation', 'test')}
+    logits = predict(model, splits['test'], collate, choices, recipe.eval_batch_size, progress)
+    scores = {'validation': max(trainer.scores, key=lambda s: s['accuracy']), 'test': score(logits.argmax(1), splits['test']['label'])}
     result = record(model, task, recipe, seed, scores, trainer.state.log_history,
                     {'prepare': prepared-start, 'train': trained-prepared, 'total': time.perf_counter()-start})
     write_files(folder, {'result.json': json.dumps(result, indent=1).encode()})
     return result
-
-# %% ../nbs/08_train.ipynb #a8c31288
-def record(
-    model, task, recipe, seed, # The run
-    scores:dict,  # `validation` and `test` → `score`
-    history:list, # The Trainer's log
-    seconds:dict, # `prepare`, `train`, `total`
-)->dict:          # What a reader needs to believe or repeat a number
-    "Put a run on record"
-    curve = [{k: (round(v, 5) if isinstance(v, float) else v) for k, v in entry.items() if k in ('step', 'loss', 'grad_norm', 'eval_accuracy', 'eval_gate_spread')}
-             for entry in history if 'loss' in entry or 'eval_accuracy' in entry]
-    return {'task': task.name, 'method': model.prompt_config.method, 'config': asdict(model.prompt_config), 'recipe': {k: v for k, v in asdict(recipe).items() if k != 'config'},
-            'seed': seed, 'base_model': model.base_model.name_or_path, 'dtype': str(model.base_model.dtype).removeprefix('torch.'),
-            'data': {k: len(d) for k, d in task.splits.items()}, **scores, 'trainable_parameters': count_parameters(model),
-            'encoder_tuned': bool(model.encoder and model.encoder.trainable), 'seconds': {k: round(v, 1) for k, v in seconds.items()},
-            **environment(model.device), 'history': curve}

@@ -5,7 +5,8 @@
 1. Each notebook's export cells stand in its module.
 2. Each module holds only what its notebook exports: a hand edit would be lost at the next export.
 3. README.md is what nbs/index.ipynb says.
-4. Notebooks are clean: what nbdev_clean leaves, valid, no saved errors, no widget state.
+4. Tutorials carry the Colab cells that settings.ini asks for.
+5. Notebooks are clean: what nbdev_clean leaves, valid, no saved errors, no widget state.
 """
 import os, shutil, subprocess, sys, tempfile
 from difflib import SequenceMatcher
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 
-from tools import readme
+from tools import colab, readme
 from tools.execute import notebooks, widget
 
 root = Path(__file__).resolve().parents[1]
@@ -83,6 +84,12 @@ def index(copy):
     yield 'README.md', wrong, 'run `make readme`'
 
 
+def tutorials(copy):
+    try: wrong = [f'{p.relative_to(root)} has other Colab cells than settings.ini asks for' for p in colab.out_of_step()]
+    except Exception as e: wrong = [f'a tutorial cannot be read: {reason(e)}']
+    yield 'Colab cells', wrong, 'run `make export`'
+
+
 def faults(nb):
     "What must not stand in a committed notebook"
     if 'widgets' in nb.metadata: yield 'carries widget state'
@@ -110,7 +117,7 @@ def main():
     ok = True
     with tempfile.TemporaryDirectory() as tmp:
         copy = copied(tmp)
-        for check in (library, index, clean):
+        for check in (library, index, tutorials, clean):
             for name, wrong, hint in check(copy):
                 ok &= not wrong
                 print(f'{name}: ' + (f'{"; ".join(wrong)}. To mend: {hint}.' if wrong else 'in step'), flush=True)
