@@ -42,7 +42,7 @@ def write_whole(
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
-# %% ../nbs/00_assets.ipynb #eb2c2192
+# %% ../nbs/00_assets.ipynb #068e3d6c
 def write_files(
     folder,          # Where the files go; it is made if missing
     files:dict,      # Name → bytes
@@ -50,12 +50,20 @@ def write_files(
     "Write files that exist complete or not at all"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = {name: folder/f'.{name}.{os.getpid()}.tmp' for name in files}
+    new, old = ({name: folder/f'.{name}.{os.getpid()}.{kind}' for name in files} for kind in ('new', 'old'))
     try:
-        for name, data in files.items(): temporary[name].write_bytes(data)
-        for name in files: temporary[name].replace(folder/name)
+        for name, data in files.items(): new[name].write_bytes(data)
+        try:
+            for name in files:
+                if (folder/name).exists(): (folder/name).replace(old[name])
+                new[name].replace(folder/name)
+        except BaseException:                                   # put everything back as it was
+            for name in files:
+                if not new[name].exists(): (folder/name).unlink(missing_ok=True)
+                if old[name].exists(): old[name].replace(folder/name)
+            raise
     finally:
-        for path in temporary.values(): path.unlink(missing_ok=True)
+        for path in (*new.values(), *old.values()): path.unlink(missing_ok=True)
 
 # %% ../nbs/00_assets.ipynb #800f328d
 def cache_dir()->Path: # `$LOPA_CACHE` if set, else `~/.cache/lopa`

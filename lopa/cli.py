@@ -32,7 +32,7 @@ def _quiet():
     logging.disable_progress_bar()
     disable_progress_bars()
 
-# %% ../nbs/12_cli.ipynb #7335a64f
+# %% ../nbs/12_cli.ipynb #c0926f5f
 @app.command(epilog='Example:  lopa train --task rotten_tomatoes --method lopa --seed 1 --output-dir runs/lopa-1')
 def train(
     task:Task='rotten_tomatoes',
@@ -43,15 +43,13 @@ def train(
     output_dir:Annotated[Path, typer.Option(help='Where adapter/, result.json and checkpoints/ go.')]=Path('runs/latest'),
     base_model:Base='smollm2-135m', data_dir:DataDir=None, limit:Limit=None, as_json:Json=False):
     "Train a prompt, select on validation, evaluate once on test."
-    from dataclasses import replace
     from transformers import set_seed
     import lopa.train as t
     from lopa import get_prompt_model
     from lopa.assets import load_foundation_model
     from lopa.evaluate import show_score
     _quiet()
-    data, recipe = _task(task, data_dir, limit), t.recipe(task, method, variant)
-    if steps: recipe = replace(recipe, steps=steps, eval_steps=min(recipe.eval_steps, steps))
+    data, recipe = _task(task, data_dir, limit), t.recipe(task, method, variant, **({'steps': steps} if steps else {}))
     base = load_foundation_model(base_model)
     set_seed(seed)
     result = t.train(get_prompt_model(base, recipe.config), data, recipe, output_dir, seed, progress=not as_json)
@@ -110,10 +108,10 @@ def bench(
     for name, s in report['seconds'].items(): print(f'{name:24} {s:.3f} s per step (median of {rounds})')
     for name in list(report)[1:]: print(f'{name:24} {report[name]:.3f}')
 
-# %% ../nbs/12_cli.ipynb #3947d375
+# %% ../nbs/12_cli.ipynb #c29830e2
 def main():
     "Entry point of the `lopa` command"
     try: app()
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as e:
-        print(f'lopa: {e}', file=sys.stderr)
+    except (ValueError, OSError, ModuleNotFoundError) as e:
+        print('lopa:', ' '.join(str(e).split()), file=sys.stderr)
         sys.exit(2)

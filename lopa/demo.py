@@ -118,7 +118,7 @@ def ask(
     model = PromptModel.from_pretrained(base, adapter)
     for text, answer in zip(sentences, classify(model, task, sentences)): print(f'    {answer:10} {text}')
 
-# %% ../nbs/11_demo.ipynb #02f61c26
+# %% ../nbs/11_demo.ipynb #b26d2448
 def run_demo(
     output_dir='runs/demo', # Where everything is written
     smoke:bool=False,       # Only see that it runs
@@ -129,7 +129,7 @@ def run_demo(
     "Baselines, training, table, figure, adapter, reload, three sentences"
     from transformers import set_seed
     folder, start, task = Path(output_dir), time.perf_counter(), load_task('rotten_tomatoes')
-    if smoke: task, overrides = task.limit(train=320, validation=64, test=128), {'steps': 20, 'eval_steps': 10} | overrides
+    if smoke: task, overrides = task.limit(train=320, validation=64, test=128), {'steps': 20} | overrides
     plan = recipe('rotten_tomatoes', 'lopa', **overrides)
     say = lambda text: print(f'[{time.perf_counter()-start:4.0f} s] {text}', flush=True)
     say('Loading the foundation model (the first time it is converted, about half a minute) ...')

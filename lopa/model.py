@@ -43,37 +43,40 @@ def wanted_positions(
     keep = (wide != -100).any(0).nonzero()[:, 0]           # (k,)
     return keep, wide[:, keep]
 
-# %% ../nbs/04_model.ipynb #0a3ed473
+# %% ../nbs/04_model.ipynb #7142d3ba
 def signature(
     base_model, # A transformers model
-)->dict:        # Kind, width, layers and eight lengths of embedding rows
+)->dict:        # Kind, width, layers, and lengths of rows of the embeddings and of inner matrices
     "Tell a foundation model by its weights rather than by its name"
     table = base_model.get_input_embeddings().weight
-    rows = table[torch.linspace(0, 1000, 8).long().to(table.device) % len(table)]
-    return {'model_type': base_model.config.model_type, 'width': table.shape[1],
-            'layers': base_model.config.num_hidden_layers, 'norms': [round(x, 4) for x in rows.float().norm(dim=1).tolist()]}
+    inner = [p for p in base_model.parameters() if p.ndim == 2 and p.is_floating_point() and p is not table]
+    lengths = lambda rows: [round(x, 4) for x in rows.float().norm(dim=1).tolist()]
+    return {'model_type': base_model.config.model_type, 'width': table.shape[1], 'layers': base_model.config.num_hidden_layers,
+            'norms': lengths(table[torch.linspace(0, 1000, 8).long().to(table.device) % len(table)]),
+            'inner_norms': [x for k in (0, len(inner)//2, -1) for x in lengths(inner[k][:2])] if inner else []}
 
 def same_model(
     a:dict, # A signature
     b:dict, # Another signature
 )->bool:    # Do they belong to the same weights?
     "Compare two signatures, allowing for rounding"
-    close = len(a['norms']) == len(b['norms']) and all(abs(x-y) <= .02*max(x, y) for x, y in zip(a['norms'], b['norms']))
-    return close and all(a[k] == b[k] for k in ('model_type', 'width', 'layers'))
+    close = lambda key: all(abs(x-y) <= .02*max(x, y) for x, y in zip(a[key], b[key]))
+    return all(a[k] == b[k] for k in ('model_type', 'width', 'layers')) and close('norms') and close('inner_norms')
 
-# %% ../nbs/04_model.ipynb #fee40894
+# %% ../nbs/04_model.ipynb #7868476e
 def check_features(
     features:Tensor, # What was brought, or None
+    rows:int,        # b, instances in the batch
     width:int,       # e, what the heads expect
 )->Tensor:           # The same features
-    "Refuse missing features or features of the wrong width"
+    "Refuse missing features or features of the wrong shape"
     if features is None:
         raise ValueError('This method looks at the instance: pass instance_features (b, e), or instance_input_ids and instance_attention_mask for an encoder that the model holds.')
-    if features.ndim != 2 or features.shape[1] != width:
-        raise ValueError(f'instance_features: received shape {tuple(features.shape)}, expected (b, {width}): are they from the encoder that this prompt was made for?')
+    if features.shape != (rows, width):
+        raise ValueError(f'instance_features: received shape {tuple(features.shape)}, expected {(rows, width)}: one row per text, from the encoder that this prompt was made for.')
     return features
 
-# %% ../nbs/04_model.ipynb #eaf9d36e
+# %% ../nbs/04_model.ipynb #8f821432
 class PromptModel(nn.Module):
     "A frozen foundation model with a generated prompt before its input"
     accepts_loss_kwargs = True                 # tells the Trainer that `forward` takes `num_items_in_batch`
@@ -101,8 +104,9 @@ class PromptModel(nn.Module):
         "Soft prompt Z of each instance, in 32 bits: `(b, m, d)`"
         h = instance_features
         if self.generator.uses_instance:
+            if h is not None and self.prompt_config.train_encoder: raise ValueError('The encoder is being tuned: pass instance_input_ids for it, not instance_features.')
             if h is None and self.encoder and instance_input_ids is not None: h = self.encoder(instance_input_ids, instance_attention_mask)
-            h = check_features(h, self.prompt_config.feature_width)
+            h = check_features(h, batch_size, self.prompt_config.feature_width)
         return self.generator(h).expand(batch_size, -1, -1)
 
     def widen(self, input_ids, attention_mask=None, pad_left=False, **instance):
@@ -126,6 +130,7 @@ class PromptModel(nn.Module):
         "New tokens `(b, new)`; takes what transformers' `generate` takes"
         x, mask, _ = self.widen(input_ids, attention_mask, pad_left=True, instance_features=instance_features,
                                 instance_input_ids=instance_input_ids, instance_attention_mask=instance_attention_mask)
+        check_length(x.shape[1] - input_ids.shape[1], input_ids.shape[1], self.base_model.config, kwargs.get('max_new_tokens') or 0)
         return self.base_model.generate(inputs_embeds=x, attention_mask=mask, **kwargs)
 
     def prompt_embeds(self, input_ids, attention_mask=None, **instance):
@@ -150,16 +155,18 @@ def token_loss(
     loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction=reduction)
     return loss if num_items_in_batch is None else loss / num_items_in_batch
 
-# %% ../nbs/04_model.ipynb #e3b97699
+# %% ../nbs/04_model.ipynb #bb482c00
 def check_length(
     m:int,  # Length of the prompt
     t:int,  # Length of the input
     config, # Configuration of the foundation model
+    new=0,  # Tokens to be generated
 ):
     "Refuse a row that is longer than the foundation model's positions"
     limit = getattr(config, 'max_position_embeddings', None)
-    if limit and m + t > limit:
-        raise ValueError(f'Prompt ({m}) and input ({t}) take {m+t} positions together, and the foundation model has {limit}: shorten one of them.')
+    if limit and m + t + new > limit:
+        parts = f'Prompt ({m}) and input ({t})' if not new else f'Prompt ({m}), input ({t}) and new tokens ({new})'
+        raise ValueError(f'{parts} take {m+t+new} positions together, and the foundation model has {limit}: shorten one of them.')
 
 def parameter_summary(
     model:nn.Module, # A model
@@ -216,7 +223,7 @@ def save_adapter(
     weights = safetensors.torch.save(trained_state(model), metadata={'config': hashlib.sha256(text.encode()).hexdigest()})
     write_files(folder, {WEIGHTS_FILE: weights, CONFIG_FILE: text.encode()})
 
-# %% ../nbs/04_model.ipynb #75c56d88
+# %% ../nbs/04_model.ipynb #de8ddd56
 def read_adapter(
     folder, # A folder with the two files
 )->tuple:   # (what `adapter_config.json` says, name → tensor)
@@ -226,7 +233,9 @@ def read_adapter(
     for name in CONFIG_FILE, WEIGHTS_FILE:
         if not (folder/name).is_file(): raise FileNotFoundError(f'{folder}: expected an adapter with {CONFIG_FILE} and {WEIGHTS_FILE}, found no {name}.')
     text = (folder/CONFIG_FILE).read_bytes()
-    try: about = json.loads(text); about['prompt'], about['base_model']['norms']
+    try:
+        about = json.loads(text)
+        PromptConfig(**about['prompt']), about['base_model_name_or_path'], [about['base_model'][k] for k in ('model_type', 'width', 'layers', 'norms', 'inner_norms')]
     except (ValueError, KeyError, TypeError) as e: raise ValueError(f'{folder/CONFIG_FILE} is not the configuration of a lopa adapter ({type(e).__name__}: {e}): save it again.') from None
     try:
         with safetensors.safe_open(folder/WEIGHTS_FILE, 'pt') as f:

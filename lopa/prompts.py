@@ -104,7 +104,7 @@ class PromptConfig:
 
     def __post_init__(self): _validate(self)
 
-# %% ../nbs/03_prompts.ipynb #a02480fe
+# %% ../nbs/03_prompts.ipynb #d08e0f37
 def _validate(c):
     for name, least in dict(num_virtual_tokens=0, rank=1, head_width=1, feature_width=1).items():
         value = getattr(c, name)
@@ -112,12 +112,13 @@ def _validate(c):
         if type(value) is not int or value < least: raise ValueError(f'{name}: received {value!r}, expected a whole number of at least {least}.')
     for name, known in dict(method=METHODS, gate=GATES, encoder_pooling=POOLINGS, position=['prefix']).items():
         value = getattr(c, name)
-        if value not in known: raise ValueError(f'{name}: received {value!r}, expected one of {", ".join(known)}; {_nearest(value, list(known))}')
+        if value not in list(known): raise ValueError(f'{name}: received {value!r}, expected one of {", ".join(known)}; {_nearest(value, list(known))}')
     if type(c.train_encoder) is not bool: raise ValueError(f'train_encoder: received {c.train_encoder!r}, expected True or False.')
+    if c.train_encoder and not c.encoder_name_or_path: raise ValueError('train_encoder=True needs an encoder to tune: set encoder_name_or_path.')
     if c.init not in ('vocab', 'normal') and not (str(c.init).startswith('text:') and len(c.init) > 5):
         raise ValueError(f"init: received {c.init!r}, expected 'vocab', 'normal' or 'text:' followed by a text.")
 
-# %% ../nbs/03_prompts.ipynb #3358d40d
+# %% ../nbs/03_prompts.ipynb #2b6cc58c
 def start_vectors(
     config:PromptConfig, # Its `init` and `num_virtual_tokens` are used
     table:Tensor,        # The foundation model's input embeddings: `(vocabulary, d)`
@@ -125,6 +126,7 @@ def start_vectors(
 )->Tensor:               # Where the prompt begins: `(m, d)`, 32 bits
     "First vectors of a prompt"
     m = config.num_virtual_tokens
+    if m > len(table): raise ValueError(f'num_virtual_tokens: received {m}, more than the {len(table)} rows of the vocabulary.')
     if config.init == 'normal': return torch.randn(m, table.shape[1], device=table.device)
     if config.init == 'vocab': rows = torch.randperm(len(table))[:m]
     else:

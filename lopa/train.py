@@ -20,7 +20,7 @@ from .model import read_adapter
 from .prompts import PromptConfig
 from .tasks import Collator, choice_ids, tokenize
 
-# %% ../nbs/08_train.ipynb #e258e525
+# %% ../nbs/08_train.ipynb #3bff9459
 @dataclass
 class Recipe:
     "What is decided before a run"
@@ -32,9 +32,13 @@ class Recipe:
     batch_size:int=16            # Examples per step
     warmup:float=.06             # Share of the steps in which the rate rises
     max_grad_norm:float=1.       # Longer gradients are cut to this length; 0 means no cut
-    eval_steps:int=125           # Steps between two looks at the validation split
+    eval_steps:int=125           # Steps between two looks at the validation split; it divides `steps`
     eval_batch_size:int=32       # Examples per batch in evaluation
-    variant:str='own'            # Where it comes from: `tuned`, `paper`, or your own
+    variant:str='own'            # Where it comes from: `tuned`, `paper`, `one-rate`, or your own
+
+    def __post_init__(self):
+        if self.steps % self.eval_steps:
+            raise ValueError(f'eval_steps: received {self.eval_steps}, expected a divisor of the {self.steps} steps, so that the last step is looked at.')
 
 _instance = dict(encoder_name_or_path=ENCODER, encoder_pooling='mean')
 _paper = dict(max_grad_norm=0.)
@@ -56,6 +60,7 @@ def recipe(
     if (task, method, variant) not in RECIPES:
         raise ValueError(f'recipe: received {(task, method, variant)}, known are {", ".join(map(str, RECIPES))}.')
     found = RECIPES[task, method, variant]
+    if steps := overrides.get('steps'): overrides = {'eval_steps': steps if steps % 2 else steps//2} | overrides
     return replace(found, config=replace(found.config), variant=variant, **overrides)
 
 # %% ../nbs/08_train.ipynb #ccd4874d

@@ -10,6 +10,8 @@ from transformers import BertConfig, BertModel
 from helpers import FEATURES, prompted, tiny
 from lopa.gating import GATES
 
+torch.set_num_threads(1)                         # tiny models are slower on several threads
+
 
 @pytest.fixture(scope='session')
 def bases(): return {kind: tiny(kind) for kind in ('llama', 'gpt2')}

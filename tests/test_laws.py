@@ -1,0 +1,154 @@
+"Laws that hold for all sizes and numbers"
+import torch
+from hypothesis import given, strategies as st
+from torch.testing import assert_close
+
+from helpers import FEATURES, few, prompted
+from lopa import PromptConfig
+from lopa.factorize import LowRankHeads, count_parameters, low_rank
+from lopa.gating import GATES, gate_sigmoid
+from lopa.model import insert_prompt, wanted_positions
+from lopa.prompts import METHODS
+from lopa.tasks import Collator, Task, tokenize
+
+size, seeds = st.integers(1, 7), st.integers(0, 9999)
+masks = st.integers(1, 8).flatmap(lambda t: st.lists(st.lists(st.integers(0, 1), min_size=t, max_size=t), min_size=1, max_size=4)).map(torch.tensor)
+
+
+def normal(*shape, seed): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@few
+@given(b=size, m=size, d=size, r=size, seed=seeds)
+def test_rank(b, m, d, r, seed):
+    "U V^T has at most rank r"
+    logits = low_rank(normal(b, m, r, seed=seed), normal(b, d, r, seed=seed+1))
+    assert logits.shape == (b, m, d)
+    assert torch.linalg.matrix_rank(logits).max() <= min(m, d, r)
+
+
+@few
+@given(b=size, m=size, d=size, scale=st.floats(.1, 50), seed=seeds)
+def test_sigmoid_gate_only_turns_down(b, m, d, scale, seed):
+    "It keeps the sign of every entry, and never exceeds it"
+    z_s, z = normal(m, d, seed=seed), gate_sigmoid(normal(m, d, seed=seed), scale*normal(b, m, d, seed=seed+1))
+    assert (z.abs() <= z_s.abs()).all() and (z*z_s >= 0).all()
+
+
+@few
+@given(name=st.sampled_from(sorted(GATES)), b=size, m=size, d=size, seed=seeds)
+def test_gates_treat_instances_alone(name, b, m, d, seed):
+    "A gate gives each instance what it would get without the others"
+    z_s, z_i = normal(m, d, seed=seed), normal(b, m, d, seed=seed+1)
+    z = GATES[name](z_s, z_i)
+    assert z.shape == (b, 2*m if name == 'concat' else m, d)
+    assert torch.equal(z, torch.cat([GATES[name](z_s, z_i[i:i+1]) for i in range(b)]))
+
+
+@few
+@given(mask=masks, m=st.integers(0, 5), pad_left=st.booleans())
+def test_insert_prompt(mask, m, pad_left):
+    "A permutation of prompt and input that keeps the order of prompt, of words and of padding, and sees as many words as before"
+    b, t = mask.shape
+    prompt, words = -torch.arange(1, m+1), torch.arange(1, t+1)
+    x, wide = insert_prompt(prompt[None, :, None].expand(b, m, 1), words[None, :, None].expand(b, t, 1), mask, pad_left)
+    for row, seen, was in zip(x[..., 0], wide, mask):
+        assert sorted(row.tolist()) == sorted(torch.cat([prompt, words]).tolist())
+        kept = row[seen == 1]
+        assert kept[kept < 0].tolist() == prompt.tolist() and kept[kept > 0].tolist() == words[was == 1].tolist()
+        assert row[seen == 0].tolist() == words[was == 0].tolist()
+        assert seen.sum() == was.sum() + m
+        assert kept[:m].tolist() == prompt.tolist()                                      # directly before the first word
+        if m: start = (row == -1).nonzero().item(); assert row[start:start+m].tolist() == prompt.tolist()
+        if pad_left: assert seen.diff().min() >= 0 if len(seen) > 1 else True
+
+
+@few
+@given(b=size, t=size, m=st.integers(0, 5), seed=seeds)
+def test_wanted_positions(b, t, m, seed):
+    "Every label that has a position before it is asked for exactly there, and nothing else is"
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.where(torch.rand(b, t, generator=g) < .3, torch.randint(0, 50, (b, t), generator=g), -100)
+    keep, targets = wanted_positions(labels, m)
+    found = {(i, k+1-m): targets[i, j].item() for j, k in enumerate(keep.tolist()) for i in range(b) if targets[i, j] != -100}
+    assert found == {(i, j): labels[i, j].item() for i in range(b) for j in range(t) if labels[i, j] != -100 and j + m > 0}
+    assert (targets != -100).any(0).all() and targets.shape == (b, len(keep)) and keep.tolist() == sorted(set(keep.tolist()))
+
+
+@few
+@given(e=size, w=size, m=size, d=size, r=size)
+def test_parameter_count(e, w, m, d, r):
+    "The formula of the paper"
+    heads = 2*(e*w + w) + (w*m*r + m*r) + (w*d*r + d*r)
+    assert count_parameters(LowRankHeads(e, m, d, r, w)) == heads
+    config = PromptConfig(num_virtual_tokens=m, rank=r, head_width=w, feature_width=e)
+    assert count_parameters(METHODS['lopa'](config, torch.zeros(m, d), e)) == heads + m*d
+    assert count_parameters(METHODS['pt'](config, torch.zeros(m, d))) == m*d
+
+
+def test_published_count():
+    "RoBERTa-large with m 10, r 4, w 256: the paper's 1.60 M"
+    assert round(count_parameters(METHODS['lopa'](PromptConfig(num_virtual_tokens=10, rank=4, head_width=256), torch.zeros(10, 1024), 1024))/1e6, 2) == 1.6
+
+
+@few
+@given(gate=st.sampled_from(['sigmoid', 'add', 'shared']), training=st.booleans(), scale=st.floats(0, 100), seed=seeds)
+@torch.no_grad()
+def test_begins_at_the_start_vectors(llama, gate, training, scale, seed):
+    "Before training the prompt is the same few rows of the embedding table for every instance, however the gate is scaled"
+    model = prompted(llama, gate=gate, shaken=False, seed=seed).train(training)
+    z = model.prompt(4, instance_features=scale*normal(4, FEATURES, seed=seed).float())
+    assert torch.equal(z, z[:1].expand_as(z))
+    table = llama.get_input_embeddings().weight
+    assert (z[0, :, None] - table).abs().amax(2).amin(1).max() < 1e-6
+    assert len(torch.unique(z[0], dim=0)) == len(z[0])
+
+
+@few
+@given(seed=seeds, gate=st.sampled_from(sorted(GATES)))
+def test_no_gate_begins_at_a_saddle(llama, seed, gate):
+    "From the first step on, the loss reaches the heads of every gate that uses them"
+    generator = prompted(llama, gate=gate, shaken=False, seed=seed).generator
+    generator(normal(2, FEATURES, seed=seed).float()).pow(3).sum().add(generator(torch.ones(2, FEATURES)).sum()).backward()
+    grad = generator.heads.v[-1].weight.grad
+    assert (grad is not None and bool(grad.any())) == (gate != 'shared')
+
+
+class Words:
+    "A tokenizer that knows each character as its code"
+    pad_token_id, padding_side = 0, 'left'
+
+    def __call__(self, text, add_special_tokens=True, return_offsets_mapping=False, truncation=False, max_length=None):
+        from transformers import BatchEncoding
+        ids = [ord(c) % 97 + 1 for c in text][:max_length]
+        return BatchEncoding({'input_ids': ids} | ({'offset_mapping': [(i, i+1) for i in range(len(ids))]} if return_offsets_mapping else {}))
+
+
+@few
+@given(texts=st.lists(st.text(max_size=20), min_size=1, max_size=4), max_length=st.integers(1, 12), own=st.booleans(), seed=seeds)
+def test_labels_align(texts, max_length, own, seed):
+    "In every batch the only label stands on the last token of its row, and is that token; the mask counts the real tokens"
+    from datasets import Dataset, disable_progress_bars
+    disable_progress_bars()
+    task = Task('mine', {}, '{text}: ', ('no', 'yes'))
+    data = Dataset.from_dict({'text': texts, 'label': [(seed >> i) % 2 for i in range(len(texts))]})
+    words = Words()
+    done = tokenize(task, data, words, words if own else None, max_length)
+    batch = Collator(words, words if own else None)([done[i] for i in range(len(done))])
+    answers = torch.tensor([words('ny'[l]).input_ids[0] for l in data['label']])
+    assert torch.equal(batch['labels'][:, -1], answers) and torch.equal(batch['input_ids'][:, -1], answers)
+    assert (batch['labels'][:, :-1] == -100).all() and (batch['attention_mask'].diff() >= 0).all()
+    assert batch['attention_mask'].sum(1).tolist() == list(done['length']) == [min(len(t), max_length) + 3 for t in texts]
+    if own: assert batch['instance_attention_mask'].sum(1).tolist() == [min(len(t), max_length) for t in texts]
+    assert ('instance_input_ids' in batch) == own
+
+
+@few
+@given(seed=seeds, n=st.integers(1, 6))
+def test_features_stay_with_their_row(seed, n):
+    "Collating keeps features and text of an instance together"
+    h = normal(n, 5, seed=seed)
+    made = [dict(input_ids=[1]*(i+1), labels=[-100]*(i+1), length=i+1, instance_features=h[i].tolist()) for i in range(n)]
+    batch = Collator(Words())(made)
+    assert_close(batch['instance_features'], h.float())
+    assert batch['attention_mask'].sum(1).tolist() == list(range(1, n+1))
