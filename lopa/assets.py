@@ -103,14 +103,14 @@ def resolve(
     "Turn the name of a packaged model into its folder; leave any other name alone"
     return str(PACKAGED[name]()) if name in PACKAGED else str(name)
 
-# %% ../nbs/00_assets.ipynb #9c98f859
+# %% ../nbs/00_assets.ipynb #2fc36b1e
 def default_dtype(
     device:str='cpu', # `cpu`, `cuda` or `mps`
 ):                    # `torch.bfloat16` where the device multiplies it natively, else `torch.float32`
     "The fastest number format in which a frozen model can be held"
     import torch
     cpu = torch.cpu
-    native = (torch.cuda.is_bf16_supported() if device == 'cuda' else
+    native = (torch.cuda.is_bf16_supported(including_emulation=False) if device == 'cuda' else
               device == 'cpu' and any(getattr(cpu, f, bool)() for f in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')))
     return torch.bfloat16 if native else torch.float32
 

@@ -11,13 +11,13 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from .assets import ENCODER, cache_dir, load_encoder, load_tokenizer, write_whole
 
-# %% ../nbs/01_encoders.ipynb #bd1424ae
+# %% ../nbs/01_encoders.ipynb #39cc0bdc
 def pool_cls(
     output,      # What a transformers model returns, with `last_hidden_state` `(b, t, e)`
     mask:Tensor, # Attention mask: `(b, t)`, 1 for a token and 0 for padding
 )->Tensor:       # The vector of the first real token: `(b, e)`
     "Take the first token, as BERT and RoBERTa were trained to be read"
-    return output.last_hidden_state[torch.arange(len(mask)), mask.argmax(1)]
+    return output.last_hidden_state[torch.arange(len(mask), device=mask.device), mask.argmax(1)]
 
 def pool_mean(
     output,      # What a transformers model returns, with `last_hidden_state` `(b, t, e)`
@@ -33,7 +33,7 @@ def pool_last(
 )->Tensor:       # The vector of the last real token: `(b, e)`
     "Take the last token, the only one in a decoder that has seen the whole text"
     steps = torch.arange(1, mask.shape[1]+1, device=mask.device)
-    return output.last_hidden_state[torch.arange(len(mask)), (mask*steps).argmax(1)]
+    return output.last_hidden_state[torch.arange(len(mask), device=mask.device), (mask*steps).argmax(1)]
 
 # %% ../nbs/01_encoders.ipynb #3dcda9fb
 def pool_pooler(
@@ -48,7 +48,7 @@ def pool_pooler(
 
 POOLINGS = {'cls': pool_cls, 'mean': pool_mean, 'last': pool_last, 'pooler': pool_pooler}
 
-# %% ../nbs/01_encoders.ipynb #6c79f8ee
+# %% ../nbs/01_encoders.ipynb #0c4ecb15
 class Encoder(nn.Module):
     "A transformers model that turns token ids into one vector per text"
     def __init__(
@@ -62,13 +62,16 @@ class Encoder(nn.Module):
         self.width = model.config.hidden_size
         self.train(trainable)
 
-    def train(self, mode=True): return super().train(mode and self.trainable)
+    def train(self, mode=True):
+        "Switch dropout on or off; a frozen encoder stays in evaluation mode"
+        return super().train(mode and self.trainable)
 
     def forward(
         self,
         input_ids:Tensor,      # Tokens of the encoder's own tokenizer: `(b, t)`
         attention_mask:Tensor, # 1 for a token and 0 for padding: `(b, t)`
     )->Tensor:                 # Features h, in 32 bits: `(b, e)`
+        "One vector per text"
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             return self.pool(self.model(input_ids=input_ids, attention_mask=attention_mask), attention_mask).float()
 

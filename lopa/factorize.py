@@ -31,7 +31,7 @@ def head(
         nn.init.zeros_(layer.bias)
     return layers
 
-# %% ../nbs/00_factorize.ipynb #f3fa7e1d
+# %% ../nbs/00_factorize.ipynb #940f89ad
 class LowRankHeads(nn.Module):
     "From the features of an instance to its factors U and V"
     def __init__(
@@ -53,6 +53,7 @@ class LowRankHeads(nn.Module):
         self,
         features:Tensor, # Encoder's vectors h: `(b, e)`
     )->tuple:            # U `(b, m, r)` and V `(b, d, r)`
+        "Both factors of each instance"
         return tuple(f(features).unflatten(1, (-1, self.rank)) for f in (self.u, self.v))
 
 # %% ../nbs/00_factorize.ipynb #54354826

@@ -76,7 +76,7 @@ def check_features(
         raise ValueError(f'instance_features: received shape {tuple(features.shape)}, expected {(rows, width)}: one row per text, from the encoder that this prompt was made for.')
     return features
 
-# %% ../nbs/04_model.ipynb #8f821432
+# %% ../nbs/04_model.ipynb #34a02e00
 class PromptModel(nn.Module):
     "A frozen foundation model with a generated prompt before its input"
     accepts_loss_kwargs = True                 # tells the Trainer that `forward` takes `num_items_in_batch`
@@ -94,6 +94,7 @@ class PromptModel(nn.Module):
         self.train(False)
 
     def train(self, mode=True):
+        "Switch to training; the foundation model stays in evaluation mode"
         super().train(mode)
         self.base_model.eval()
         return self
@@ -137,12 +138,18 @@ class PromptModel(nn.Module):
         "What an inference server is sent: [Z | X_e] `(b, m + t, d)`"
         return self.widen(input_ids, attention_mask, **instance)[0]
 
-    def print_trainable_parameters(self): print(parameter_summary(self))
+    def print_trainable_parameters(self):
+        "Print what trains and what there is"
+        print(parameter_summary(self))
 
-    def save_pretrained(self, folder): save_adapter(self, folder)
+    def save_pretrained(self, folder):
+        "Write `adapter_config.json` and `adapter_model.safetensors`"
+        save_adapter(self, folder)
 
     @classmethod
-    def from_pretrained(cls, base_model, folder): return load_adapter(base_model, folder)
+    def from_pretrained(cls, base_model, folder):
+        "The model that was saved in `folder`, in front of the foundation model it was made for"
+        return load_adapter(base_model, folder)
 
 # %% ../nbs/04_model.ipynb #c1ed6a1e
 def token_loss(

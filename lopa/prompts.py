@@ -24,7 +24,7 @@ def register_method(
     def register(cls): METHODS[name] = cls; return cls
     return register
 
-# %% ../nbs/03_prompts.ipynb #55e91286
+# %% ../nbs/03_prompts.ipynb #a8342461
 @register_method('pt')
 class SharedPrompt(nn.Module):
     "Prompt tuning: one prompt for all instances"
@@ -42,9 +42,10 @@ class SharedPrompt(nn.Module):
         self,
         features:Tensor=None, # Not used: `(b, e)`
     )->Tensor:                # The same vectors for every instance: `(1, m, d)`
+        "The shared prompt"
         return self.prompt[None]
 
-# %% ../nbs/03_prompts.ipynb #c790a69c
+# %% ../nbs/03_prompts.ipynb #9dfb4e9e
 @register_method('lopa')
 class LoPA(nn.Module):
     "A task prompt, gated by a low-rank function of the instance"
@@ -74,6 +75,7 @@ class LoPA(nn.Module):
         self,
         features:Tensor, # Encoder's vectors h: `(b, e)`
     )->Tensor:           # Soft prompt Z: `(b, m, d)`
+        "The prompt of each instance"
         return self.gate(self.prompt, self.logits(features))
 
 # %% ../nbs/03_prompts.ipynb #ff1f9d0a

@@ -94,7 +94,7 @@ def gate_spread(
     "How much does the gate differ from instance to instance?"
     with torch.no_grad(): return model.generator.logits(features.to(model.device)).sigmoid().std(0).mean().item()
 
-# %% ../nbs/08_train.ipynb #d56789ba
+# %% ../nbs/08_train.ipynb #46295e7d
 class ProgressBar(ProgressCallback):
     "One bar that shows the latest numbers, instead of a line for each"
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -115,6 +115,7 @@ class PromptTrainer(Trainer):
         self.model.load_state_dict(read_adapter(self.state.best_model_checkpoint)[1], strict=False)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval'):
+        "Accuracy by the words of the classes, and the spread of the gate"
         data = eval_dataset or self.eval_dataset
         logits = predict(self.model, data, self.data_collator, self.choices, self.args.eval_batch_size, self.progress)
         self.scores.append(score(logits.argmax(1), data['label']))

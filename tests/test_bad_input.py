@@ -67,7 +67,7 @@ def test_features_of_a_tuned_encoder_are_not_cached(encoder_folder):
 def test_wrong_features(llama, call, shape):
     model = prompted(llama)
     batch = example(model) | {'instance_features': torch.zeros(shape)}
-    refused(lambda: getattr(model, call)(**batch), shape, f'(b, {FEATURES})')
+    refused(lambda: getattr(model, call)(**batch), shape, f'{FEATURES})')
 
 
 @pytest.mark.parametrize('call', ['forward', 'generate', 'prompt_embeds'])
