@@ -2,7 +2,7 @@
 
     make notebooks                               # every notebook
     make notebooks NB=nbs/02_gating.ipynb        # one of them
-    make notebooks NB=nbs/09_ablate.ipynb ARGS=--slow
+    make notebooks NB=nbs/09_bench.ipynb ARGS=--slow
 
 Cells marked `#| eval: false`, `#| notest`, `#| slow`, `#| cuda` or `#| hub` are not run and keep the outputs they have;
 `--slow`, `--cuda` and `--hub` run them. A notebook with a failing cell stays as it was.
