@@ -14,7 +14,7 @@ import typer
 app = typer.Typer(help='Low-Rank Prompt Adaptation of frozen foundation models.', no_args_is_help=True, add_completion=False,
                   rich_markup_mode=None, pretty_exceptions_enable=False)
 
-# %% ../nbs/12_cli.ipynb #86326317
+# %% ../nbs/12_cli.ipynb #e1a8a72b
 Task = Annotated[str, typer.Option(help='Name of a task, e.g. rotten_tomatoes.')]
 Base = Annotated[str, typer.Option(help='Foundation model: packaged name, hub id or folder.')]
 DataDir = Annotated[Path, typer.Option(help='Folder with JSON lines; default: the packaged data.')]
@@ -26,13 +26,14 @@ def _task(name, data_dir, limit):
     task = load_task(name, data_dir)
     return task.limit(**{k: limit for k in task.splits}) if limit else task
 
-def _quiet():
+def _quiet(bars=True):
+    "No bar for every tensor that is loaded; with `bars=False` none at all"
     from datasets import disable_progress_bars
     from transformers.utils import logging
     logging.disable_progress_bar()
-    disable_progress_bars()
+    if not bars: disable_progress_bars()
 
-# %% ../nbs/12_cli.ipynb #c0926f5f
+# %% ../nbs/12_cli.ipynb #f8d2e5f0
 @app.command(epilog='Example:  lopa train --task rotten_tomatoes --method lopa --seed 1 --output-dir runs/lopa-1')
 def train(
     task:Task='rotten_tomatoes',
@@ -48,7 +49,7 @@ def train(
     from lopa import get_prompt_model
     from lopa.assets import load_foundation_model
     from lopa.evaluate import show_score
-    _quiet()
+    _quiet(bars=not as_json)
     data, recipe = _task(task, data_dir, limit), t.recipe(task, method, variant, **({'steps': steps} if steps else {}))
     base = load_foundation_model(base_model)
     set_seed(seed)
@@ -56,7 +57,7 @@ def train(
     print(json.dumps(result) if as_json else f"test accuracy {show_score(result['test'])}, {result['trainable_parameters']:,} parameters, "
           f"{result['seconds']['total']:.0f} s\n{output_dir.resolve()} holds adapter/, result.json, checkpoints/")
 
-# %% ../nbs/12_cli.ipynb #3f122aac
+# %% ../nbs/12_cli.ipynb #e1bc966d
 @app.command(epilog='Example:  lopa evaluate --adapter runs/demo/adapter --task rotten_tomatoes --split validation')
 def evaluate(
     adapter:Annotated[Path, typer.Option(help='Folder of an adapter.')],
@@ -71,7 +72,7 @@ def evaluate(
     from lopa.model import read_adapter
     from lopa.tasks import choice_ids
     from lopa.train import prepare
-    _quiet()
+    _quiet(bars=not as_json)
     base = base_model or read_adapter(adapter)[0]['base_model_name_or_path']
     data = _task(task, data_dir, limit)
     if split not in data.splits: raise ValueError(f'--split: received {split!r}, expected one of {", ".join(data.splits)}.')
