@@ -118,7 +118,7 @@ def ask(
     model = PromptModel.from_pretrained(base, adapter)
     for text, answer in zip(sentences, classify(model, task, sentences)): print(f'    {answer:10} {text}')
 
-# %% ../nbs/11_demo.ipynb #b26d2448
+# %% ../nbs/11_demo.ipynb #8b49fa61
 def run_demo(
     output_dir='runs/demo', # Where everything is written
     smoke:bool=False,       # Only see that it runs
@@ -144,5 +144,5 @@ def run_demo(
     ask(base, folder/'adapter', task, SENTENCES)
     about = {'rows': rows, 'history': result['history'], 'seconds': round(time.perf_counter()-start), 'smoke': smoke, **environment(base.device)}
     write_files(folder, {'figure.png': demo_figure(result['history'], rows), 'table.json': json.dumps(about, indent=1).encode()})
-    say(f'Done. {folder.resolve()} holds adapter/ (the adapter), figure.png, table.json, result.json (all about the run), checkpoints/.')
+    say(f'Done. {folder} holds adapter/ (the adapter), figure.png, table.json, result.json (all about the run), checkpoints/.')
     return rows
