@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INSTALL', 'FOUNDATION_MODEL', 'ENCODER', 'PACKAGED', 'package_folder', 'write_whole', 'write_files', 'cache_dir',
-           'convert_gguf', 'resolve', 'default_dtype', 'default_device', 'load_foundation_model', 'load_encoder',
-           'load_tokenizer', 'load_tokenizers', 'movie_reviews']
+           'convert_gguf', 'resolve', 'default_dtype', 'quantisation', 'default_device', 'model_class',
+           'load_foundation_model', 'load_encoder', 'load_tokenizer', 'load_tokenizers', 'movie_reviews']
 
 # %% ../nbs/00_assets.ipynb #8cf24429
 import os, shutil, tempfile
@@ -114,25 +114,48 @@ def default_dtype(
               device == 'cpu' and any(getattr(cpu, f, bool)() for f in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')))
     return torch.bfloat16 if native else torch.float32
 
-# %% ../nbs/00_assets.ipynb #91f0db80
+# %% ../nbs/00_assets.ipynb #6930536c
+def quantisation(
+    bits:int, # 4 or 8
+    dtype,    # Torch dtype of the products
+):            # What transformers' `from_pretrained` takes as `quantization_config`
+    "Settings for a quantised foundation model"
+    import importlib.util
+    from transformers import BitsAndBytesConfig
+    if bits not in (4, 8): raise ValueError(f'bits: received {bits!r}, expected 4 or 8.')
+    if not importlib.util.find_spec('bitsandbytes'): raise ModuleNotFoundError(f'bits={bits} needs the package bitsandbytes: pip install bitsandbytes.')
+    return BitsAndBytesConfig(load_in_8bit=True) if bits == 8 else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=dtype)
+
+# %% ../nbs/00_assets.ipynb #74898079
 def default_device()->str: # `cuda`, `mps` or `cpu`
     "The fastest device of this machine"
     import torch
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
+def model_class(
+    config, # A transformers configuration
+)->str:     # Name of one of transformers' automatic classes
+    "Which family of language models is this?"
+    if config.is_encoder_decoder: return 'AutoModelForSeq2SeqLM'
+    return 'AutoModelForMaskedLM' if (config.architectures or [''])[0].endswith('ForMaskedLM') else 'AutoModelForCausalLM'
+
 def load_foundation_model(
-    name_or_path:str=FOUNDATION_MODEL, # A packaged name, a hub id or a folder of a causal language model
+    name_or_path:str=FOUNDATION_MODEL, # A packaged name, a hub id or a folder of a language model: causal, masked or sequence-to-sequence
     device:str=None,                   # `cpu`, `cuda`, `mps`; default: the fastest there is
     dtype=None,                        # A torch dtype; default: `default_dtype(device)`
+    bits:int=None,                     # 4 or 8: quantise the weights while loading, with bitsandbytes
     **kwargs,                          # Passed on to `from_pretrained`
 ):                                     # A transformers model: frozen, in evaluation mode
     "Load a frozen foundation model"
-    from transformers import AutoModelForCausalLM
-    device = device or default_device()
+    import transformers
+    device, folder = device or default_device(), resolve(name_or_path)
+    dtype = dtype or default_dtype(device)
     if device == 'cpu': kwargs.setdefault('attn_implementation', 'eager')
-    model = AutoModelForCausalLM.from_pretrained(resolve(name_or_path), dtype=dtype or default_dtype(device), **kwargs)
+    if bits: kwargs |= {'quantization_config': quantisation(bits, dtype), 'device_map': {'': device}}
+    kind = getattr(transformers, model_class(transformers.AutoConfig.from_pretrained(folder)))
+    model = kind.from_pretrained(folder, dtype=dtype, **kwargs)
     model.config._name_or_path = model.name_or_path = str(name_or_path)
-    return model.to(device).requires_grad_(False).eval()
+    return (model if bits else model.to(device)).requires_grad_(False).eval()
 
 # %% ../nbs/00_assets.ipynb #d7045a54
 def load_encoder(

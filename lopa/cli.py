@@ -33,12 +33,12 @@ def _quiet(bars=True):
     logging.disable_progress_bar()
     if not bars: disable_progress_bars()
 
-# %% ../nbs/12_cli.ipynb #f8d2e5f0
+# %% ../nbs/12_cli.ipynb #9ba03e5c
 @app.command(epilog='Example:  lopa train --task rotten_tomatoes --method lopa --seed 1 --output-dir runs/lopa-1')
 def train(
     task:Task='rotten_tomatoes',
-    method:Annotated[str, typer.Option(help='Method of the recipe, e.g. lopa or pt.')]='lopa',
-    variant:Annotated[str, typer.Option(help='Variant of the recipe: tuned or paper.')]='tuned',
+    method:Annotated[str, typer.Option(help='Method of the recipe: lopa, pt, idpg, idpg-phm, dept, lora, prefix, p-tuning or full.')]='lopa',
+    variant:Annotated[str, typer.Option(help='Variant of the recipe: tuned or paper; for lopa also tuned-encoder and suffix.')]='tuned',
     seed:Annotated[int, typer.Option(help='Of the first vectors, the order of the data and dropout.')]=0,
     steps:Annotated[int, typer.Option(help='Optimiser steps, instead of those of the recipe.', min=1)]=None,
     output_dir:Annotated[Path, typer.Option(help='Where adapter/, result.json and checkpoints/ go.')]=Path('runs/latest'),
@@ -46,18 +46,18 @@ def train(
     "Train a prompt, select on validation, evaluate once on test."
     from transformers import set_seed
     import lopa.train as t
-    from lopa import get_prompt_model
+    from lopa.baselines import adapt_model
     from lopa.assets import load_foundation_model
     from lopa.evaluate import show_score
     _quiet(bars=not as_json)
     data, recipe = _task(task, data_dir, limit), t.recipe(task, method, variant, **({'steps': steps} if steps else {}))
     base = load_foundation_model(base_model)
     set_seed(seed)
-    result = t.train(get_prompt_model(base, recipe.config), data, recipe, output_dir, seed, progress=not as_json)
+    result = t.train(adapt_model(base, recipe.config), data, recipe, output_dir, seed, progress=not as_json)
     print(json.dumps(result) if as_json else f"test accuracy {show_score(result['test'])}, {result['trainable_parameters']:,} parameters, "
           f"{result['seconds']['total']:.0f} s\n{output_dir.resolve()} holds adapter/, result.json, checkpoints/")
 
-# %% ../nbs/12_cli.ipynb #e1bc966d
+# %% ../nbs/12_cli.ipynb #0134f83f
 @app.command(epilog='Example:  lopa evaluate --adapter runs/demo/adapter --task rotten_tomatoes --split validation')
 def evaluate(
     adapter:Annotated[Path, typer.Option(help='Folder of an adapter.')],
@@ -66,17 +66,17 @@ def evaluate(
     base_model:Annotated[str, typer.Option(help='Foundation model; default: the one the adapter names.')]=None,
     data_dir:DataDir=None, limit:Limit=None, as_json:Json=False):
     "Score an adapter on one split of a task."
-    from lopa import PromptModel
     from lopa.assets import load_foundation_model
     from lopa.evaluate import predict, score, show_score
-    from lopa.model import read_adapter
+    from lopa.adapter import read_adapter
+    from lopa.baselines import load_adapted
     from lopa.tasks import choice_ids
     from lopa.train import prepare
     _quiet(bars=not as_json)
     base = base_model or read_adapter(adapter)[0]['base_model_name_or_path']
     data = _task(task, data_dir, limit)
     if split not in data.splits: raise ValueError(f'--split: received {split!r}, expected one of {", ".join(data.splits)}.')
-    model = PromptModel.from_pretrained(load_foundation_model(base), adapter)
+    model = load_adapted(load_foundation_model(base), adapter)
     data.splits = {split: data.splits[split]}
     splits, collate = prepare(model, data)
     logits = predict(model, splits[split], collate, choice_ids(data.verbalizer, collate.tokenizer), progress=not as_json)

@@ -11,7 +11,7 @@ import torch
 from .assets import load_tokenizers
 from .tasks import Collator, choice_ids, tokenize
 
-# %% ../nbs/07_evaluate.ipynb #e6c51889
+# %% ../nbs/07_evaluate.ipynb #c6c1aeb9
 def predict(
     model,         # A `PromptModel`
     dataset,       # A tokenized split
@@ -28,7 +28,7 @@ def predict(
     for i in tqdm(range(0, len(order), batch_size), desc='Predicting', disable=not progress, leave=False):
         rows = order[i:i+batch_size]
         batch = {k: v.to(model.device) for k, v in collate([dataset[int(j)] for j in rows]).items()}
-        with torch.no_grad(): out[rows] = model(**batch).logits[:, -1, choices].float().cpu().numpy()
+        with torch.no_grad(): out[rows] = model(**batch).logits[:, 0, choices].float().cpu().numpy()
     model.train(was_training)
     return out
 
@@ -88,7 +88,7 @@ def show_score(
     "Write a score for people"
     return f"{100*s['accuracy']:.1f} % [{100*s['low']:.1f}, {100*s['high']:.1f}]"
 
-# %% ../nbs/07_evaluate.ipynb #8ea80141
+# %% ../nbs/07_evaluate.ipynb #2dd833ba
 def classify(
     model,      # A `PromptModel`
     task,       # The `Task` it was trained for
@@ -96,8 +96,7 @@ def classify(
 )->list:        # The word of the predicted class, one per sentence
     "Answer in words"
     from datasets import Dataset
-    own = model.prompt_config.encoder_name_or_path if model.generator.uses_instance else None
-    tokenizer, encoder_tokenizer = load_tokenizers(model.base_model.name_or_path, own)
+    tokenizer, encoder_tokenizer = load_tokenizers(model.base_model.name_or_path, model.encoder_tokenizer)
     data = tokenize(task, Dataset.from_dict({task.text_column: list(texts), 'label': [0]*len(texts)}), tokenizer, encoder_tokenizer)
     logits = predict(model, data, Collator(tokenizer, encoder_tokenizer), choice_ids(task.verbalizer, tokenizer), progress=False)
     return [task.verbalizer[i].strip() for i in logits.argmax(1)]

@@ -6,7 +6,7 @@
 __all__ = ['RECIPES', 'Recipe', 'recipe', 'parameter_groups', 'prepare', 'gate_spread', 'ProgressBar', 'PromptTrainer',
            'training_arguments', 'environment', 'record', 'train']
 
-# %% ../nbs/08_train.ipynb #0b67f920
+# %% ../nbs/08_train.ipynb #8f00206b
 import json, platform, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,17 +16,17 @@ from .assets import ENCODER, load_tokenizers, write_files
 from .encoders import encode_dataset
 from .evaluate import predict, score
 from .factorize import count_parameters
-from .model import read_adapter
+from .baselines import BaselineConfig
 from .prompts import PromptConfig
 from .tasks import Collator, choice_ids, tokenize
 
-# %% ../nbs/08_train.ipynb #3bff9459
+# %% ../nbs/08_train.ipynb #9860486a
 @dataclass
 class Recipe:
     "What is decided before a run"
-    config:PromptConfig          # The prompt
-    prompt_lr:float              # Learning rate of Z_S
-    head_lr:float=0.             # Learning rate of the heads
+    config:object                # A `PromptConfig` or `BaselineConfig`: what is trained
+    prompt_lr:float              # Learning rate of Z_S, or of all that a baseline trains
+    head_lr:float=0.             # Learning rate of the heads, or of all else that a generator trains
     encoder_lr:float=1e-5        # Learning rate of the encoder, if it is tuned
     steps:int=250                # Optimiser steps
     batch_size:int=16            # Examples per step
@@ -40,15 +40,29 @@ class Recipe:
         if self.steps % self.eval_steps:
             raise ValueError(f'eval_steps: received {self.eval_steps}, expected a divisor of the {self.steps} steps, so that the last step is looked at.')
 
-_instance = dict(encoder_name_or_path=ENCODER, encoder_pooling='mean')
-_paper = dict(max_grad_norm=0.)
-RECIPES = {
-    ('rotten_tomatoes', 'lopa', 'tuned'): Recipe(PromptConfig('lopa', **_instance), prompt_lr=2e-2, head_lr=3e-4),
-    ('rotten_tomatoes', 'lopa', 'paper'): Recipe(PromptConfig('lopa', init='normal', **_instance), prompt_lr=1e-3, head_lr=1e-3, **_paper),
-    ('rotten_tomatoes', 'lopa', 'one-rate'): Recipe(PromptConfig('lopa', **_instance), prompt_lr=5e-3, head_lr=5e-3),
-    ('rotten_tomatoes', 'pt', 'tuned'): Recipe(PromptConfig('pt'), prompt_lr=1e-2),
-    ('rotten_tomatoes', 'pt', 'paper'): Recipe(PromptConfig('pt', init='normal'), prompt_lr=1e-3, **_paper),
-}
+_instance, _paper = dict(encoder_name_or_path=ENCODER), dict(max_grad_norm=0.)
+RECIPES = {('rotten_tomatoes', method, variant): Recipe(config, **rates) for method, variant, config, rates in [
+    ('lopa', 'tuned', PromptConfig('lopa', **_instance), dict(prompt_lr=2e-2, head_lr=3e-4)),
+    ('lopa', 'tuned-encoder', PromptConfig('lopa', train_encoder=True, **_instance), dict(prompt_lr=2e-2, head_lr=3e-4, encoder_lr=1e-4)),
+    ('lopa', 'suffix', PromptConfig('lopa', position='suffix', **_instance), dict(prompt_lr=2e-2, head_lr=3e-4)),
+    ('lopa', 'paper', PromptConfig('lopa', init='normal', **_instance), dict(prompt_lr=1e-3, head_lr=1e-3, **_paper)),
+    ('lopa', 'one-rate', PromptConfig('lopa', **_instance), dict(prompt_lr=5e-3, head_lr=5e-3)),
+    ('pt', 'tuned', PromptConfig('pt'), dict(prompt_lr=1e-2)),
+    ('pt', 'paper', PromptConfig('pt', init='normal'), dict(prompt_lr=1e-3, **_paper)),
+    ('idpg', 'tuned', PromptConfig('idpg', **_instance), dict(prompt_lr=1e-2, head_lr=1e-3)),
+    ('idpg', 'paper', PromptConfig('idpg', init='zeros', **_instance), dict(prompt_lr=1e-3, head_lr=1e-3, **_paper)),
+    ('idpg-phm', 'tuned', PromptConfig('idpg-phm', **_instance), dict(prompt_lr=1e-2, head_lr=1e-3)),
+    ('idpg-phm', 'paper', PromptConfig('idpg-phm', init='zeros', **_instance), dict(prompt_lr=1e-3, head_lr=1e-3, **_paper)),
+    ('dept', 'tuned', PromptConfig('dept', num_virtual_tokens=5), dict(prompt_lr=1e-2, head_lr=1e-3)),
+    ('dept', 'paper', PromptConfig('dept', num_virtual_tokens=5, init='normal'), dict(prompt_lr=1e-4, head_lr=1e-5, **_paper)),
+    ('lora', 'tuned', BaselineConfig('lora'), dict(prompt_lr=1e-3)),
+    ('lora', 'paper', BaselineConfig('lora'), dict(prompt_lr=1e-4, **_paper)),
+    ('prefix', 'tuned', BaselineConfig('prefix'), dict(prompt_lr=1e-2)),
+    ('prefix', 'paper', BaselineConfig('prefix', init='normal'), dict(prompt_lr=5e-5, **_paper)),
+    ('p-tuning', 'tuned', BaselineConfig('p-tuning'), dict(prompt_lr=1e-3)),
+    ('full', 'tuned', BaselineConfig('full'), dict(prompt_lr=3e-5)),
+    ('full', 'paper', BaselineConfig('full'), dict(prompt_lr=1e-5, **_paper)),
+]}
 
 def recipe(
     task:str,            # Name of a task, e.g. `rotten_tomatoes`
@@ -63,24 +77,23 @@ def recipe(
     if steps := overrides.get('steps'): overrides = {'eval_steps': steps if steps % 2 else steps//2} | overrides
     return replace(found, config=replace(found.config), variant=variant, **overrides)
 
-# %% ../nbs/08_train.ipynb #ccd4874d
+# %% ../nbs/08_train.ipynb #fc12755c
 def parameter_groups(
-    model,         # A `PromptModel`
+    model,         # A `PromptModel` or `BaselineModel`
     recipe:Recipe, # Its learning rates are used
 )->list:           # Groups for the optimiser: Z_S, heads, encoder
     "Give task prompt, heads and encoder their own learning rates"
-    part = lambda name: 'encoder' if name.startswith('encoder.') else 'prompt' if name == 'generator.prompt' else 'head'
     rates = {'prompt': recipe.prompt_lr, 'head': recipe.head_lr, 'encoder': recipe.encoder_lr}
-    groups = {k: [p for n, p in model.named_parameters() if p.requires_grad and part(n) == k] for k in rates}
+    groups = {k: [p for n, p in model.named_parameters() if p.requires_grad and model.part(n) == k] for k in rates}
     return [{'params': ps, 'lr': rates[k], 'name': k} for k, ps in groups.items() if ps]
 
-# %% ../nbs/08_train.ipynb #4905f9d6
+# %% ../nbs/08_train.ipynb #ba6ff9ac
 def prepare(
-    model,    # A `PromptModel`
+    model,    # A `PromptModel` or `BaselineModel`
     task,     # A `Task`
 )->tuple:     # (split → tokenized data set, `Collator`)
     "Tokenize all splits and add what the method needs to know about the instance"
-    tokenizer, encoder_tokenizer = load_tokenizers(model.base_model.name_or_path, model.prompt_config.encoder_name_or_path)
+    tokenizer, encoder_tokenizer = load_tokenizers(model.base_model.name_or_path, model.encoder_tokenizer)
     splits, own = task.splits, None
     if model.encoder and model.encoder.trainable: own = encoder_tokenizer
     elif model.encoder: splits = {k: encode_dataset(d, model.encoder, encoder_tokenizer, task.text_column) for k, d in splits.items()}
@@ -94,7 +107,7 @@ def gate_spread(
     "How much does the gate differ from instance to instance?"
     with torch.no_grad(): return model.generator.logits(features.to(model.device)).sigmoid().std(0).mean().item()
 
-# %% ../nbs/08_train.ipynb #46295e7d
+# %% ../nbs/08_train.ipynb #11e0122c
 class ProgressBar(ProgressCallback):
     "One bar that shows the latest numbers, instead of a line for each"
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -112,7 +125,7 @@ class PromptTrainer(Trainer):
         self.model.save_pretrained(output_dir or self.args.output_dir)
 
     def _load_best_model(self):
-        self.model.load_state_dict(read_adapter(self.state.best_model_checkpoint)[1], strict=False)
+        self.model.load_pretrained(self.state.best_model_checkpoint)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval'):
         "Accuracy by the words of the classes, and the spread of the gate"
@@ -156,7 +169,7 @@ def environment(
     versions = {m.__name__: m.__version__ for m in (lopa, torch, transformers, accelerate, datasets)} | {'python': platform.python_version()}
     return {'versions': versions, 'device': gpu or f'CPU ({platform.machine()}), {torch.get_num_threads()} threads', 'peak_memory_mb': round(peak)}
 
-# %% ../nbs/08_train.ipynb #a8c31288
+# %% ../nbs/08_train.ipynb #7fd44b92
 def record(
     model, task, recipe, seed, # The run
     scores:dict,  # `validation` and `test` → `score`
@@ -166,15 +179,15 @@ def record(
     "Put a run on record"
     curve = [{k: (round(v, 5) if isinstance(v, float) else v) for k, v in entry.items() if k in ('step', 'loss', 'grad_norm', 'eval_accuracy', 'eval_gate_spread')}
              for entry in history if 'loss' in entry or 'eval_accuracy' in entry]
-    return {'task': task.name, 'method': model.prompt_config.method, 'config': asdict(model.prompt_config), 'recipe': {k: v for k, v in asdict(recipe).items() if k != 'config'},
+    return {'task': task.name, 'method': model.adapter_config.method, 'config': asdict(model.adapter_config), 'recipe': {k: v for k, v in asdict(recipe).items() if k != 'config'},
             'seed': seed, 'base_model': model.base_model.name_or_path, 'dtype': str(model.base_model.dtype).removeprefix('torch.'),
             'data': {k: len(d) for k, d in task.splits.items()}, **scores, 'trainable_parameters': count_parameters(model),
-            'encoder_tuned': bool(model.encoder and model.encoder.trainable), 'seconds': {k: round(v, 1) for k, v in seconds.items()},
+            'encoder_tuned': bool(model.encoder and model.encoder.tuned), 'seconds': {k: round(v, 1) for k, v in seconds.items()},
             **environment(model.device), 'history': curve}
 
-# %% ../nbs/08_train.ipynb #8456289d
+# %% ../nbs/08_train.ipynb #62f268fb
 def train(
-    model,            # A `PromptModel`
+    model,            # A `PromptModel` or `BaselineModel`
     task,             # A `Task`
     recipe:Recipe,    # What was decided; its `config` should be the model's
     output_dir='runs/latest', # Where `adapter/`, `checkpoints/` and `result.json` go
