@@ -65,7 +65,7 @@ def word_prefix(
     both = torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers])      # (layers, 2, heads, m, width)
     return both.permute(3, 0, 1, 2, 4).flatten(1).float()
 
-# %% ../nbs/05_baselines.ipynb #c282b713
+# %% ../nbs/05_baselines.ipynb #54977a21
 class BaselineModel(nn.Module):
     "A foundation model, adapted by PEFT or trained as a whole"
     accepts_loss_kwargs = True
@@ -142,7 +142,7 @@ class BaselineModel(nn.Module):
     def trained_state(self):
         "Name → tensor of all that an adapter has to hold; LoRA's and a prefix' under PEFT's names"
         from peft import get_peft_model_state_dict
-        if self.adapter_config.method in ('lora', 'prefix'): return get_peft_model_state_dict(self.model)
+        if self.adapter_config.method in ('lora', 'prefix'): return get_peft_model_state_dict(self.model, save_embedding_layers=False)
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
     def save_pretrained(self, folder):

@@ -59,7 +59,7 @@ def token_loss(
     loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction=reduction)
     return loss if num_items_in_batch is None else loss / num_items_in_batch
 
-# %% ../nbs/03_logits.ipynb #753084de
+# %% ../nbs/03_logits.ipynb #db02bcc9
 def position_ids(
     model,       # A transformers model
     mask:Tensor, # Attention mask: `(b, t)`
@@ -78,9 +78,9 @@ def ask(
     "Run a language model, and its head only where a label stands"
     family = task_type(model)
     if family == 'SEQ_2_SEQ_LM':
-        start = torch.full_like(inputs['attention_mask'][:, :1], model.config.decoder_start_token_id)
-        targets = labels
-        out = call(**inputs, decoder_input_ids=start if labels is None else model.prepare_decoder_input_ids_from_labels(labels), use_cache=False)
+        targets, first = labels, inputs['attention_mask'][:, :1]
+        answer = first*0 + model.config.decoder_start_token_id if labels is None else model.prepare_decoder_input_ids_from_labels(labels)
+        out = call(**inputs, decoder_input_ids=answer, use_cache=False)
     elif labels is None: out = call(**inputs)
     else:
         index, targets = wanted_positions(labels, shift=int(family == 'CAUSAL_LM'))
