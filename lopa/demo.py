@@ -52,19 +52,20 @@ def probe_row(
     predicted = linear_probe(train, validation, test)
     return {'name': 'encoder alone (linear probe)', **score(predicted, test['label']), 'parameters': encoder.width + 1, 'seconds': time.perf_counter()-start}
 
-# %% ../nbs/11_demo.ipynb #55db7e70
+# %% ../nbs/11_demo.ipynb #4b3d51e9
 def quoted_rows(
-    folder, # A folder with result records (JSON)
-)->list:    # One row per method and variant, averaged over seeds
+    folder,               # A folder with result records (JSON)
+    variant:str='tuned',  # Which recipes
+)->list:                  # One row per method, averaged over seeds
     "Rows of stored reference runs"
     groups = {}
     for path in sorted(Path(folder).glob('*.json')):
         r = json.loads(path.read_text())
-        groups.setdefault((r['method'], r['recipe']['variant']), []).append(r)
+        if r.get('recipe', {}).get('variant') == variant: groups.setdefault(r['method'], []).append(r)
     mean = lambda runs, f: statistics.mean(map(f, runs))
-    return [{'name': f'{method}, {variant}: {len(runs)} seed{"s"[:len(runs)>1]}', 'accuracy': mean(runs, lambda r: r['test']['accuracy']), 'low': min(r['test']['low'] for r in runs),
+    return [{'name': f'{method}: {len(runs)} seed{"s"[:len(runs)>1]}', 'accuracy': mean(runs, lambda r: r['test']['accuracy']), 'low': min(r['test']['low'] for r in runs),
              'high': max(r['test']['high'] for r in runs), 'n': runs[0]['test']['n'], 'parameters': runs[0]['trainable_parameters'],
-             'quoted': True} for (method, variant), runs in groups.items()]
+             'quoted': True} for method, runs in groups.items()]
 
 # %% ../nbs/11_demo.ipynb #676c458f
 def show_table(

@@ -20,7 +20,7 @@ from .baselines import BaselineConfig
 from .prompts import PromptConfig
 from .tasks import Collator, choice_ids, tokenize
 
-# %% ../nbs/08_train.ipynb #9860486a
+# %% ../nbs/08_train.ipynb #60da168b
 @dataclass
 class Recipe:
     "What is decided before a run"
@@ -28,36 +28,36 @@ class Recipe:
     prompt_lr:float              # Learning rate of Z_S, or of all that a baseline trains
     head_lr:float=0.             # Learning rate of the heads, or of all else that a generator trains
     encoder_lr:float=1e-5        # Learning rate of the encoder, if it is tuned
-    steps:int=250                # Optimiser steps
-    batch_size:int=16            # Examples per step
+    steps:int=150                # Optimiser steps
+    batch_size:int=8             # Examples per step
     warmup:float=.06             # Share of the steps in which the rate rises
     max_grad_norm:float=1.       # Longer gradients are cut to this length; 0 means no cut
-    eval_steps:int=125           # Steps between two looks at the validation split; it divides `steps`
+    eval_steps:int=None          # Steps between two looks at the validation split; they divide `steps`; default: one look, at the end
     eval_batch_size:int=32       # Examples per batch in evaluation
-    variant:str='own'            # Where it comes from: `tuned`, `paper`, `one-rate`, or your own
+    variant:str='own'            # Where it comes from: `tuned`, `paper`, …, or your own
 
     def __post_init__(self):
+        self.eval_steps = self.eval_steps or self.steps
         if self.steps % self.eval_steps:
             raise ValueError(f'eval_steps: received {self.eval_steps}, expected a divisor of the {self.steps} steps, so that the last step is looked at.')
 
 _instance, _paper = dict(encoder_name_or_path=ENCODER), dict(max_grad_norm=0.)
 RECIPES = {('rotten_tomatoes', method, variant): Recipe(config, **rates) for method, variant, config, rates in [
-    ('lopa', 'tuned', PromptConfig('lopa', **_instance), dict(prompt_lr=2e-2, head_lr=3e-4)),
-    ('lopa', 'tuned-encoder', PromptConfig('lopa', train_encoder=True, **_instance), dict(prompt_lr=2e-2, head_lr=3e-4, encoder_lr=1e-4)),
-    ('lopa', 'suffix', PromptConfig('lopa', position='suffix', **_instance), dict(prompt_lr=2e-2, head_lr=3e-4)),
+    ('lopa', 'tuned', PromptConfig('lopa', **_instance), dict(prompt_lr=5e-2, head_lr=3e-4)),
+    ('lopa', 'tuned-encoder', PromptConfig('lopa', train_encoder=True, **_instance), dict(prompt_lr=5e-2, head_lr=3e-4, encoder_lr=1e-4)),
+    ('lopa', 'suffix', PromptConfig('lopa', position='suffix', **_instance), dict(prompt_lr=5e-2, head_lr=3e-4)),
     ('lopa', 'paper', PromptConfig('lopa', init='normal', **_instance), dict(prompt_lr=1e-3, head_lr=1e-3, **_paper)),
-    ('lopa', 'one-rate', PromptConfig('lopa', **_instance), dict(prompt_lr=5e-3, head_lr=5e-3)),
-    ('pt', 'tuned', PromptConfig('pt'), dict(prompt_lr=1e-2)),
+    ('pt', 'tuned', PromptConfig('pt'), dict(prompt_lr=3e-2)),
     ('pt', 'paper', PromptConfig('pt', init='normal'), dict(prompt_lr=1e-3, **_paper)),
-    ('idpg', 'tuned', PromptConfig('idpg', **_instance), dict(prompt_lr=1e-2, head_lr=1e-3)),
+    ('idpg', 'tuned', PromptConfig('idpg', **_instance), dict(prompt_lr=3e-2, head_lr=5e-3)),
     ('idpg', 'paper', PromptConfig('idpg', init='zeros', **_instance), dict(prompt_lr=1e-3, head_lr=1e-3, **_paper)),
-    ('idpg-phm', 'tuned', PromptConfig('idpg-phm', **_instance), dict(prompt_lr=1e-2, head_lr=1e-3)),
+    ('idpg-phm', 'tuned', PromptConfig('idpg-phm', **_instance), dict(prompt_lr=3e-2, head_lr=5e-3)),
     ('idpg-phm', 'paper', PromptConfig('idpg-phm', init='zeros', **_instance), dict(prompt_lr=1e-3, head_lr=1e-3, **_paper)),
-    ('dept', 'tuned', PromptConfig('dept', num_virtual_tokens=5), dict(prompt_lr=1e-2, head_lr=1e-3)),
+    ('dept', 'tuned', PromptConfig('dept', num_virtual_tokens=5), dict(prompt_lr=3e-2, head_lr=1e-3)),
     ('dept', 'paper', PromptConfig('dept', num_virtual_tokens=5, init='normal'), dict(prompt_lr=1e-4, head_lr=1e-5, **_paper)),
     ('lora', 'tuned', BaselineConfig('lora'), dict(prompt_lr=1e-3)),
     ('lora', 'paper', BaselineConfig('lora'), dict(prompt_lr=1e-4, **_paper)),
-    ('prefix', 'tuned', BaselineConfig('prefix'), dict(prompt_lr=1e-2)),
+    ('prefix', 'tuned', BaselineConfig('prefix'), dict(prompt_lr=3e-2)),
     ('prefix', 'paper', BaselineConfig('prefix', init='normal'), dict(prompt_lr=5e-5, **_paper)),
     ('p-tuning', 'tuned', BaselineConfig('p-tuning'), dict(prompt_lr=1e-3)),
     ('full', 'tuned', BaselineConfig('full'), dict(prompt_lr=3e-5)),
@@ -74,8 +74,7 @@ def recipe(
     if (task, method, variant) not in RECIPES:
         raise ValueError(f'recipe: received {(task, method, variant)}, known are {", ".join(map(str, RECIPES))}.')
     found = RECIPES[task, method, variant]
-    if steps := overrides.get('steps'): overrides = {'eval_steps': steps if steps % 2 else steps//2} | overrides
-    return replace(found, config=replace(found.config), variant=variant, **overrides)
+    return replace(found, config=replace(found.config), variant=variant, **({'eval_steps': None} | overrides))
 
 # %% ../nbs/08_train.ipynb #fc12755c
 def parameter_groups(
@@ -169,10 +168,10 @@ def environment(
     versions = {m.__name__: m.__version__ for m in (lopa, torch, transformers, accelerate, datasets)} | {'python': platform.python_version()}
     return {'versions': versions, 'device': gpu or f'CPU ({platform.machine()}), {torch.get_num_threads()} threads', 'peak_memory_mb': round(peak)}
 
-# %% ../nbs/08_train.ipynb #7fd44b92
+# %% ../nbs/08_train.ipynb #8627c55c
 def record(
     model, task, recipe, seed, # The run
-    scores:dict,  # `validation` and `test` → `score`
+    scores:dict,  # `validation` and `test` → `score`; `test_predictions` → a digit per sentence, its class
     history:list, # The Trainer's log
     seconds:dict, # `prepare`, `train`, `total`
 )->dict:          # What a reader needs to believe or repeat a number
@@ -185,7 +184,7 @@ def record(
             'encoder_tuned': bool(model.encoder and model.encoder.tuned), 'seconds': {k: round(v, 1) for k, v in seconds.items()},
             **environment(model.device), 'history': curve}
 
-# %% ../nbs/08_train.ipynb #62f268fb
+# %% ../nbs/08_train.ipynb #523f2954
 def train(
     model,            # A `PromptModel` or `BaselineModel`
     task,             # A `Task`
@@ -205,7 +204,9 @@ def train(
     trained = time.perf_counter()
     model.eval().save_pretrained(folder/'adapter')
     logits = predict(model, splits['test'], collate, choices, recipe.eval_batch_size, progress)
-    scores = {'validation': max(trainer.scores, key=lambda s: s['accuracy']), 'test': score(logits.argmax(1), splits['test']['label'])}
+    predicted = logits.argmax(1)
+    scores = {'validation': max(trainer.scores, key=lambda s: s['accuracy']), 'test': score(predicted, splits['test']['label']),
+              'test_predictions': ''.join(map(str, predicted))}
     result = record(model, task, recipe, seed, scores, trainer.state.log_history,
                     {'prepare': prepared-start, 'train': trained-prepared, 'total': time.perf_counter()-start})
     write_files(folder, {'result.json': json.dumps(result, indent=1).encode()})

@@ -1,0 +1,97 @@
+"""Fill results/rotten_tomatoes with the runs behind nbs/tutorials/3_methods_compared.ipynb
+
+    python -m tools.compare                      # every run that is missing: some hours on 2 cores
+    python -m tools.compare lora-tuned lopa-suffix
+    python -m tools.compare --search             # the small search by which the tuned rates were found
+    python -m tools.compare --search lora
+    python -m tools.compare --explain            # variations of LoPA's paper recipe that take one thing away
+
+A run that is there is not run again; two terminals may work on different rows (OMP_NUM_THREADS=1 for each).
+Each JSON is what `lopa.train.train` returns. Here the validation split is its first 400 sentences.
+"""
+import argparse, json, shutil
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import set_seed
+
+from lopa.assets import load_foundation_model, write_files
+from lopa.baselines import adapt_model
+from lopa.demo import majority_row, probe_row, zero_shot_row
+from lopa.tasks import load_task
+from lopa.train import RECIPES, recipe, train
+
+TASK, SEEDS, FOLDER = 'rotten_tomatoes', range(3), Path(__file__).resolve().parents[1]/'results'/'rotten_tomatoes'
+ROWS = [(method, variant) for _, method, variant in RECIPES]
+SEARCH = [                                              # (method, variant, rates), seed 0, judged on validation only
+    *[('pt', 'tuned', dict(prompt_lr=lr)) for lr in (1e-2, 3e-2)],
+    *[('lopa', 'tuned', dict(prompt_lr=p, head_lr=h)) for p, h in ((2e-2, 3e-4), (5e-2, 3e-4), (5e-2, 3e-3))],
+    ('lopa', 'suffix', dict(prompt_lr=5e-2, head_lr=3e-4)),
+    *[('idpg', 'tuned', dict(prompt_lr=3e-2, head_lr=h)) for h in (1e-3, 5e-3)],
+    ('dept', 'tuned', dict(prompt_lr=3e-2, head_lr=1e-3)),
+    *[('lora', 'tuned', dict(prompt_lr=lr)) for lr in (1e-3, 3e-3)],
+    *[('prefix', 'tuned', dict(prompt_lr=lr)) for lr in (1e-2, 3e-2)],
+    *[('full', 'tuned', dict(prompt_lr=lr)) for lr in (3e-5, 1e-4)],
+]
+
+
+def blind(task):
+    "The same task, but the encoder reads the same words for every example"
+    return replace(task, splits={k: d.add_column('nothing', ['A sentence.']*len(d)) for k, d in task.splits.items()}, text_column='nothing')
+
+
+EXPLAIN = {                                             # name → (recipe's changes, what is done to the task)
+    'lopa-paper-blind': ({}, blind),                    # no instance to look at
+    'lopa-paper-still-heads': (dict(head_lr=0.), lambda task: task),      # the heads do not learn: prompt tuning that starts from N(0, 1)/2
+}
+
+
+def run(name, plan, seed, task, test=True):
+    "One run, unless its JSON is there"
+    path = FOLDER/f'{name}.json'
+    if path.exists(): return
+    print(name, flush=True)
+    base = load_foundation_model()
+    set_seed(seed)
+    folder = Path('runs')/'compare'/Path(name).name
+    result = train(adapt_model(base, plan.config), task, plan, folder, seed)
+    shutil.rmtree(folder/'checkpoints', ignore_errors=True)
+    if not test: result = {k: v for k, v in result.items() if k not in ('test', 'test_predictions')}
+    write_files(path.parent, {path.name: json.dumps(result, indent=1).encode()})
+
+
+def baselines(task):
+    "Majority class, zero-shot, encoder alone"
+    base = load_foundation_model()
+    for name, make in {'majority': lambda: majority_row(task), 'zero-shot': lambda: zero_shot_row(base, task), 'encoder-alone': lambda: probe_row('all-minilm-l6-v2', task, base.device)}.items():
+        if not (FOLDER/f'{name}.json').exists():
+            row = make()
+            write_files(FOLDER, {f'{name}.json': json.dumps({'task': TASK, 'method': name, 'trainable_parameters': row.pop('parameters'), 'seconds': {'total': round(row.pop('seconds'), 1)},
+                                                              'test': {k: v for k, v in row.items() if k != 'name'}}, indent=1).encode()})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('rows', nargs='*', help='method-variant, or with --search a method; default: all')
+    parser.add_argument('--search', action='store_true', help='run the search on the validation split')
+    parser.add_argument('--explain', action='store_true', help='run the variations of the paper recipe')
+    args = parser.parse_args()
+    task = load_task(TASK).limit(validation=400)
+    if args.search:
+        for method, variant, rates in SEARCH:
+            label = method if variant == 'tuned' else f'{method}-{variant}'
+            name = '-'.join(['search/'+label, *(f'{k.removesuffix("_lr")}{v:.0e}'.replace('e-0', 'e-') for k, v in rates.items())])
+            if not args.rows or method in args.rows: run(name, recipe(TASK, method, variant, **rates), 0, task.limit(test=1), test=False)
+        return
+    if args.explain:
+        for name, (changes, view) in EXPLAIN.items():
+            for seed in SEEDS: run(f'explain/{name}-seed{seed}', recipe(TASK, 'lopa', 'paper', **changes), seed, view(task))
+        return
+    known = {f'{m}-{v}': (m, v) for m, v in ROWS}
+    if wrong := set(args.rows) - set(known): parser.error(f'received {sorted(wrong)[0]!r}, expected one of {", ".join(known)}')
+    if not args.rows: baselines(task)
+    for row in args.rows or known:
+        for seed in SEEDS: run(f'{row}-seed{seed}', recipe(TASK, *known[row]), seed, task)
+
+
+if __name__ == '__main__': main()
