@@ -20,7 +20,7 @@ from .baselines import BaselineConfig
 from .prompts import PromptConfig
 from .tasks import Collator, choice_ids, tokenize
 
-# %% ../nbs/08_train.ipynb #60da168b
+# %% ../nbs/08_train.ipynb #6655f5cf
 @dataclass
 class Recipe:
     "What is decided before a run"
@@ -60,7 +60,7 @@ RECIPES = {('rotten_tomatoes', method, variant): Recipe(config, **rates) for met
     ('prefix', 'tuned', BaselineConfig('prefix'), dict(prompt_lr=3e-2)),
     ('prefix', 'paper', BaselineConfig('prefix', init='normal'), dict(prompt_lr=5e-5, **_paper)),
     ('p-tuning', 'tuned', BaselineConfig('p-tuning'), dict(prompt_lr=1e-3)),
-    ('full', 'tuned', BaselineConfig('full'), dict(prompt_lr=3e-5)),
+    ('full', 'tuned', BaselineConfig('full'), dict(prompt_lr=1e-4)),
     ('full', 'paper', BaselineConfig('full'), dict(prompt_lr=1e-5, **_paper)),
 ]}
 
