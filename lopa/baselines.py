@@ -6,13 +6,13 @@
 __all__ = ['BASELINES', 'QKV', 'BaselineConfig', 'peft_config', 'word_prefix', 'generate_rows', 'BaselineModel', 'adapt_model',
            'load_adapted']
 
-# %% ../nbs/05_baselines.ipynb #47c37a14
+# %% ../nbs/05_baselines.ipynb #d48e70ad
 import contextlib, json
 from dataclasses import asdict, dataclass
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .adapter import check_base, read_adapter, signature
+from .adapter import check_base, read_adapter, read_config, signature
 from .layout import inner_order
 from .logits import ask, position_ids, task_type
 from .model import AdaptedModel, PromptModel, get_prompt_model
@@ -86,7 +86,7 @@ def generate_rows(
     width, filler = max(o.shape[1] for o in out), model.generation_config.pad_token_id or 0
     return torch.cat([F.pad(o, (0, width - o.shape[1]), value=filler) for o in out])
 
-# %% ../nbs/05_baselines.ipynb #1ecf60cb
+# %% ../nbs/05_baselines.ipynb #ac64e960
 class BaselineModel(AdaptedModel):
     "A foundation model, adapted by PEFT or trained as a whole"
     encoder = generator = encoder_tokenizer = None
@@ -161,8 +161,9 @@ class BaselineModel(AdaptedModel):
     def from_pretrained(cls, base_model, folder):
         "The model that was saved in `folder`, made from the foundation model it was made for"
         about, _ = read_adapter(folder)
+        config = read_config(about, BaselineConfig, folder)
         check_base(about, signature(base_model), folder, base_model.name_or_path)
-        return cls(base_model, BaselineConfig(**about['config'])).load_pretrained(folder)
+        return cls(base_model, config).load_pretrained(folder)
 
 # %% ../nbs/05_baselines.ipynb #42e899e4
 def adapt_model(

@@ -33,18 +33,17 @@ def wanted_positions(
     k = (there != -100).any(0).nonzero()[:, 0]
     return order[:, k], there[:, k]
 
-# %% ../nbs/03_logits.ipynb #2bb53b7b
+# %% ../nbs/03_logits.ipynb #7db63e14
 @contextmanager
 def only_at(
     model,        # A transformers model with a head
-    index:Tensor, # Which hidden vectors the head gets to see, per row: `(b, k)`
+    index:Tensor, # Which hidden vectors the last layer gets to see, per row: `(b, k)`
 ):
-    "Within this context, let the head work at some positions only"
-    def pick(module, args, output):
-        h = output.last_hidden_state                                                  # (b, t, d)
-        output.last_hidden_state = h.gather(1, index[..., None].expand(-1, -1, h.shape[-1]))
-        return output
-    hook = model.base_model.register_forward_hook(pick)
+    "Within this context, compute logits at some positions only"
+    def pick(module, args):
+        "Take the wanted columns of the hidden vectors `(b, t, d)`"
+        return (args[0].gather(1, index[..., None].expand(-1, -1, args[0].shape[-1])), *args[1:])
+    hook = model.get_output_embeddings().register_forward_pre_hook(pick)
     try: yield
     finally: hook.remove()
 

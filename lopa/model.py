@@ -6,11 +6,11 @@
 __all__ = ['check_features', 'check_length', 'parameter_summary', 'AdaptedModel', 'PromptedInput', 'PromptModel', 'build',
            'get_prompt_model']
 
-# %% ../nbs/04_model.ipynb #68de1186
+# %% ../nbs/04_model.ipynb #536ccff8
 from dataclasses import asdict, replace
 import torch
 from torch import nn, Tensor
-from .adapter import check_base, read_adapter, signature, write_adapter
+from .adapter import check_base, read_adapter, read_config, signature, write_adapter
 from .assets import load_tokenizer
 from .encoders import OWN, make_encoder
 from .layout import insert_prompt, insertion_point
@@ -151,7 +151,7 @@ class PromptedInput(AdaptedModel):
         kept = {f'generator.{k}' for k in self.generator.state_dict()} | {n for n, p in self.named_parameters() if p.requires_grad}
         return {k: v for k, v in self.state_dict().items() if k in kept}
 
-# %% ../nbs/04_model.ipynb #f132f844
+# %% ../nbs/04_model.ipynb #0deddc88
 class PromptModel(PromptedInput):
     "A frozen foundation model with a generated prompt in its input"
     def forward(self, input_ids, attention_mask=None, labels=None, num_items_in_batch=None, **instance):
@@ -181,8 +181,8 @@ class PromptModel(PromptedInput):
     def from_pretrained(cls, base_model, folder):
         "The model that was saved in `folder`, around the foundation model it was made for"
         about, _ = read_adapter(folder)
+        config = read_config(about, PromptConfig, folder)
         check_base(about, signature(base_model), folder, base_model.name_or_path)
-        config = PromptConfig(**about['config'])
         start = torch.zeros(config.num_virtual_tokens, base_model.get_input_embeddings().weight.shape[1])
         return build(base_model, config, start).load_pretrained(folder)
 

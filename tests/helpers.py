@@ -1,23 +1,42 @@
 "Tiny models, batches and one assertion that several test files share"
 import torch
+import transformers as tf
 from hypothesis import settings
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from lopa import PromptConfig, get_prompt_model
+from lopa.baselines import BASELINES, BaselineConfig, BaselineModel
+from lopa.prompts import METHODS
 
 VOCAB, WIDTH, FEATURES, PROMPT = 100, 32, 16, 3
 few = settings(deadline=None, max_examples=25, derandomize=True)
 
 
+def sizes(width, heads=2): return dict(hidden_size=width, intermediate_size=2*width, num_hidden_layers=2, num_attention_heads=heads, max_position_embeddings=64)
+
+
+ARCHITECTURES = {                                # kind → (class, its configuration for a width)
+    'llama': ('Llama', 'ForCausalLM', lambda w: dict(num_key_value_heads=1, **sizes(w))),
+    'qwen2': ('Qwen2', 'ForCausalLM', lambda w: dict(num_key_value_heads=1, **sizes(w))),
+    'phi': ('Phi', 'ForCausalLM', sizes),
+    'gpt-neox': ('GPTNeoX', 'ForCausalLM', lambda w: dict(is_decoder=True, **sizes(w))),
+    'gpt2': ('GPT2', 'LMHeadModel', lambda w: dict(n_embd=w, n_layer=2, n_head=2, n_positions=64)),
+    'opt': ('OPT', 'ForCausalLM', lambda w: dict(ffn_dim=2*w, word_embed_proj_dim=w, init_std=.2, **{k: v for k, v in sizes(w).items() if k != 'intermediate_size'})),
+    'bloom': ('Bloom', 'ForCausalLM', lambda w: dict(hidden_size=w, n_layer=2, n_head=2)),
+    'roberta': ('Roberta', 'ForMaskedLM', sizes),
+    'bert': ('Bert', 'ForMaskedLM', sizes),
+    't5': ('T5', 'ForConditionalGeneration', lambda w: dict(d_model=w, d_kv=w//2, d_ff=2*w, num_layers=2, num_heads=2, decoder_start_token_id=0, initializer_factor=1.)),
+}
+MASKED, SEQ2SEQ = ['roberta', 'bert'], ['t5']
+CAUSAL = [kind for kind in ARCHITECTURES if kind not in MASKED + SEQ2SEQ]
+
+
 def tiny(kind='llama', seed=0, width=WIDTH, **config):
-    "A random causal language model whose weights are large enough for positions and prompt to matter"
-    common = dict(vocab_size=VOCAB, initializer_range=.2, bos_token_id=None, eos_token_id=None, pad_token_id=0) | config
+    "A random language model whose weights are large enough for positions and prompt to matter"
+    family, head, size = ARCHITECTURES[kind]
+    common = dict(vocab_size=VOCAB, initializer_range=.2, bos_token_id=None, eos_token_id=None, pad_token_id=0) | size(width) | config
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        if kind == 'llama':
-            model = LlamaForCausalLM(LlamaConfig(hidden_size=width, intermediate_size=2*width, num_hidden_layers=2, num_attention_heads=2,
-                                                 num_key_value_heads=1, max_position_embeddings=64, **common))
-        else: model = GPT2LMHeadModel(GPT2Config(n_embd=width, n_layer=2, n_head=2, n_positions=64, **common))
+        model = getattr(tf, family+head)(getattr(tf, family+'Config')(**common))
     model.config._name_or_path = model.name_or_path = f'tiny-{kind}'
     return model.eval()
 
@@ -39,6 +58,19 @@ def prompted(base, method='lopa', seed=0, shaken=True, **config):
     return model
 
 
+def adapted(kind, method, seed=0, shaken=True, **config):
+    "A fresh tiny model of an architecture, adapted by any method, as if it had been trained"
+    if method not in BASELINES: return prompted(tiny(kind), method, seed, shaken, **config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BaselineModel(tiny(kind), BaselineConfig(method, **(dict(num_virtual_tokens=PROMPT, rank=2, head_width=8) | config)))
+        if shaken: [p.data.add_(torch.randn_like(p)*(.02 if method == 'full' else .3)) for p in model.parameters() if p.requires_grad]
+    return model
+
+
+PAIRS = [(kind, method) for kind in ARCHITECTURES for method in [*METHODS, *BASELINES] if not (kind in MASKED and method == 'prefix')]
+
+
 def rows(lengths, seed=0):
     "Random token ids, one list per length, and random features"
     g = torch.Generator().manual_seed(seed)
@@ -54,7 +86,12 @@ def padded(ids, side, filler=7):
 def example(model, lengths=(5, 5), side='left', seed=0):
     "A padded batch for `model`, with features only if it looks at the instance"
     ids, h = rows(lengths, seed)
-    return padded(ids, side) | ({'instance_features': h} if model.generator.uses_instance else {})
+    return padded(ids, side) | features(model, h)
+
+
+def features(model, h):
+    "What a method that looks at the instance is given besides"
+    return {'instance_features': h} if model.generator is not None and model.generator.uses_instance else {}
 
 
 def one_sentence(error, *mentions):

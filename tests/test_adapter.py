@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 from helpers import FEATURES, WIDTH, example, few, one_sentence, prompted, rows, shake, tiny
 from lopa import PromptConfig, PromptModel
 from lopa.gating import GATES
-from lopa.model import CONFIG_FILE, WEIGHTS_FILE, read_adapter
+from lopa.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter
 
 both = CONFIG_FILE, WEIGHTS_FILE
 
@@ -68,7 +68,7 @@ def test_identical_logits_with_encoder(llama, encoder_folder, tmp_path, tuned, p
     batch = dict(input_ids=torch.stack(ids), instance_input_ids=torch.tensor([[3, 4, 5, 0], [6, 7, 8, 9]]),
                  instance_attention_mask=torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]))
     assert torch.equal(again(**batch).logits, model(**batch).logits)
-    assert again.prompt_config.feature_width == FEATURES
+    assert again.adapter_config.feature_width == FEATURES
 
 
 @few
@@ -81,7 +81,7 @@ def test_saving_loses_nothing(llama, seed, **config):
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         again = PromptModel.from_pretrained(llama, folder)
-    assert again.prompt_config == model.prompt_config == PromptConfig(**config)
+    assert again.adapter_config == model.adapter_config == PromptConfig(**config)
     mine, yours = model.generator.state_dict(), again.generator.state_dict()
     assert mine.keys() == yours.keys() and all(torch.equal(mine[k], yours[k]) for k in mine)
 
@@ -100,7 +100,7 @@ def test_saving_again_replaces(llama, folder):
     "The second adapter in a folder is the one that is loaded, even if its tensors differ in shape"
     model = prompted(llama, rank=4, seed=1)
     model.save_pretrained(folder)
-    assert PromptModel.from_pretrained(llama, str(folder)).prompt_config.rank == 4
+    assert PromptModel.from_pretrained(llama, str(folder)).adapter_config.rank == 4
 
 
 # --- what is not an adapter is refused ---
@@ -117,7 +117,7 @@ def test_damaged_file(llama, folder, name, damage):
     refused(llama, folder, folder/name)
 
 
-@pytest.mark.parametrize('text', ['[]', 'null', '3', '"lopa"', '{}', '{"prompt": 1, "base_model": 2}', '{"prompt": {"rank": 4}}'])
+@pytest.mark.parametrize('text', ['[]', 'null', '3', '"lopa"', '{}', '{"config": 1, "base_model": 2}', '{"config": {"rank": 4}}'])
 def test_other_json(llama, folder, text):
     (folder/CONFIG_FILE).write_text(text)
     refused(llama, folder, folder/CONFIG_FILE)
@@ -166,12 +166,12 @@ def test_other_tensors(llama, folder, change):
 def test_impossible_configuration(llama, folder, key, value):
     "The configuration in an adapter is checked as one that is typed in"
     about = json.loads((folder/CONFIG_FILE).read_bytes())
-    about['prompt'][key] = value
+    about['config'][key] = value
     rewrite(folder, about)
     refused(llama, folder, key, repr(value) if key != 'num_tokens' else '')
 
 
-@pytest.mark.parametrize('change', [lambda a: {**a, 'prompt': [1]}, lambda a: {**a, 'prompt': {**a['prompt'], 'gate': ['add']}},
+@pytest.mark.parametrize('change', [lambda a: {**a, 'config': [1]}, lambda a: {**a, 'config': {**a['config'], 'gate': ['add']}},
                                     lambda a: {**a, 'base_model': {'norms': []}}, lambda a: {k: v for k, v in a.items() if k != 'base_model_name_or_path'}],
                          ids=['prompt is a list', 'gate is a list', 'no width', 'no name'])
 def test_configuration_of_another_shape(llama, folder, change):
@@ -214,4 +214,4 @@ def test_saving_fails_midway(llama, tmp_path, monkeypatch, step, name, there):
     monkeypatch.setattr(Path, step, fail)
     with pytest.raises(OSError, match='No space left'): prompted(llama, seed=1, rank=4).save_pretrained(tmp_path)
     assert failed and contents(tmp_path) == before
-    if there: assert PromptModel.from_pretrained(llama, tmp_path).prompt_config.rank == 2
+    if there: assert PromptModel.from_pretrained(llama, tmp_path).adapter_config.rank == 2

@@ -9,8 +9,11 @@ from transformers import BatchEncoding
 
 from helpers import FEATURES, PROMPT, example, one_sentence, prompted, tiny
 from lopa import PromptConfig, get_prompt_model
+from lopa.adapter import WEIGHTS_FILE
+from lopa.assets import load_foundation_model
+from lopa.baselines import BaselineConfig
 from lopa.encoders import Encoder, encode_dataset
-from lopa.model import WEIGHTS_FILE
+from lopa.schematics import plot_method
 from lopa.tasks import choice_ids, load_task
 from lopa.train import recipe
 
@@ -30,7 +33,7 @@ def refused(f, *mentions, error=ValueError):
     (dict(train_encoder='False'), ['train_encoder', "'False'", 'True or False']), (dict(train_encoder=1), ['train_encoder', 1]),
     (dict(gate='sigmiod'), ['gate', "'sigmiod'", "did you mean 'sigmoid'"]), (dict(method='lop'), ['method', "did you mean 'lopa'"]),
     (dict(method='lora2'), ["'lora2'", 'lopa', 'pt']), (dict(encoder_pooling='means'), ["did you mean 'mean'"]), (dict(gate=None), ['gate', None]),
-    (dict(position='middle'), ['position', "'middle'", 'prefix']), (dict(init='random'), ['init', "'random'", 'vocab']), (dict(init='text:'), ['init']),
+    (dict(position='middle'), ['position', "'middle'", 'prefix', 'suffix']), (dict(phm_blocks=0), ['phm_blocks', 0]), (dict(update_length=None), ['update_length']), (dict(init='random'), ['init', "'random'", 'vocab']), (dict(init='text:'), ['init']),
     (dict(num_virtual_token=5), ["'num_virtual_token'", "did you mean 'num_virtual_tokens'"]), (dict(ranks=4), ["did you mean 'rank'"])], ids=str)
 def test_configuration(config, mentions): refused(lambda: PromptConfig(**config), *mentions)
 
@@ -42,6 +45,25 @@ def test_a_list_is_no_name(key): refused(lambda: PromptConfig(**{key: ['lopa']})
 def test_every_default_is_accepted():
     "And may be said aloud"
     assert PromptConfig(**{f.name: f.default for f in fields(PromptConfig)}) == PromptConfig()
+
+
+@pytest.mark.parametrize('config,mentions', [(dict(method='lopa'), ["'lopa'", 'lora']), (dict(method='lorra'), ["'lorra'", 'lora', 'full']), (dict(init='zeros'), ['init', 'vocab'])], ids=str)
+def test_baseline_configuration(config, mentions): refused(lambda: BaselineConfig(**config), *mentions)
+
+
+def test_blocks_that_do_not_divide(llama):
+    refused(lambda: get_prompt_model(llama, PromptConfig('idpg-phm', feature_width=FEATURES, head_width=9, phm_blocks=4)), 9, 'divisible', 4)
+
+
+@pytest.mark.parametrize('bits', [3, 16, '4'])
+def test_bits(bits): refused(lambda: load_foundation_model(bits=bits), 'bits', repr(bits), '4 or 8')
+
+
+def test_embeddings_are_not_tuned(llama):
+    refused(lambda: get_prompt_model(llama, PromptConfig(encoder_name_or_path='embeddings', train_encoder=True)), "'embeddings'", "encoder_pooling='attention'")
+
+
+def test_unknown_drawing(): refused(lambda: plot_method('lorra'), "'lorra'", 'lora')
 
 
 def test_nothing_to_look_at(llama): refused(lambda: get_prompt_model(llama, PromptConfig()), "'lopa'", 'encoder_name_or_path', 'feature_width')
@@ -56,7 +78,7 @@ def test_pooler_of_an_encoder_that_has_none(llama, encoder_folder):
 
 def test_features_of_a_tuned_encoder_are_not_cached(encoder_folder):
     from transformers import AutoModel
-    encoder = Encoder(AutoModel.from_pretrained(encoder_folder), trainable=True)
+    encoder = Encoder(AutoModel.from_pretrained(encoder_folder), tuned=True)
     refused(lambda: encode_dataset(None, encoder, None), 'tuned')
 
 
@@ -112,7 +134,7 @@ def test_verbalizer():
 def test_unknown_task(): refused(lambda: load_task('rotten_tomato'), "'rotten_tomato'", 'rotten_tomatoes')
 
 
-@pytest.mark.parametrize('key', [('rotten_tomatos',), ('rotten_tomatoes', 'lora'), ('rotten_tomatoes', 'lopa', 'best')], ids=str)
+@pytest.mark.parametrize('key', [('rotten_tomatos',), ('rotten_tomatoes', 'lorra'), ('rotten_tomatoes', 'lopa', 'best')], ids=str)
 def test_unknown_recipe(key): refused(lambda: recipe(*key), key[-1], 'rotten_tomatoes')
 
 

@@ -7,9 +7,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from helpers import FEATURES, PROMPT, example, prompted, tiny
+from lopa.baselines import BaselineConfig, BaselineModel
 from lopa.gating import GATES
+from lopa.prompts import METHODS
 
-methods = pytest.mark.parametrize('method', [*sorted(GATES), 'pt'])
+others = [m for m in METHODS if m != 'lopa']
+methods = pytest.mark.parametrize('method', [*sorted(GATES), *others])
+
+
+def choose(method):
+    "Configuration of a method, or of LoPA with a gate"
+    return dict(method=method, phm_blocks=4) if method in others else dict(gate=method)
 
 
 @contextlib.contextmanager
@@ -24,7 +32,7 @@ def on(device, method, monkeypatch, **config):
         m.setattr(torch.Tensor, 'item', lambda self: .5)              # a fake tensor has no values to read,
         m.setattr(torch.utils, 'swap_tensors', lambda *_: None)       # and `.to` cannot exchange it; it has nothing to do here
         base = tiny(use_cache=False)
-        return prompted(base, 'pt' if method == 'pt' else 'lopa', shaken=False, **({} if method == 'pt' else {'gate': method}), **config)
+        return prompted(base, shaken=False, **choose(method), **config)
 
 
 def step(model, device):
@@ -76,7 +84,7 @@ def test_a_planted_mistake_is_found(where, monkeypatch):
 def test_bfloat16(method):
     "A foundation model in 16 bits: its prompt is generated and trained in 32"
     base = tiny().bfloat16()
-    model = prompted(base, 'pt' if method == 'pt' else 'lopa', **({} if method == 'pt' else {'gate': method}))
+    model = prompted(base, **choose(method))
     assert {p.dtype for p in model.generator.parameters()} == {torch.float32}
     batch = example(model, (3, 6))
     out = model.train()(**batch, labels=batch['input_ids'])
@@ -86,6 +94,19 @@ def test_bfloat16(method):
     assert grads and all(g.dtype is torch.float32 and g.isfinite().all() for g in grads)
     assert {p.dtype for p in base.parameters()} == {torch.bfloat16}
     assert model.eval().generate(**batch, max_new_tokens=3, pad_token_id=0).shape[0] == 2
+
+
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+@pytest.mark.parametrize('method', ['lora', 'prefix', 'p-tuning', 'full'])
+def test_bfloat16_baselines(method):
+    "What PEFT trains is held in 32 bits, and full fine-tuning holds everything in 32 bits and multiplies in 16"
+    model = BaselineModel(tiny().bfloat16(), BaselineConfig(method, num_virtual_tokens=3))
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    batch = example(model, (3, 6))
+    out = model.train()(**batch, labels=batch['input_ids'])
+    assert out.logits.dtype is torch.bfloat16
+    out.loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 def test_bfloat16_encoder_gives_features_in_32_bits(encoder_folder):

@@ -7,7 +7,8 @@ from helpers import FEATURES, few, prompted
 from lopa import PromptConfig
 from lopa.factorize import LowRankHeads, count_parameters, low_rank
 from lopa.gating import GATES, gate_sigmoid
-from lopa.model import insert_prompt, wanted_positions
+from lopa.layout import POSITIONS, insert_prompt, insertion_point
+from lopa.logits import wanted_positions
 from lopa.prompts import METHODS
 from lopa.tasks import Collator, Task, tokenize
 
@@ -45,34 +46,60 @@ def test_gates_treat_instances_alone(name, b, m, d, seed):
     assert torch.equal(z, torch.cat([GATES[name](z_s, z_i[i:i+1]) for i in range(b)]))
 
 
+def tagged(b, t, m):
+    "A prompt and an input whose vectors say what they are: -1, -2, … and 1, 2, …"
+    prompt, words = -torch.arange(1, m+1), torch.arange(1, t+1)
+    return prompt[None, :, None].expand(b, m, 1), words[None, :, None].expand(b, t, 1)
+
+
 @few
-@given(mask=masks, m=st.integers(0, 5), pad_left=st.booleans())
-def test_insert_prompt(mask, m, pad_left):
+@given(mask=masks, m=st.integers(0, 5), padding=st.sampled_from(['keep', 'left', 'right']), position=st.sampled_from(POSITIONS))
+def test_insert_prompt(mask, m, padding, position):
     "A permutation of prompt and input that keeps the order of prompt, of words and of padding, and sees as many words as before"
     b, t = mask.shape
-    prompt, words = -torch.arange(1, m+1), torch.arange(1, t+1)
-    x, wide = insert_prompt(prompt[None, :, None].expand(b, m, 1), words[None, :, None].expand(b, t, 1), mask, pad_left)
-    for row, seen, was in zip(x[..., 0], wide, mask):
-        assert sorted(row.tolist()) == sorted(torch.cat([prompt, words]).tolist())
+    prompt, words = tagged(b, t, m)
+    at = insertion_point(mask, position)
+    x, wide, labels, q = insert_prompt(prompt, words, mask, at, words[..., 0], padding)
+    assert q == 0
+    for row, seen, label, was, a in zip(x[..., 0], wide, labels, mask, at):
+        assert sorted(row.tolist()) == sorted(torch.cat([prompt[0], words[0]]).flatten().tolist())
         kept = row[seen == 1]
-        assert kept[kept < 0].tolist() == prompt.tolist() and kept[kept > 0].tolist() == words[was == 1].tolist()
-        assert row[seen == 0].tolist() == words[was == 0].tolist()
-        assert seen.sum() == was.sum() + m
-        assert kept[:m].tolist() == prompt.tolist()                                      # directly before the first word
-        if m: start = (row == -1).nonzero().item(); assert row[start:start+m].tolist() == prompt.tolist()
-        if pad_left: assert seen.diff().min() >= 0 if len(seen) > 1 else True
+        real = words[0, :, 0][was == 1].tolist()
+        assert kept[kept < 0].tolist() == prompt[0, :, 0].tolist() and kept[kept > 0].tolist() == real
+        assert row[seen == 0].tolist() == words[0, :, 0][was == 0].tolist()
+        assert label.tolist() == torch.where((seen == 1) & (row > 0), row, -100).tolist()             # labels move with their words
+        before = [w for w in real if w <= a]
+        assert kept.tolist() == before + prompt[0, :, 0].tolist() + real[len(before):]
+        if padding == 'left': assert sorted(seen.tolist()) == seen.tolist()
+        if padding == 'right': assert sorted(seen.tolist(), reverse=True) == seen.tolist()
 
 
 @few
-@given(b=size, t=size, m=st.integers(0, 5), seed=seeds)
-def test_wanted_positions(b, t, m, seed):
-    "Every label that has a position before it is asked for exactly there, and nothing else is"
+@given(mask=masks, m=st.integers(0, 5), seed=seeds)
+def test_aligned_prompts(mask, m, seed):
+    "All prompts stand in the same columns, words before them to their left, words after them to their right, nothing is lost"
+    b, t = mask.shape
+    at = torch.randint(0, t+1, (b,), generator=torch.Generator().manual_seed(seed))
+    prompt, words = tagged(b, t, m)
+    x, wide, _, q = insert_prompt(prompt, words, mask, at, align=True)
+    for row, seen, was, a in zip(x[..., 0], wide, mask, at.tolist()):
+        real = words[0, :, 0][was == 1].tolist()
+        assert row[q:q+m].tolist() == prompt[0, :, 0].tolist() and seen[q:q+m].all()
+        assert row[:q][seen[:q] == 1].tolist() == [w for w in real if w <= a]
+        assert row[q+m:][seen[q+m:] == 1].tolist() == [w for w in real if w > a]
+        assert sorted(seen[:q].tolist()) == seen[:q].tolist() and sorted(seen[q:].tolist(), reverse=True) == seen[q:].tolist()
+
+
+@few
+@given(b=size, t=size, shift=st.integers(0, 1), seed=seeds)
+def test_wanted_positions(b, t, shift, seed):
+    "Every label that has a position for it is asked for exactly there, and nothing else is"
     g = torch.Generator().manual_seed(seed)
     labels = torch.where(torch.rand(b, t, generator=g) < .3, torch.randint(0, 50, (b, t), generator=g), -100)
-    keep, targets = wanted_positions(labels, m)
-    found = {(i, k+1-m): targets[i, j].item() for j, k in enumerate(keep.tolist()) for i in range(b) if targets[i, j] != -100}
-    assert found == {(i, j): labels[i, j].item() for i in range(b) for j in range(t) if labels[i, j] != -100 and j + m > 0}
-    assert (targets != -100).any(0).all() and targets.shape == (b, len(keep)) and keep.tolist() == sorted(set(keep.tolist()))
+    where, targets = wanted_positions(labels, shift)
+    found = {(i, where[i, j].item() + shift): targets[i, j].item() for i in range(b) for j in range(where.shape[1]) if targets[i, j] != -100}
+    assert found == {(i, j): labels[i, j].item() for i in range(b) for j in range(t) if labels[i, j] != -100 and j >= shift}
+    assert targets.shape == where.shape and (targets != -100).any(0).all()
 
 
 @few

@@ -1,9 +1,12 @@
-"Where LoPA is prompt tuning, it equals the prompt tuning of PEFT"
+"Where a method is one of PEFT's, it equals PEFT"
 import pytest
 import torch
-from peft import PromptTuningConfig, TaskType, get_peft_model
+from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
 
-from helpers import PROMPT, padded, prompted, rows, tiny
+from helpers import PROMPT, adapted, padded, prompted, rows, tiny
+from lopa.baselines import BaselineConfig, BaselineModel
+
+pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning')
 
 
 def peft_model(kind, vectors):
@@ -42,3 +45,54 @@ def test_same_number_of_parameters():
     model = prompted(tiny(), 'pt')
     count = lambda m: sum(p.numel() for p in m.parameters() if p.requires_grad)
     assert count(model) == count(peft_model('llama', model.generator.prompt))
+
+
+# --- the baselines are PEFT's ---
+
+def parts(method, kind='llama'):
+    "A baseline, and PEFT's own model with the same trained tensors"
+    model = adapted(kind, method)
+    theirs = get_peft_model(tiny(kind), model.model.peft_config['default'])
+    theirs.load_state_dict({k: v for k, v in model.model.state_dict().items()})
+    return model, theirs.eval()
+
+
+@pytest.mark.parametrize('kind', ['llama', 'gpt2'])
+@pytest.mark.parametrize('method', ['lora', 'prefix', 'p-tuning'])
+@torch.no_grad()
+def test_baseline_logits(kind, method):
+    "Without padding, and with padding on the right, where PEFT's positions are right, our logits are PEFT's"
+    (model, theirs), lengths = parts(method, kind), (3, 6, 1)
+    ids, _ = rows(lengths)
+    batch = padded(ids, 'right')
+    ours, peft = model(**batch).logits, theirs(**batch).logits
+    m = PROMPT if method == 'p-tuning' else 0
+    for i, n in enumerate(lengths): torch.testing.assert_close(ours[i, :m+n], peft[i, :m+n], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('method', ['lora', 'prefix'])
+@torch.no_grad()
+def test_peft_reads_our_adapters(method, tmp_path):
+    "A saved LoRA or prefix is an adapter of PEFT's, too"
+    model, (ids, _) = adapted('llama', method), rows((5, 5))
+    model.save_pretrained(tmp_path)
+    theirs = PeftModel.from_pretrained(tiny(), tmp_path)
+    torch.testing.assert_close(theirs(torch.stack(ids)).logits, model(torch.stack(ids)).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_lora_is_the_papers():
+    "Rank 16, alpha 32, dropout 0.1, on queries, keys and values; the base in evaluation mode, LoRA's dropout alone awake"
+    model = BaselineModel(tiny(), BaselineConfig('lora')).train()
+    c = model.model.peft_config['default']
+    assert (c.r, c.lora_alpha, c.lora_dropout, sorted(c.target_modules)) == (16, 32, .1, ['k_proj', 'q_proj', 'v_proj'])
+    awake = {n.split('.')[-2] if n.endswith('default') else n for n, mod in model.model.named_modules() if mod.training}
+    assert awake and all('lora' in n for n in awake)
+
+
+@torch.no_grad()
+def test_prefix_of_words_is_those_words():
+    "Before training, a prefix that starts from words acts as if the words stood there"
+    torch.manual_seed(5); words = torch.randperm(100)[:PROMPT]
+    torch.manual_seed(5); model = BaselineModel(tiny(), BaselineConfig('prefix', num_virtual_tokens=PROMPT))
+    ids = torch.tensor([[7, 8, 9]])
+    torch.testing.assert_close(model(ids).logits, tiny()(torch.cat([words[None], ids], 1)).logits[:, PROMPT:], atol=1e-4, rtol=1e-4)

@@ -127,7 +127,7 @@ def test_record(run):
     assert json.loads((folder/'result.json').read_text()) == json.loads(json.dumps(result))
     assert result['task'] == 'rotten_tomatoes' and result['method'] == 'lopa' and result['seed'] == 3
     assert result['base_model'] == assets.FOUNDATION_MODEL and result['dtype'] == 'float32' and result['encoder_tuned'] is False
-    assert PromptConfig(**result['config']) == model.prompt_config and result['config']['feature_width'] == 384
+    assert PromptConfig(**result['config']) == model.adapter_config and result['config']['feature_width'] == 384
     assert result['data'] == {'train': 8, 'validation': 8, 'test': 4}
     assert result['recipe']['steps'] == 2 and result['recipe']['prompt_lr'] > 0
     e, w, m, d, r = 384, 256, 10, 576, 4
