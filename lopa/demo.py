@@ -28,6 +28,7 @@ def majority_row(
     labels = np.array(task.splits['test']['label'])
     return {'name': 'majority class', **score(np.full(len(labels), common), labels), 'parameters': 0, 'seconds': 0.}
 
+# %% ../nbs/11_demo.ipynb #91b23759
 def zero_shot_row(
     base,          # The foundation model
     task,          # A `Task`
@@ -40,6 +41,7 @@ def zero_shot_row(
     logits = predict(model, test, Collator(tokenizer), choices, progress=progress)
     return {'name': 'zero-shot', **score(logits.argmax(1), test['label']), 'parameters': 0, 'seconds': time.perf_counter()-start}
 
+# %% ../nbs/11_demo.ipynb #9a21686e
 def probe_row(
     encoder_name, # The encoder
     task,         # A `Task`
@@ -109,6 +111,7 @@ def baseline_rows(
     say('Baseline 2 of 2: the encoder alone (its vectors are computed once and kept) ...')
     return rows + [probe_row(encoder, task, base.device)]
 
+# %% ../nbs/11_demo.ipynb #5af0fe13
 def ask(
     base,      # The foundation model
     adapter,   # Folder of the adapter

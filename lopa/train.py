@@ -41,6 +41,7 @@ class Recipe:
         if self.steps % self.eval_steps:
             raise ValueError(f'eval_steps: received {self.eval_steps}, expected a divisor of the {self.steps} steps, so that the last step is looked at.')
 
+# %% ../nbs/08_train.ipynb #289414bb
 _instance, _paper = dict(encoder_name_or_path=ENCODER), dict(max_grad_norm=0.)
 RECIPES = {('rotten_tomatoes', method, variant): Recipe(config, **rates) for method, variant, config, rates in [
     ('lopa', 'tuned', PromptConfig('lopa', **_instance), dict(prompt_lr=5e-2, head_lr=3e-4)),
@@ -64,6 +65,7 @@ RECIPES = {('rotten_tomatoes', method, variant): Recipe(config, **rates) for met
     ('full', 'paper', BaselineConfig('full'), dict(prompt_lr=1e-5, **_paper)),
 ]}
 
+# %% ../nbs/08_train.ipynb #75044a0e
 def recipe(
     task:str,            # Name of a task, e.g. `rotten_tomatoes`
     method:str='lopa',   # Name of a method
@@ -112,6 +114,7 @@ class ProgressBar(ProgressCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.training_bar: self.training_bar.set_postfix({k.removeprefix('eval_'): f'{logs[k]:.3g}' for k in ('loss', 'eval_accuracy') if k in logs}, refresh=False)
 
+# %% ../nbs/08_train.ipynb #a1faf5e7
 class PromptTrainer(Trainer):
     "The Trainer, for adapters and for answers in words"
     def __init__(self, *args, choices=(), progress=True, **kwargs):
