@@ -11,12 +11,14 @@ import json, statistics, time
 from pathlib import Path
 import numpy as np
 from .assets import load_encoder, load_foundation_model, load_tokenizers, write_files
-from .encoders import Encoder, encode_dataset
-from .evaluate import classify, linear_probe, majority_baseline, predict, score, show_score
+from .encoders import Encoder
+from .evaluate import evaluate
 from .figures import plot_accuracy, plot_training, to_png
+from .metrics import linear_probe, score, show_score
 from .model import PromptModel, get_prompt_model
+from .predict import classify, encode_rows
 from .prompts import PromptConfig
-from .tasks import Collator, choice_ids, load_task, tokenize
+from .tasks import load_task
 from .train import environment, recipe, train
 
 # %% ../nbs/11_demo.ipynb #50d2f12f
@@ -35,11 +37,8 @@ def zero_shot_row(
     progress=True, # Show a progress bar?
 )->dict:           # A row of the table
     "The foundation model with a prompt of length zero"
-    start, tokenizer = time.perf_counter(), load_tokenizers(base.name_or_path, None)[0]
-    model = get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=0))
-    test, choices = tokenize(task, task.splits['test'], tokenizer), choice_ids(task.verbalizer, tokenizer)
-    logits = predict(model, test, Collator(tokenizer), choices, progress=progress)
-    return {'name': 'zero-shot', **score(logits.argmax(1), test['label']), 'parameters': 0, 'seconds': time.perf_counter()-start}
+    start, model = time.perf_counter(), get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=0))
+    return {'name': 'zero-shot', **evaluate(model, task, progress=progress)[0], 'parameters': 0, 'seconds': time.perf_counter()-start}
 
 # %% ../nbs/11_demo.ipynb #9a21686e
 def probe_row(
@@ -50,7 +49,7 @@ def probe_row(
     "A linear classifier on the encoder's vectors"
     start, tokenizer = time.perf_counter(), load_tokenizers(encoder_name_or_path=encoder_name)[1]
     encoder = Encoder(load_encoder(encoder_name, device))
-    train, validation, test = (encode_dataset(task.splits[k], encoder, tokenizer) for k in ('train', 'validation', 'test'))
+    train, validation, test = (encode_rows(task, task.splits[k], encoder, tokenizer) for k in ('train', 'validation', 'test'))
     predicted = linear_probe(train, validation, test)
     return {'name': 'encoder alone (linear probe)', **score(predicted, test['label']), 'parameters': encoder.width + 1, 'seconds': time.perf_counter()-start}
 

@@ -131,7 +131,7 @@ def case_task(
         parts = [Dataset.from_list([r for r in rows if int(r['task_id'].split('/')[1]) % 2 == odd]) for odd in (0, 1)]
     return Task(name, dict(zip(['train', 'test'], parts)), source=where, **CASES[kind])
 
-# %% ../nbs/05_tasks.ipynb #81428b0e
+# %% ../nbs/05_tasks.ipynb #bdd93b4b
 def problem_task(
     name:str,      # `mbpp` or `humaneval`
     data_dir=None, # As in `load_rows`
@@ -140,10 +140,10 @@ def problem_task(
     from datasets import Dataset
     splits, where = load_rows(name, data_dir)
     rows = Dataset.from_list([as_problem(r) for r in list(splits.values())[0]])
-    half, begun = min(487 if name == 'mbpp' else 0, len(rows)), 'def ' in rows[0]['prompt']
+    half = min(487 if name == 'mbpp' else 0, len(rows))
     parts = {k: rows.select(range(*ends)) for k, ends in {'train': (0, half), 'test': (half, len(rows))}.items() if ends[0] < ends[1]}
     return Task(name, parts, '{prompt}', target='{canonical_solution}', grader='tests', max_length=512, max_new_tokens=256,
-                stop=('\nassert ', '\nprint(', '\nif __name__', '\n"""', '\n```', *(['\ndef ', '\nclass ', '\n#', '\nif '] if begun else [])), source=where)
+                stop=('\nassert ', '\nprint(', '\nif __name__', '\n"""', '\n```', *(['\ndef ', '\nclass ', '\n#', '\nif '] if name == 'humaneval' else [])), source=where)
 
 # %% ../nbs/05_tasks.ipynb #a9e8a17d
 TASKS = {name: class_task for name in CLASSES} | {f'{source}-{kind}': case_task for source in ('cruxeval', 'humaneval-io') for kind in CASES} | dict.fromkeys(['mbpp', 'humaneval'], problem_task)

@@ -12,9 +12,10 @@ pytestmark = pytest.mark.skipif(bool(missing), reason=f'offline assets {missing}
 from lopa import PromptConfig, PromptModel, get_prompt_model
 from lopa import assets
 from lopa.encoders import Encoder, encode_dataset
-from lopa.evaluate import predict, score
+from lopa.metrics import score
+from lopa.predict import predict, prepare
 from lopa.tasks import choice_ids, load_task
-from lopa.train import prepare, recipe, train
+from lopa.train import recipe, train
 
 
 SPLITS = {'train': (6664, '96c672b76395'), 'validation': (800, '554db008bf23'), 'test': (1066, 'b0ac3c1c2de0')}   # rows, and a hash of them

@@ -19,9 +19,10 @@ from transformers import set_seed
 from lopa.assets import load_foundation_model, write_files
 from lopa.baselines import adapt_model, load_adapted
 from lopa.demo import majority_row, probe_row, zero_shot_row
-from lopa.evaluate import predict, score
+from lopa.metrics import score
+from lopa.predict import predict, prepare
 from lopa.tasks import choice_ids, load_task
-from lopa.train import RECIPES, prepare, recipe, train
+from lopa.train import RECIPES, recipe, train
 
 TASK, SEEDS, FOLDER = 'rotten_tomatoes', range(3), Path(__file__).resolve().parents[1]/'results'/'rotten_tomatoes'
 ROWS = [(method, variant) for _, method, variant in RECIPES]
