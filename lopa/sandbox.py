@@ -7,7 +7,8 @@ __all__ = ['SCALARS', 'CONTAINERS', 'STATUSES', 'REFUSED', 'VALUE_BYTES', 'LADDE
            'decode', 'same_value', 'Outcome', 'run_cell', 'show_error', 'message', 'answer', 'set_limits', 'become',
            'landlock', 'call_filter', 'enforce', 'adopt', 'below', 'bury', 'keep', 'serve', 'runner', 'readable',
            'python', 'bubblewrap', 'map_users', 'nobody', 'threads', 'collect', 'stop', 'clear', 'read_message',
-           'make_job', 'start', 'supervise', 'run_on', 'why_not', 'probe', 'gaps', 'choose_rung', 'run_program']
+           'make_job', 'start', 'supervise', 'run_on', 'why_not', 'probe', 'gaps', 'choose_rung', 'run_program',
+           'run_programs']
 
 # %% ../nbs/06_sandbox.ipynb #62ca44c2
 import inspect, json, os, re, secrets, selectors, shutil, signal, subprocess, sys, tempfile, time, warnings
@@ -551,7 +552,7 @@ def gaps(
     "What a program can still do on a rung, on this machine and for this user"
     return {**GAPS[rung], **(GAPS_AS_YOURSELF[rung] if nobody() is None else {})}
 
-# %% ../nbs/06_sandbox.ipynb #5bead98d
+# %% ../nbs/06_sandbox.ipynb #8657a8a0
 def choose_rung(
     rung:str=None,  # A member of `LADDER`; None for the highest that can be used
     weak:bool=False,# May it be `child`? The environment variable LOPA_ALLOW_WEAK_ISOLATION=1 says so too
@@ -563,7 +564,7 @@ def choose_rung(
         allowed = r != 'child' or weak or os.environ.get('LOPA_ALLOW_WEAK_ISOLATION') == '1'
         found[r] = why_not(r) if allowed else 'it is weak, and was not allowed'
         if found[r]: continue
-        if r == 'child': warnings.warn(f'Programs run on the lowest rung, where a hostile one {", ".join(list(gaps(r).values())[3:])}.', stacklevel=3)
+        if r == 'child': warnings.warn(f'Programs run on the lowest rung, which does not stop everything: {"; ".join(gaps(r).values())}.', stacklevel=3)
         return r
     raise RuntimeError(f'No sandbox for programs ({"; ".join(f"{r}: {why}" for r, why in found.items())}): expected a rung that holds a hostile program, '
                        'so install bubblewrap (`apt-get install bubblewrap`), or accept less with `allow_weak_isolation=True` or LOPA_ALLOW_WEAK_ISOLATION=1.')
@@ -581,3 +582,25 @@ def run_program(
     if not 0 < timeout < 1e6: raise ValueError(f'timeout: received {timeout!r}, expected seconds above 0.')
     if memory_mb < 64: raise ValueError(f'memory_mb: received {memory_mb!r}, expected at least 64, which Python itself needs.')
     return run_on(choose_rung(rung, allow_weak_isolation), source, timeout, memory_mb, **limits)
+
+# %% ../nbs/06_sandbox.ipynb #9df89c16
+def run_programs(
+    sources,            # Programs, in any iterable
+    workers:int=2,      # How many run at a time
+    progress:bool=True, # Show a progress bar?
+    **kwargs,           # For `run_program`
+):                      # Yields an `Outcome` for each, in order
+    "Run many programs, a few at a time"
+    from concurrent.futures import ThreadPoolExecutor
+    from tqdm.auto import tqdm
+    kwargs['rung'] = choose_rung(kwargs.get('rung'), kwargs.get('allow_weak_isolation', False))
+    total, waiting = len(sources) if hasattr(sources, '__len__') else None, deque()
+    with ThreadPoolExecutor(workers) as pool, tqdm(total=total, desc='Running programs', disable=not progress, leave=False) as bar:
+        for source in sources:
+            waiting.append(pool.submit(run_program, source, **kwargs))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+                bar.update()
+        for future in waiting:
+            yield future.result()
+            bar.update()
