@@ -536,20 +536,19 @@ def probe()->dict: # Rung → '' if it can be used, else why not
     "What does this machine offer?"
     return {rung: why_not(rung) for rung in LADDER}
 
-# %% ../nbs/06_sandbox.ipynb #8f67bd50
-GAPS = dict(
-    bubblewrap=dict(total='several processes together may take several times the memory', kernel='a hole in the kernel'))
-GAPS['landlock'] = dict(GAPS['bubblewrap'], names='sees which files exist, their size and owner', disk='many files together may fill the disk')
-GAPS['child'] = dict(GAPS['landlock'], network='opens sockets', readable='reads what everybody may read', writable='leaves files where everybody may write (/tmp)',
-                     processes='sees which programs run')
-GAPS_AS_YOURSELF = dict(
-    bubblewrap={}, landlock=dict(modes='changes mode and time of your files'),
-    child=dict(files='reads, changes and deletes your files', environment='reads the environment of your programs', signals='ends your programs'))
+# %% ../nbs/06_sandbox.ipynb #88f6dcd5
+GAPS = dict(bubblewrap=dict(total='takes several times the memory, with several processes', kernel='uses a hole in the kernel'))
+GAPS['landlock'] = dict(GAPS['bubblewrap'], names='sees which files exist, their size and owner', disk='fills the disk with many files')
+GAPS['child'] = dict(GAPS['landlock'], network='opens sockets', readable='reads what everybody may read',
+                     writable='leaves files where everybody may write (/tmp)', processes='sees which programs run')
+GAPS_AS_YOURSELF = dict(bubblewrap={}, landlock=dict(modes='changes mode and time of your files'))
+GAPS_AS_YOURSELF['child'] = dict(GAPS_AS_YOURSELF['landlock'], files='reads, changes and deletes your files',
+                                 environment='reads the environment of your programs', signals='ends your programs')
 
 def gaps(
     rung:str, # A member of `LADDER`
 )->dict:      # Name → what it does
-    "What a program can still do on a rung, on this machine and for this user"
+    "What a hostile program still does on a rung, here and started by this user"
     return {**GAPS[rung], **(GAPS_AS_YOURSELF[rung] if nobody() is None else {})}
 
 # %% ../nbs/06_sandbox.ipynb #8657a8a0
