@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALARS', 'CONTAINERS', 'STATUSES', 'REFUSED', 'VALUE_BYTES', 'LADDER', 'GAPS', 'GAPS_AS_YOURSELF', 'encode', 'build',
-           'decode', 'same_value', 'Outcome', 'run_cell', 'show_error', 'message', 'answer', 'set_limits', 'become',
+           'decode', 'same_value', 'Outcome', 'run_cell', 'message', 'show_error', 'answer', 'set_limits', 'become',
            'landlock', 'call_filter', 'enforce', 'adopt', 'below', 'bury', 'keep', 'serve', 'runner', 'readable',
            'python', 'bubblewrap', 'map_users', 'nobody', 'threads', 'collect', 'stop', 'clear', 'read_message',
            'make_job', 'start', 'supervise', 'run_on', 'why_not', 'probe', 'gaps', 'choose_rung', 'run_program',
@@ -19,7 +19,7 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
-# %% ../nbs/06_sandbox.ipynb #5aba73e7
+# %% ../nbs/06_sandbox.ipynb #bc48aa49
 def encode(
     value,                # `None`, `bool`, `int`, `float`, `complex`, `str`, `bytes`; lists, tuples, sets, frozensets and dicts of them
     depth:int=100,        # Levels of nesting allowed
@@ -28,7 +28,7 @@ def encode(
     "Write plain data so that exact types survive"
     kind = type(value)
     if any(kind is k for k in (list, tuple, set, frozenset, dict)):
-        if not depth: raise ValueError('nested too deeply')
+        if not depth or len(value) > 1 << 16: raise ValueError('nested too deeply, or too long')
         parts = [encode(v, depth-1, canonical) for v in (value.items() if kind is dict else value)]
         if canonical and kind is not list and kind is not tuple: parts.sort()
         return '[' + ','.join([f'"{kind.__name__}"', *parts]) + ']'
@@ -42,7 +42,7 @@ def encode(
     else: raise TypeError(f'{kind.__name__} is not plain data')
     return f'["{kind.__name__}","{text}"]'
 
-# %% ../nbs/06_sandbox.ipynb #0b0e542e
+# %% ../nbs/06_sandbox.ipynb #a19aaabd
 SCALARS = dict(int=lambda s: int(s, 16), float=float.fromhex, complex=lambda s: complex(*map(float.fromhex, s.split())),
                str=lambda s: bytes.fromhex(s).decode('utf-8', 'surrogatepass'), bytes=bytes.fromhex,
                bool={'True': True, 'False': False}.__getitem__, NoneType={'None': None}.__getitem__)
@@ -63,7 +63,7 @@ def decode(
     "Read plain data; whatever is not raises ValueError"
     try:
         if max(accumulate((c == 91) - (c == 93) for c in data), default=0) > 110: raise ValueError('nested too deeply')
-        return build(json.loads(data))
+        return build(json.loads(data.decode('ascii')))
     except Exception as e: raise ValueError(f'expected a value written by `encode`, received {bytes(data[:40])!r} ({e}).') from None
 
 # %% ../nbs/06_sandbox.ipynb #fbdbbb63
@@ -111,18 +111,7 @@ def run_cell(
     exec(compile(tree, '<program>', 'exec', dont_inherit=True), vars(main))
     if last: return eval(compile(_ast.Expression(last.value), '<program>', 'eval', dont_inherit=True), vars(main))
 
-# %% ../nbs/06_sandbox.ipynb #2cdca770
-def show_error(
-    e,   # The exception
-    err, # The error stream as it was before the program ran
-):
-    "Print a traceback that begins in the program, not in our code"
-    try:
-        sys.stderr, tb = err, e.__traceback__
-        while tb and tb.tb_frame.f_code.co_filename != '<program>': tb = tb.tb_next
-        sys.__excepthook__(type(e), e.with_traceback(tb), tb)
-    except BaseException: pass
-
+# %% ../nbs/06_sandbox.ipynb #247ac521
 def message(
     said:tuple, # (status, value)
     most:int,   # Bytes it may take
@@ -136,6 +125,18 @@ def message(
     except BaseException as e:
         os.write(2, f'The value cannot be returned: {e}\n'.encode())
         return encode(('unserialisable', None)).encode()
+
+# %% ../nbs/06_sandbox.ipynb #ba1c4748
+def show_error(
+    e,   # The exception
+    err, # The error stream as it was before the program ran
+):
+    "Print a traceback that begins in the program, not in our code"
+    try:
+        sys.stderr, tb = err, e.__traceback__
+        while tb and tb.tb_frame.f_code.co_filename != '<program>': tb = tb.tb_next
+        sys.__excepthook__(type(e), e.with_traceback(tb), tb)
+    except BaseException: pass
 
 def answer(
     job:dict, # From `run_program`
@@ -244,13 +245,14 @@ def enforce(
         raise OSError(ctypes.get_errno(), 'seccomp')
     os.close(rules)
 
-# %% ../nbs/06_sandbox.ipynb #43431a27
+# %% ../nbs/06_sandbox.ipynb #683e9ec6
 def adopt():
     "Adopt orphans, and let nobody below gain privileges"
     import ctypes
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(36, 1, 0, 0, 0) or libc.prctl(38, 1, 0, 0, 0): raise OSError(ctypes.get_errno(), 'prctl')
 
+# %% ../nbs/06_sandbox.ipynb #57bf2582
 def below(
     pid:int, # A process
 )->list:     # Its children, their children, …
@@ -275,6 +277,7 @@ def bury():
         while True: os.wait()
     except ChildProcessError: pass
 
+# %% ../nbs/06_sandbox.ipynb #ccacaa60
 def keep(
     pid:int,  # The process that runs the program
     job:dict, # From `run_program`

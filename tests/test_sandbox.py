@@ -52,9 +52,10 @@ def unchanged(monkeypatch):
     with tempfile.TemporaryDirectory(dir='/tmp', prefix='test-') as folder:
         os.chmod(folder, 0o755)
         monkeypatch.setattr(tempfile, 'tempdir', folder)
-        before = dict(os.environ), os.getcwd(), len(os.listdir('/proc/self/fd'))
+        state = lambda: ({k: v for k, v in os.environ.items() if k != 'PYTEST_CURRENT_TEST'}, os.getcwd(), len(os.listdir('/proc/self/fd')))
+        before = state()
         yield
-        assert (dict(os.environ), os.getcwd(), len(os.listdir('/proc/self/fd'))) == before
+        assert state() == before
         assert os.listdir(folder) == []
     until = time.monotonic() + 3                                     # whoever has died may wait for init to notice
     while left(users - {None}) and time.monotonic() < until: time.sleep(.02)
@@ -94,7 +95,7 @@ def identical(a, b):
     "Compare by an independent road: types, then repr of scalars, then parts in order"
     if type(a) is not type(b): return False
     if isinstance(a, dict): return identical(list(a.items()), list(b.items()))
-    if isinstance(a, (set, frozenset)): return sorted(map(repr, a)) == sorted(map(repr, b))
+    if isinstance(a, (set, frozenset)): return len(a) == len(b) and all(any(identical(x, y) for y in b) for x in a)
     if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(identical, a, b))
     return repr(a) == repr(b)
 
@@ -141,8 +142,8 @@ def test_reading_hostile_bytes_never_raises(data, draw):
         assert status in STATUSES and (status == 'ok' or value is None)
 
 
-@pytest.mark.parametrize('body', [b'['*200_000, b'[["list"]'*20_000, b'9'*200_000, b'["int","' + b'f'*200_000, b'["dict",["list"]]', b'["set",["dict"]]', b'["complex","1"]',
-                                  b'["bool","yes"]', b'["__class__","a"]', b'["str","ff"]', b'{"a": 1}', b'null', '["int","١"]'.encode('utf-16')])
+@pytest.mark.parametrize('body', [b'['*200_000, b'[["list"]'*20_000, b'9'*200_000, b'["int","' + b'f'*200_000, b'["dict",["list"]]', b'["set",["dict"]]',
+                                  b'["bool","yes"]', b'["__class__","a"]', b'["str","ff"]', b'{"a": 1}', b'null', '["int","1"]'.encode('utf-16'), '["int","١"]'.encode()])
 def test_malformed_values(body):
     with pytest.raises(ValueError, match='expected a value'): decode(body)
 
@@ -150,8 +151,8 @@ def test_malformed_values(body):
 def test_keys_that_collide_do_not_hold_us_up():
     "All multiples of 2⁶¹ - 1 have the hash 0; as many as fit into a message"
     begun = time.monotonic()
-    body = encode({i*(2**61 - 1) for i in range(9000)})
-    assert len(body) < sandbox.VALUE_BYTES and len(decode(body.encode())) == 9000
+    body = encode({i*(2**61 - 1) for i in range(8500)})
+    assert len(body) < sandbox.VALUE_BYTES and len(decode(body.encode())) == 8500
     assert time.monotonic() - begun < 20
 
 
@@ -178,7 +179,7 @@ def test_honest_programs(name, rung):
 
 
 def test_what_is_printed(rung):
-    o = run('import sys\nprint("é")\nprint("oh", file=sys.stderr)\nsys.stdout.buffer.write(b"\\xff\\n")', rung)
+    o = run('import sys\nprint("é", flush=True)\nprint("oh", file=sys.stderr)\nsys.stdout.buffer.write(b"\\xff\\n")', rung)
     assert (o.status, o.stdout, o.stderr) == ('ok', 'é\n\ufffd\n', 'oh\n')
 
 
@@ -241,8 +242,8 @@ HOSTILE = {                                      # name → (program, statuses i
     'floods the result': ('import sys, os\nf = sys._getframe()\nwhile "job" not in f.f_locals: f = f.f_back\n'
                           'while True: os.write(f.f_locals["job"]["result"], b"x"*10**5)', 'forged'),
     'closes everything': ('import os, time\nos.closerange(0, 256)\ntime.sleep(99)', 'timeout'),
-    'a full folder': ('import os\nfor i in range(2000): open(str(i), "w")\nos.mkdir("d"); os.chmod("d", 0); os.symlink("/", "root"); os.chmod(".", 0o500)', 'ok'),
-    'folders without end': ('import os\nfor _ in range(1500): os.mkdir("d"); os.chdir("d")', 'ok'),
+    'a full folder': ('import os\nfor i in range(2000): open(str(i), "w")\nos.mkdir("d"); os.chmod("d", 0); os.symlink("/", "root"); os.chmod(".", 0o500)', 'ok error'),
+    'folders without end': ('import os\nfor _ in range(1100): os.mkdir("d"); os.chdir("d")', 'ok'),
     'a large file': ('open("x", "wb").write(bytes(10**8))', 'error'),
     'many open files': ('x = [open("/dev/null") for _ in range(1000)]', 'error'),
 }
@@ -251,7 +252,7 @@ HOSTILE = {                                      # name → (program, statuses i
 @pytest.mark.parametrize('name', HOSTILE)
 def test_hostile_programs(name, rung):
     source, statuses = HOSTILE[name]
-    o = run(source, rung, timeout=2)
+    o = run(source, rung, timeout=1.5)
     assert o.status in statuses.split(), o
     assert (o.value is None or o.status == 'ok') and len(o.stdout) <= 1 << 16 and len(o.stderr) <= 1 << 16 and o.seconds < 15
 
@@ -288,17 +289,19 @@ def test_customisation_does_not_reach_a_program(rung, planted, monkeypatch):
     folder = planted[0]
     (folder/'sitecustomize.py').write_text('print("customised")')
     (folder/'x.pth').write_text('import sys; print("customised")')
-    monkeypatch.setenv('PYTHONPATH', str(folder))
-    monkeypatch.setenv('PYTHONSTARTUP', str(folder/'sitecustomize.py'))
     plant = ('import os, sys\nv = "python%d.%d" % sys.version_info[:2]\nfor d in (".", os.path.expanduser("~/.local/lib/" + v + "/site-packages"), sys.path[-2], sys.base_prefix + "/lib/" + v + "/site-packages"):\n'
              '  for n in "sitecustomize.py", "usercustomize.py", "x.pth":\n    try: os.makedirs(d, exist_ok=True); open(d + "/lopa-" + n, "x").close()\n    except OSError: pass')
     if sandbox.nobody() or rung != 'child': assert run(plant, rung).status == 'ok'
-    assert run('1', rung).stdout == '' and not list(Path(sys.base_prefix).glob('lib/python*/**/lopa-*custom*'))
+    with monkeypatch.context() as m:
+        m.setenv('PYTHONPATH', str(folder))
+        m.setenv('PYTHONSTARTUP', str(folder/'sitecustomize.py'))
+        o = run('1', rung)
+    assert o.status == 'ok' and o.stdout == '' and not list(Path(sys.base_prefix).glob('lib/python*/**/lopa-*custom*'))
 
 
 def test_environment_and_open_files_stay_here(rung, planted, monkeypatch):
-    monkeypatch.setenv('LOPA_TEST_SECRET', 'open sesame')
-    with open(planted[0]/'private', 'r+') as f:
+    with open(planted[0]/'private', 'r+') as f, monkeypatch.context() as m:
+        m.setenv('LOPA_TEST_SECRET', 'open sesame')
         os.set_inheritable(f.fileno(), True)
         o = run('import os, sys\nfor fd in range(3, 256):\n  try: os.pwrite(fd, b"mine", 0)\n  except OSError: pass\nprint(sorted(os.environ), "sesame" in str(os.environ))', rung)
     assert 'SECRET' not in o.stdout and 'False' in o.stdout and (planted[0]/'private').read_text() == 'as it was'
@@ -458,7 +461,7 @@ def test_reasons(monkeypatch):
 
 def test_a_sandbox_that_fails_is_not_the_programs_fault(monkeypatch):
     monkeypatch.setattr(sandbox, 'python', lambda: ['/bin/sh', '-c', 'echo no python >&2; exit 1'])
-    with pytest.raises(RuntimeError, match='did not start: no python'): run_program('1', rung='child', allow_weak_isolation=True)
+    with pytest.raises(RuntimeError, match='did not start: no python'): sandbox.run_on('child', '1')
 
 
 @pytest.mark.parametrize('kwargs, message', [(dict(source=b'1'), 'received bytes, expected the text'), (dict(timeout=0), 'timeout: received 0'), (dict(memory_mb=3), 'at least 64'),
@@ -504,20 +507,20 @@ def test_order_and_laziness():
     assert [o.value for o in outcomes] == list(range(1, 8))
 
 
-@pytest.mark.parametrize('where', sorted({strongest, 'child'}))
-def test_500_programs_under_load(where):
+@pytest.mark.parametrize('where, many', [(strongest, 500), ('child', 100)])
+def test_programs_under_load(where, many):
     "A third of them hostile, two at a time: all get a status, and the right ones are graded right"
     if why_not(where): pytest.skip(why_not(where))
     quick = [HOSTILE[n] for n in ('memory bomb', '10 GB of output', 'deep recursion', 'os._exit(0)', 'sys.exit(0)', 'KeyboardInterrupt', 'kills its group', 'always equal',
                                   'writes to all files it has', 'sends two results', 'null byte', 'a large file', 'a value within itself')]
     slow = [HOSTILE[n] for n in ('endless loop', 'ignores signals', 'fork bomb')]
     work, expected = [], []
-    for n in range(500):
+    for n in range(many):
         if n % 3: source, status = f'def f(x): return [x*x, str(x), {{x: x/2}}]\nf({n})', 'ok'
         else: source, status = slow[n//60 % 3] if n % 60 == 0 else quick[n//3 % len(quick)]
         work.append(source)
         expected.append((status.split(), [n*n, str(n), {n: n/2}] if n % 3 else None))
     outcomes = list(run_programs(work, workers=2, progress=False, timeout=1.5, rung=where, allow_weak_isolation=True))
-    assert len(outcomes) == 500
+    assert len(outcomes) == many
     wrong = [(n, o) for n, (o, (statuses, value)) in enumerate(zip(outcomes, expected)) if o.status not in statuses or not same_value(o.value, value)]
     assert not wrong, wrong[:3]
