@@ -242,7 +242,7 @@ HOSTILE = {                                      # name → (program, statuses i
     'floods the result': ('import sys, os\nf = sys._getframe()\nwhile "job" not in f.f_locals: f = f.f_back\n'
                           'while True: os.write(f.f_locals["job"]["result"], b"x"*10**5)', 'forged'),
     'closes everything': ('import os, time\nos.closerange(0, 256)\ntime.sleep(99)', 'timeout'),
-    'a full folder': ('import os\nfor i in range(2000): open(str(i), "w")\nos.mkdir("d"); os.chmod("d", 0); os.symlink("/", "root"); os.chmod(".", 0o500)', 'ok error'),
+    'a full folder': ('import os\nfor i in range(500): open(str(i), "w")\nos.mkdir("d"); os.chmod("d", 0); os.symlink("/", "root"); os.chmod(".", 0o500)', 'ok error'),
     'folders without end': ('import os\nfor _ in range(1100): os.mkdir("d"); os.chdir("d")', 'ok'),
     'a large file': ('open("x", "wb").write(bytes(10**8))', 'error'),
     'many open files': ('x = [open("/dev/null") for _ in range(1000)]', 'error'),
@@ -252,9 +252,9 @@ HOSTILE = {                                      # name → (program, statuses i
 @pytest.mark.parametrize('name', HOSTILE)
 def test_hostile_programs(name, rung):
     source, statuses = HOSTILE[name]
-    o = run(source, rung, timeout=1.5)
+    o = run(source, rung, timeout=1 if 'timeout' in statuses else 15)
     assert o.status in statuses.split(), o
-    assert (o.value is None or o.status == 'ok') and len(o.stdout) <= 1 << 16 and len(o.stderr) <= 1 << 16 and o.seconds < 15
+    assert (o.value is None or o.status == 'ok') and len(o.stdout) <= 1 << 16 and len(o.stderr) <= 1 << 16 and o.seconds < 20
 
 
 def test_number_of_processes_is_bounded(rung):
@@ -375,11 +375,10 @@ print(json.dumps([probe(), done]))
 
 
 def as_user(jobs, folder):
-    "Run programs as an ordinary user would, with the system's Python"
+    "Run programs as an ordinary user would, with the system's Python: (reasons, what came of each)"
     shutil.copytree(root/'lopa', folder/'lib'/'lopa', ignore=lambda d, names: {n for n in names if n not in ('sandbox.py', '__init__.py')})
     ran = subprocess.run(['/usr/bin/python3', '-c', SCRIPT, str(folder/'lib')], input=json.dumps([jobs, limits]), capture_output=True, text=True, user=USER, group=USER,
                          extra_groups=[], env={'PATH': '/usr/bin:/bin'}, cwd='/tmp')
-    shutil.rmtree(folder/'lib')
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
 
@@ -393,26 +392,15 @@ def system_python():
 @pytest.mark.skipif(not system_python(), reason='needs root, and a Python of the system that an ordinary user can start')
 @pytest.mark.parametrize('planted', [USER], indirect=True)
 def test_an_ordinary_user_has_the_gaps_that_we_say(planted):
-    "The rungs as an ordinary user has them; `signals` comes last, since it ends what others look for"
-    folder, sleeper, server = planted
-    reasons, done = {}, {}
-    for rung in reversed(LADDER):                                    # from below, restoring what was broken
-        for name, source in attacks(*planted).items():
-            if name == 'signals': continue
-            (folder/'private').write_text('as it was')
-            for n, mode in ('private', 0o600), ('public', 0o644): os.chown(folder/n, USER, USER); (folder/n).chmod(mode)
-            reasons, new = as_user([(rung, name, source)], folder)
-            done |= new
+    "From the highest rung down, so that what a lower one breaks is not missed by a higher one"
+    sources = attacks(*planted)
+    reasons, done = as_user([(rung, name, source) for rung in LADDER for name, source in sources.items()], planted[0])
     for rung in LADDER:
         if reasons[rung]: continue
-        known = {**GAPS[rung], **GAPS_AS_YOURSELF[rung]}
-        for name in attacks(*planted):
-            if name == 'signals': continue
-            status, value = done[f'{rung} {name}']
-            assert status == 'ok' and (value in ("'DONE'", '1')) == (name in known), (rung, name, status, value)
-    jobs = [(rung, 'signals', attacks(*planted)['signals']) for rung in LADDER]
-    done = as_user(jobs, folder)[1]
-    assert [r for r in LADDER if done.get(f'{r} signals', ['', ''])[1] == "'DONE'"] == ['child'] and sleeper.wait(5) == -15
+        ended = {name: done[f'{rung} {name}'] for name in sources}
+        assert {status for status, _ in ended.values()} == {'ok'}, ended
+        assert {name for name, (_, value) in ended.items() if value in ("'DONE'", '1')} == {*GAPS[rung], *GAPS_AS_YOURSELF[rung]} - {'kernel'}, ended
+    assert planted[1].wait(5) == -15                                 # ended by the lowest rung, as we say
 
 
 @linux
