@@ -391,7 +391,7 @@ def collect(
                 elif len(kept[fd]) > most[fd]: return kept, True
     return kept, False
 
-# %% ../nbs/06_sandbox.ipynb #b69b8f20
+# %% ../nbs/06_sandbox.ipynb #8eb5b12d
 def stop(
     process,      # The keeper, or `bwrap` above it
     wrapped:bool, # Is it `bwrap`?
@@ -416,7 +416,7 @@ def clear(
     try: return os.rmdir(folder)                                          # mostly it is empty
     except OSError: pass
     command = 'find "$0" -type d ! -perm -700 -exec chmod 700 {} \\; ; exec rm -rf -- "$0"'
-    subprocess.run(['/bin/sh', '-c', command, folder], stderr=subprocess.DEVNULL)
+    subprocess.run(['/bin/sh', '-c', command, folder], env={'PATH': os.defpath}, stderr=subprocess.DEVNULL)
 
 # %% ../nbs/06_sandbox.ipynb #3f8441fc
 def read_message(
