@@ -568,7 +568,7 @@ def choose_rung(
         if found[r]: continue
         if r == 'child': warnings.warn(f'Programs run on the lowest rung, which does not stop everything: {"; ".join(gaps(r).values())}.', stacklevel=3)
         return r
-    raise RuntimeError(f'No sandbox for programs ({"; ".join(f"{r}: {why}" for r, why in found.items())}): expected a rung that holds a hostile program, '
+    raise OSError(f'No sandbox for programs ({"; ".join(f"{r}: {why}" for r, why in found.items())}): expected a rung that holds a hostile program, '
                        'so install bubblewrap (`apt-get install bubblewrap`), or accept less with `allow_weak_isolation=True` or LOPA_ALLOW_WEAK_ISOLATION=1.')
 
 def run_program(

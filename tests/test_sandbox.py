@@ -427,7 +427,7 @@ def test_the_highest_rung_is_taken():
 def test_the_lowest_rung_has_to_be_asked_for(monkeypatch):
     monkeypatch.setattr(sandbox, 'why_not', lambda rung: '' if rung == 'child' else 'not here')
     monkeypatch.delenv('LOPA_ALLOW_WEAK_ISOLATION', raising=False)
-    with pytest.raises(RuntimeError, match=r'bubblewrap: not here; landlock: not here; child: it is weak, and was not allowed.*apt-get install bubblewrap.*LOPA_ALLOW_WEAK_ISOLATION=1'):
+    with pytest.raises(OSError, match=r'bubblewrap: not here; landlock: not here; child: it is weak, and was not allowed.*apt-get install bubblewrap.*LOPA_ALLOW_WEAK_ISOLATION=1'):
         run_program('1')
     with pytest.warns(UserWarning, match='lowest rung'): assert run_program('1', allow_weak_isolation=True).isolation == 'child'
     with monkeypatch.context() as m:

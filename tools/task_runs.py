@@ -23,9 +23,9 @@ from lopa.train import environment, recipe, train
 
 ROOT = Path(__file__).resolve().parents[1]/'results'
 BUDGET = {                                       # task → rows kept of each split, and what is changed in the recipe
-    'rte': (dict(validation=100), dict(steps=100)),
-    'cruxeval-o': (dict(test=200), dict(steps=60, batch_size=4, eval_batch_size=16)),
-    'humaneval-io-o': (dict(test=200), dict(steps=60, batch_size=4, eval_batch_size=16)),
+    'rte': (dict(validation=50), dict(steps=40)),
+    'humaneval-io-o': (dict(test=100), dict(steps=40, batch_size=4, eval_batch_size=16)),
+    'cruxeval-o': (dict(test=100), dict(steps=40, batch_size=4, eval_batch_size=16)),
 }
 METHODS = ['pt', 'lopa', 'lora']
 
