@@ -127,14 +127,14 @@ def from_hub(
     from datasets import load_dataset
     return {split: check_rows(load_dataset(*source.hub, split=name), source.hub[0], source.fields) for split, name in source.splits.items()}
 
-# %% ../nbs/04_data.ipynb #706783fe
+# %% ../nbs/04_data.ipynb #eb4ef56d
 def load_rows(
     name:str,      # A key of `SOURCES`
     data_dir=None, # A folder that must hold the data; default: `$LOPA_DATA`, the package, the hub
 )->tuple:          # Split → `datasets.Dataset`, and where they came from
     "Find the rows of a data set"
     source, folder = SOURCES[name], data_dir or os.environ.get('LOPA_DATA')
-    if folder and (splits := from_folder(source, folder)): return splits, f'{folder}/{source.folder}'
+    if folder and (splits := from_folder(source, folder)): return splits, f'folder: {source.folder}'
     wanted = f'{source.folder}/{source.names(list(source.splits)[0])[0]}'
     if data_dir: raise FileNotFoundError(f'{name}: expected JSON lines in {str(data_dir)!r}, found no {Path(data_dir)/wanted}, or another split beside it is missing ({", ".join(source.splits)}).')
     try:

@@ -23,9 +23,9 @@ from lopa.train import environment, recipe, train
 
 ROOT = Path(__file__).resolve().parents[1]/'results'
 BUDGET = {                                       # task → rows kept of each split, and what is changed in the recipe
-    'rte': (dict(validation=50), dict(steps=40)),
-    'humaneval-io-o': (dict(test=100), dict(steps=40, batch_size=4, eval_batch_size=16)),
-    'cruxeval-o': (dict(test=100), dict(steps=40, batch_size=4, eval_batch_size=16)),
+    'humaneval-io-o': (dict(test=80), dict(steps=30, batch_size=4, eval_batch_size=8)),
+    'cruxeval-o': (dict(test=80), dict(steps=30, batch_size=4, eval_batch_size=8)),
+    'rte': (dict(validation=50), dict(steps=30)),
 }
 METHODS = ['pt', 'lopa', 'lora']
 
@@ -46,7 +46,7 @@ def commonest(task):
 def bare(task):
     "The foundation model with a prompt of length zero"
     model = adapt_model(load_foundation_model(), PromptConfig('pt', num_virtual_tokens=0))
-    score, _ = evaluate(model, task, batch_size=16, predictions=predictions(task, 'zero-shot'))
+    score, _ = evaluate(model, task, batch_size=8, predictions=predictions(task, 'zero-shot'))
     return score, environment(model.device)
 
 
