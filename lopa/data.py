@@ -210,5 +210,5 @@ def as_problem(
         body = [line for part in (row.get('test_setup_code') or '', *tests) for line in part.split('\n') if line.strip()]
         row = dict(task_id=f"MBPP/{row['task_id']}", prompt='"""\n' + '\n'.join([row['text'], *tests]) + '\n"""\n', canonical_solution=code + '\n',
                    test='def check(candidate):\n' + ''.join(f'    {line}\n' for line in body), entry_point=name)
-    if missing := [k for k in PROBLEM if not isinstance(row.get(k), str)]: raise ValueError(f'mbpp: expected rows with text, code and test_list, or with {", ".join(PROBLEM)}; found no {missing[0]!r} in {sorted(row)}.')
+    if missing := [k for k in PROBLEM if not isinstance(row.get(k), str)]: raise ValueError(f'mbpp: expected rows with text, code and test_list, or with {", ".join(PROBLEM)}; found no {max(missing, key=lambda k: k not in row)!r} in {sorted(row)}.')
     return {k: row[k] for k in PROBLEM}

@@ -44,13 +44,13 @@ def expression(
     text:str, # What the model wrote
 ):            # A node of Python's syntax tree, or None
     "The expression in an answer: all of it, or else its first line"
-    text = unframe(text).strip().removeprefix('==').strip()
+    text = unframe(text).strip().removeprefix('assert').strip().removeprefix('==').strip()
     for candidate in (text, *text.splitlines()[:1]):
         try:
-            node = ast.parse(candidate).body[0].test if candidate.startswith('assert ') else ast.parse(candidate, mode='eval').body
+            node = ast.parse(candidate, mode='eval').body
             ast.unparse(node)                                                 # what is nested too deeply is no answer
-            return node
-        except (SyntaxError, ValueError, AttributeError, MemoryError, RecursionError): continue
+            return node.elts[0] if isinstance(node, ast.Tuple) and node.elts and says_equal(node.elts[0]) else node   # an assertion may have a message
+        except (SyntaxError, ValueError, MemoryError, RecursionError): continue
 
 def says_equal(node): return isinstance(node, ast.Compare) and isinstance(node.ops[-1], (ast.Eq, ast.Is))
 
