@@ -202,11 +202,13 @@ def as_problem(
     row:dict, # A row of MBPP, of the hub or of MBXP
 )->dict:      # `task_id`, `prompt`, `canonical_solution`, `test`, `entry_point`
     "Bring a row of MBPP into HumanEval's shape"
-    if 'test_list' in row:
-        name, code = first_call(row['test_list'][0], row['code']), row['code'].replace('\r\n', '\n')
+    if row.keys() >= {'text', 'code', 'test_list'}:
+        code = row['code'].replace('\r\n', '\n')
+        try: name = first_call(row['test_list'][0], code)
+        except (SyntaxError, IndexError) as e: raise ValueError(f"mbpp, task {row.get('task_id')}: expected code that defines a function and assertions that call it ({e}).") from None
         tests = [t.replace('\r\n', '\n') for t in row['test_list']]
-        body = [line for part in (row.get('test_setup_code') or '', *tests) for line in part.splitlines() if line.strip()]
+        body = [line for part in (row.get('test_setup_code') or '', *tests) for line in part.split('\n') if line.strip()]
         row = dict(task_id=f"MBPP/{row['task_id']}", prompt='"""\n' + '\n'.join([row['text'], *tests]) + '\n"""\n', canonical_solution=code + '\n',
                    test='def check(candidate):\n' + ''.join(f'    {line}\n' for line in body), entry_point=name)
-    if missing := [k for k in PROBLEM if not isinstance(row.get(k), str)]: raise ValueError(f'mbpp: expected rows with text, code and test_list, or with {", ".join(PROBLEM)}; found no {missing[0]!r} in {sorted(row)}.')
+    if missing := [k for k in PROBLEM if not isinstance(row.get(k), str)]: raise ValueError(f'mbpp: expected rows with text, code and test_list, or with {", ".join(PROBLEM)}; found no {max(missing, key=lambda k: k not in row)!r} in {sorted(row)}.')
     return {k: row[k] for k in PROBLEM}

@@ -26,6 +26,7 @@ def bootstrap_ci(
     "Percentile bootstrap interval of a mean"
     from scipy.stats import bootstrap
     correct = np.asarray(correct, dtype=float)
+    if not len(correct): raise ValueError('bootstrap_ci: received no examples, expected at least one.')
     if correct.min() == correct.max(): return float(correct[0]), float(correct[0])
     interval = bootstrap((correct,), np.mean, confidence_level=level, method='percentile', n_resamples=2000, rng=np.random.default_rng(seed))
     return tuple(map(float, interval.confidence_interval))
@@ -51,6 +52,7 @@ def score(
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     values = {name: METRICS[name](predictions, labels) for name in metrics}
     if not mean: low, high = bootstrap_ci(predictions == labels)
+    elif len(labels) < 2: low = high = values['score'] = float(np.mean(list(values.values())))
     else:
         from scipy.stats import bootstrap
         both = lambda p, l: np.mean([METRICS[name](p, l) for name in metrics])

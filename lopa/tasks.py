@@ -166,7 +166,7 @@ def read_table(
     path = Path(source)
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such file; expected a .csv, .json or .jsonl file, or a datasets.Dataset.')
     if path.suffix == '.csv':
-        try: return load_dataset('csv', data_files=str(path), split='train', keep_in_memory=True), str(path)
+        try: return load_dataset('csv', data_files=str(path), split='train', keep_in_memory=True, keep_default_na=False, na_values=['']), str(path)
         except Exception as e: raise ValueError(f'{path}: cannot be read as CSV ({" ".join(str(e.__cause__ or e).split())[:200]}).') from None
     return read_json_lines([path], path), str(path)
 
@@ -175,9 +175,9 @@ def own_label(
     verbalizer:tuple, # Words of the classes
 )->int:               # The class; None if it is none
     "Number of a class"
-    words = [w.strip() for w in verbalizer]
-    if type(value) is int and 0 <= value < len(words): return value
-    if isinstance(value, str) and value.strip() in words: return words.index(value.strip())
+    words, word = [w.strip() for w in verbalizer], f'{value:g}' if type(value) is float else str(value).strip()   # beside an empty cell, CSV has 1.0 for 1
+    if word in words: return words.index(word)
+    if word.isdecimal() and int(word) < len(words) and not any(w.isdecimal() for w in words): return int(word)
 
 # %% ../nbs/05_tasks.ipynb #e302bab5
 def own_rows(
@@ -216,7 +216,7 @@ def own_task(
     else:
         rows = read(data)
         order, n = fixed_order([template.format(**r) for r in rows]), len(rows)//10
-        splits = {'train': rows.select(order[2*n:]), 'validation': rows.select(order[n:2*n]), 'test': rows.select(order[:n])}
+        splits = {k: rows.select(part) for k, part in {'train': order[2*n:], 'validation': order[n:2*n], 'test': order[:n]}.items() if part}
     return Task(name, splits, template, verbalizer, target, source='own rows', **more)
 
 # %% ../nbs/05_tasks.ipynb #611e1619
@@ -227,7 +227,8 @@ def shorten(
 )->str:             # The text, cut after that many tokens
     "Cut a text between two tokens"
     ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-    return text if len(ends) <= max_length else text[:ends[max_length-1][1]] if max_length else ''
+    if len(ends) <= max_length: return text
+    return text[:min(ends[max_length-1][1], ends[max_length][0])] if max_length else ''      # a character may take several tokens: all or none
 
 def question_ids(
     task:Task,      # A task
@@ -242,8 +243,9 @@ def question_ids(
         name = max(columns, key=lambda c: len(row[c]))
         size = len(tokenizer(row[name], add_special_tokens=False).input_ids)
         keep = max(size - (len(ids) - max_length), 0)
-        row = row | {name: shorten(row[name], tokenizer, keep)}
-        if keep in (0, size): columns.remove(name)
+        shorter = shorten(row[name], tokenizer, keep)
+        if not shorter or shorter == row[name]: columns.remove(name)
+        row = row | {name: shorter}
         ids = tokenizer(task.question(row, mask)).input_ids
     return ids
 

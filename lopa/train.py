@@ -205,7 +205,8 @@ def train(
     allow_weak_isolation:bool=False, # Run model-written programs without a strong sandbox, too?
 )->dict:              # The result record, as in `result.json`
     "Train, select on validation if there is any, evaluate once on test, and record everything"
-    start, folder, run = time.perf_counter(), Path(output_dir), partial(run_program, allow_weak_isolation=allow_weak_isolation)
+    start, folder, run = time.perf_counter(), Path(output_dir), partial(run_program, timeout=10., allow_weak_isolation=allow_weak_isolation)
+    if 'train' not in task.splits: raise ValueError(f'{task.name}: expected a training split, found only {", ".join(task.splits)}; train on another task and evaluate on this one.')
     if needs_sandbox(task): choose_rung(weak=allow_weak_isolation)
     splits, collate = prepare(model, task)
     fits, prepared = splits['train'].filter(lambda n: n <= task.max_length or task.verbalizer, input_columns='length'), time.perf_counter()

