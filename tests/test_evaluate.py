@@ -166,6 +166,15 @@ def test_programs_do_not_fool_the_judge(body):
 
 
 @sandboxed
+def test_what_the_judge_cannot_hold():
+    "A known limit, told in the notebook: an assertion that is no `==` with a value is only the child's word that it holds; one with a value beside it is enough"
+    cheat, task = '    import __main__; __main__._copy = lambda x: True; return 0\n', Task('t', {}, '{prompt}', target='x')
+    row = lambda *asserts: dict(prompt='def f(x):\n', entry_point='f', test='def check(candidate):\n' + ''.join(f'    assert {a}\n' for a in asserts))
+    assert judge_tests(cheat, row('abs(candidate(1) - 2) < 1e-6'), task, run)['correct']
+    assert not judge_tests(cheat, row('abs(candidate(1) - 2) < 1e-6', 'candidate(1) == 2'), task, run)['correct']
+
+
+@sandboxed
 def test_endless_programs():
     fast = partial(run_program, timeout=1, allow_weak_isolation=True)
     for judge, text, row in [(judge_tests, '    while True: pass\n', dict(prompt='def f(x):\n', test=TEST, entry_point='f')), (judge_input, 'f([x for x in iter(int, 1)])', LEN), (judge_output, '[x for x in iter(int, 1)]', LEN)]:
