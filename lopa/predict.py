@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['encode_rows', 'prepare', 'predict', 'question_of', 'sampling', 'generate_texts', 'classify']
 
-# %% ../nbs/06_predict.ipynb #aef65079
+# %% ../nbs/06_predict.ipynb #c805abf8
 import numpy as np
 import torch
 from .assets import load_tokenizers
 from .encoders import encode_dataset
-from .tasks import Collator, choice_ids, tokenize
+from .batches import Collator, choice_ids, tokenize
 
 # %% ../nbs/06_predict.ipynb #03f2029b
 def encode_rows(

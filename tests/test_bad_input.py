@@ -16,7 +16,8 @@ from lopa.baselines import BaselineConfig
 from lopa.data import SOURCES
 from lopa.encoders import Encoder, encode_dataset
 from lopa.schematics import plot_method
-from lopa.tasks import TASKS, choice_ids, load_task
+from lopa.batches import choice_ids
+from lopa.tasks import TASKS, load_task
 from lopa.train import recipe
 
 root = Path(__file__).resolve().parents[1]

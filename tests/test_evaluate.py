@@ -9,8 +9,9 @@ from hypothesis import given, strategies as st
 
 from helpers import few, one_sentence
 from lopa.data import as_problem
-from lopa.evaluate import (agree, answered_input, answered_output, builds, cut, error_gallery, expression, judge_all, judge_input, judge_match, judge_output,
-                           judge_tests, judging, noting, read_predictions, rescore, score_lines, solution, unframe, write_predictions)
+from lopa.evaluate import error_gallery, judging, read_predictions, rescore, score_lines, write_predictions
+from lopa.judges import (agree, answered_input, answered_output, builds, cut, expression, judge_all, judge_input, judge_match, judge_output,
+                         judge_tests, noting, solution, unframe)
 from lopa.metrics import pass_at_k
 from lopa.sandbox import run_program, run_programs, why_not
 from lopa.tasks import CASES, Task, load_task

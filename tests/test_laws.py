@@ -10,7 +10,8 @@ from lopa.gating import GATES, gate_sigmoid
 from lopa.layout import POSITIONS, insert_prompt, insertion_point
 from lopa.logits import wanted_positions
 from lopa.prompts import METHODS
-from lopa.tasks import Collator, Task, tokenize
+from lopa.batches import Collator, tokenize
+from lopa.tasks import Task
 
 size, seeds = st.integers(1, 7), st.integers(0, 9999)
 masks = st.integers(1, 8).flatmap(lambda t: st.lists(st.lists(st.integers(0, 1), min_size=t, max_size=t), min_size=1, max_size=4)).map(torch.tensor)

@@ -14,7 +14,8 @@ from lopa import assets
 from lopa.encoders import Encoder, encode_dataset
 from lopa.metrics import score
 from lopa.predict import predict, prepare
-from lopa.tasks import choice_ids, load_task
+from lopa.batches import choice_ids
+from lopa.tasks import load_task
 from lopa.train import recipe, train
 
 

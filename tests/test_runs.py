@@ -17,7 +17,8 @@ from lopa import PromptConfig, PromptModel, assets, get_prompt_model
 from lopa.evaluate import evaluate, read_predictions, rescore
 from lopa.predict import classify, generate_texts, predict, prepare
 from lopa.sandbox import why_not
-from lopa.tasks import choice_ids, load_task, own_task
+from lopa.batches import choice_ids
+from lopa.tasks import load_task, own_task
 from lopa.train import recipe, train
 
 disable_progress_bars()

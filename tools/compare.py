@@ -21,7 +21,8 @@ from lopa.baselines import adapt_model, load_adapted
 from lopa.demo import majority_row, probe_row, zero_shot_row
 from lopa.metrics import score
 from lopa.predict import predict, prepare
-from lopa.tasks import choice_ids, load_task
+from lopa.batches import choice_ids
+from lopa.tasks import load_task
 from lopa.train import RECIPES, recipe, train
 
 TASK, SEEDS, FOLDER = 'rotten_tomatoes', range(3), Path(__file__).resolve().parents[1]/'results'/'rotten_tomatoes'

@@ -16,7 +16,8 @@ from transformers import set_seed
 from lopa.assets import load_foundation_model, write_files
 from lopa.baselines import adapt_model
 from lopa.demo import majority_row, probe_row
-from lopa.evaluate import evaluate, judge_all, judging, score_lines
+from lopa.evaluate import evaluate, judging, score_lines
+from lopa.judges import judge_all
 from lopa.prompts import PromptConfig
 from lopa.tasks import load_task
 from lopa.train import environment, recipe, train
