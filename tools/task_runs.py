@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]/'results'
 BUDGET = {                                       # task → rows kept of each split, and what is changed in the recipe
     'humaneval-io-o': (dict(test=80), dict(steps=30, batch_size=4, eval_batch_size=8)),
     'cruxeval-o': (dict(test=80), dict(steps=20, batch_size=4, eval_batch_size=8)),
-    'rte': (dict(validation=50), dict(steps=30)),
+    'rte': (dict(validation=50), dict(steps=15)),
 }
 METHODS = ['pt', 'lopa', 'lora']
 
