@@ -18,6 +18,7 @@ from transformers import set_seed
 
 from lopa.assets import load_foundation_model, write_files
 from lopa.baselines import adapt_model, load_adapted
+from lopa.batches import choice_ids
 from lopa.demo import majority_row, probe_row, zero_shot_row
 from lopa.metrics import score
 from lopa.predict import predict, prepare
