@@ -22,7 +22,6 @@ from lopa.batches import choice_ids
 from lopa.demo import majority_row, probe_row, zero_shot_row
 from lopa.metrics import score
 from lopa.predict import predict, prepare
-from lopa.batches import choice_ids
 from lopa.tasks import load_task
 from lopa.train import RECIPES, recipe, train
 
