@@ -78,7 +78,7 @@ def read_predictions(
     "Load predictions"
     try: about, *lines = map(json.loads, Path(path).read_text(encoding='utf-8').rstrip('\n').split('\n'))   # not `splitlines`: U+2028 may stand in a text
     except ValueError as e: raise ValueError(f'{path}: expected JSON lines written by `lopa evaluate` or `lopa train`, found something else or a file that was cut off ({e}).') from None
-    try: whole = len(lines) == about['score']['n'] > 0 and {*judging(Task('', {}, '', target=' '), '')} <= {*about} and all('row' in line for line in lines) and score_lines(about, lines)
+    try: whole = len(lines) == about['score']['n'] > 0 and {*judging(Task('', {}, '', target=' '), '')} <= {*about} and all('row' in line for line in lines) and score_lines(about | {'mean': False}, lines)
     except (LookupError, TypeError, ValueError): whole = False
     if not whole: raise ValueError(f'{path}: expected predictions with a first line that says how to score them, and as many lines as that says; run the evaluation again.')
     return about, lines

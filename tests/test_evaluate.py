@@ -169,10 +169,10 @@ def test_programs_do_not_fool_the_judge(body):
 @sandboxed
 def test_what_the_judge_cannot_hold():
     "A known limit, told in the notebook: an assertion that is no `==` with a value is only the child's word that it holds; one with a value beside it is enough"
-    cheat, task = '    import __main__; __main__._copy = lambda x: True; return 0\n', Task('t', {}, '{prompt}', target='x')
+    cheat, task = '    import __main__; __main__._noted = [(i, True) for i in range({})]; return 0\n', Task('t', {}, '{prompt}', target='x')
     row = lambda *asserts: dict(prompt='def f(x):\n', entry_point='f', test='def check(candidate):\n' + ''.join(f'    assert {a}\n' for a in asserts))
-    assert judge_tests(cheat, row('abs(candidate(1) - 2) < 1e-6'), task, run)['correct']
-    assert not judge_tests(cheat, row('abs(candidate(1) - 2) < 1e-6', 'candidate(1) == 2'), task, run)['correct']
+    assert judge_tests(cheat.format(1), row('abs(candidate(1) - 2) < 1e-6'), task, run)['correct']
+    assert not judge_tests(cheat.format(2), row('abs(candidate(1) - 2) < 1e-6', 'candidate(1) == 2'), task, run)['correct']
 
 
 @sandboxed
@@ -289,7 +289,7 @@ def test_classes_are_rescored(tmp_path, name):
     lines = [{'answer': words[i % len(words)], 'right': words[i//2 % len(words)], 'correct': i % len(words) == i//2 % len(words), 'row': {'label': i//2 % len(words)}} for i in range(24)]
     write_predictions(tmp_path/'p.jsonl', judging(task, 'test'), lines)
     now, saved = rescore(tmp_path/'p.jsonl', judge=True)
-    assert now == saved == score_lines(judging(task, 'test'), lines) and now['accuracy'] == sum(l['correct'] for l in lines)/24
+    assert now == saved and now['accuracy'] == sum(l['correct'] for l in lines)/24
     assert ('f1' in now and now['score'] == pytest.approx((now['accuracy'] + now['f1'])/2)) == (name == 'mrpc')
 
 
