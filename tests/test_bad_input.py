@@ -209,9 +209,9 @@ def answers(tmp_path_factory):
     calls = {
         'task': ['train', '--task', 'rotten_tomato'], 'method': ['train', '--method', 'lopaa'], 'variant': ['train', '--variant', 'best'],
         'data': ['train', '--data-dir', str(tmp/'no')], 'adapter': ['evaluate', '--adapter', str(tmp/'no')], 'damaged': ['evaluate', '--adapter', str(tmp/'bad')],
-        'split': ['evaluate', '--adapter', str(tmp/'good'), '--split', 'dev'], 'model': ['bench', '--base-model', str(tmp/'no')],
+        'split': ['evaluate', '--adapter', str(tmp/'good'), '--split', 'dev'], 'model': ['bench', '--base-model', str(tmp/'no')], 'score': ['score', str(tmp/'good'/'adapter_config.json')],
         'limit': ['train', '--limit', '0'], 'option': ['train', '--tsak', 'x'], 'command': ['trian'], 'help': ['--help'],
-        **{f'help {c}': [c, '--help'] for c in ('train', 'evaluate', 'demo', 'bench')}}
+        **{f'help {c}': [c, '--help'] for c in ('train', 'evaluate', 'score', 'demo', 'bench')}}
     code = '''
 import contextlib, io, json, sys, traceback
 from lopa.cli import main
@@ -234,7 +234,7 @@ print(json.dumps(done))
 
 @pytest.mark.parametrize('name,mention', [('task', 'rotten_tomatoes'), ('method', 'lopaa'), ('variant', 'best'), ('data', 'train.jsonl'), ('adapter', 'adapter_config.json'),
                                           ('damaged', WEIGHTS_FILE), ('split', "'dev'"),
-                                          ('model', '/no')])
+                                          ('model', '/no'), ('score', 'JSON lines')])
 def test_command_refuses(answers, name, mention):
     "Exit code 2, nothing on stdout, one line on stderr"
     code, out, err = answers[name]
@@ -249,7 +249,7 @@ def test_command_misspelt(answers, name, mention):
     assert code == 2 and out == '' and mention in err and '--help' in err and 'Traceback' not in err
 
 
-@pytest.mark.parametrize('command', ['train', 'evaluate', 'demo', 'bench'])
+@pytest.mark.parametrize('command', ['train', 'evaluate', 'score', 'demo', 'bench'])
 def test_command_help(answers, command):
     "Each command's help shows an example"
     code, out, err = answers[f'help {command}']
