@@ -147,5 +147,5 @@ def run_demo(
     ask(base, folder/'adapter', task, SENTENCES)
     about = {'rows': rows, 'history': result['history'], 'seconds': round(time.perf_counter()-start), 'cpu_seconds': round(time.process_time()-cpu), 'smoke': smoke, **environment(base.device)}
     write_files(folder, {'figure.png': demo_figure(result['history'], rows), 'table.json': json.dumps(about, indent=1).encode()})
-    say(f'Done. {folder} holds adapter/ (the adapter), figure.png, table.json, result.json (all about the run), checkpoints/.')
+    say(f'Done. {folder} holds adapter/ (the adapter), figure.png, table.json, result.json (all about the run), predictions.jsonl (every answer), checkpoints/.')
     return rows

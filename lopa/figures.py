@@ -45,7 +45,7 @@ def plot_accuracy(
     for i, row in enumerate(rows):
         y, colour, quoted = 100*row['accuracy'], [BLUE, ORANGE, GREEN, '#CC79A7', '#E69F00', '#56B4E9', GREY][i % 7], row.get('quoted')
         if not row['parameters']: ax.axhline(y, c=colour, ls='--', lw=1, label=row['name'])
-        else: ax.errorbar(row['parameters'], y, [[y-100*row['low']], [100*row['high']-y]], fmt='osD^'[i//7 % 4], c=colour, mfc='w' if quoted else colour, capsize=3,
+        else: ax.errorbar(row['parameters'], y, [[y-100*row['low']], [100*row['high']-y]], fmt='osD^'[i//7 % 4], c=colour, mfc='w' if quoted else colour, capsize=3, zorder=2 if quoted else 3,
                           label=row['name'] + (' (quoted)' if quoted else ''))
     ax.set(xscale='log', xlabel='trained parameters', ylabel='accuracy (%)', title='Accuracy and its price')
     ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
