@@ -7,9 +7,10 @@ __all__ = ['BUILDERS', 'PLAIN', 'JUDGES', 'cut', 'unframe', 'expression', 'says_
            'value_of', 'verdict', 'judge_output', 'builds', 'judge_input', 'Noted', 'noting', 'agree', 'solution',
            'judge_tests', 'judge_match', 'judge_all']
 
-# %% ../nbs/06_judges.ipynb #c0848547
+# %% ../nbs/06_judges.ipynb #ab27720b
 import ast
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from .data import is_literal
 from .values import same_value
 
@@ -177,7 +178,7 @@ def judge_match(text, row, task, run):
 
 JUDGES = {'match': judge_match, 'output': judge_output, 'input': judge_input, 'tests': judge_tests}
 
-# %% ../nbs/06_judges.ipynb #4fbf6a61
+# %% ../nbs/06_judges.ipynb #76ea2a77
 def judge_all(
     task,               # A `Task` with a target
     texts:list,         # For each row, a list of texts
@@ -188,8 +189,15 @@ def judge_all(
 )->list:                # For each row, a list of verdicts
     "Judge all answers"
     from tqdm.auto import tqdm
-    jobs = [(text, row) for some, row in zip(texts, rows) for text in some]
-    judge = lambda job: JUDGES[task.grader](*job, task, run)
+    jobs, turn = [(text, row) for some, row in zip(texts, rows) for text in some], Lock()
+    def aside(source):
+        "Run a program, and let others judge meanwhile"
+        turn.release()
+        try: return run(source)
+        finally: turn.acquire()
+    def judge(job):
+        "One verdict"
+        with turn: return JUDGES[task.grader](*job, task, aside)
     with ThreadPoolExecutor(workers) as pool:
         done = iter(tqdm(pool.map(judge, jobs), total=len(jobs), desc='Judging', disable=not progress, leave=False))
         return [[next(done) for _ in some] for some in texts]

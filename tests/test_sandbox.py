@@ -376,7 +376,7 @@ print(json.dumps([probe(), done]))
 
 def as_user(jobs, folder):
     "Run programs as an ordinary user would, with the system's Python: (reasons, what came of each)"
-    shutil.copytree(root/'lopa', folder/'lib'/'lopa', ignore=lambda d, names: {n for n in names if n not in ('sandbox.py', '__init__.py')})
+    shutil.copytree(root/'lopa', folder/'lib'/'lopa', ignore=lambda d, names: {n for n in names if n not in ('sandbox.py', 'values.py', '__init__.py')})
     ran = subprocess.run(['/usr/bin/python3', '-c', SCRIPT, str(folder/'lib')], input=json.dumps([jobs, limits]), capture_output=True, text=True, user=USER, group=USER,
                          extra_groups=[], env={'PATH': '/usr/bin:/bin'}, cwd='/tmp')
     assert ran.returncode == 0, ran.stderr
