@@ -105,14 +105,14 @@ def resolve(
 
 # %% ../nbs/00_assets.ipynb #2fc36b1e
 def default_dtype(
-    device:str='cpu', # `cpu`, `cuda` or `mps`
-):                    # `torch.bfloat16` where the device multiplies it natively, else `torch.float32`
+    device:str='cpu', # `cpu`, `cuda`, `cuda:1`, …, `mps`
+):                    # `torch.bfloat16` where the device multiplies it natively, else `torch.float16` on a GPU and `torch.float32` elsewhere
     "The fastest number format in which a frozen model can be held"
     import torch
-    cpu = torch.cpu
-    native = (torch.cuda.is_bf16_supported(including_emulation=False) if device == 'cuda' else
+    cpu, gpu = torch.cpu, device.startswith('cuda')
+    native = (torch.cuda.is_bf16_supported(including_emulation=False) if gpu else
               device == 'cpu' and any(getattr(cpu, f, bool)() for f in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')))
-    return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if native else torch.float16 if gpu else torch.float32
 
 # %% ../nbs/00_assets.ipynb #6930536c
 def quantisation(
@@ -127,10 +127,10 @@ def quantisation(
     return BitsAndBytesConfig(load_in_8bit=True) if bits == 8 else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=dtype)
 
 # %% ../nbs/00_assets.ipynb #74898079
-def default_device()->str: # `cuda`, `mps` or `cpu`
+def default_device()->str: # `cuda`, `mps` or `cpu`; one of several processes gets its own GPU, e.g. `cuda:1`
     "The fastest device of this machine"
     import torch
-    return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 def model_class(
     config, # A transformers configuration

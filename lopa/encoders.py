@@ -7,7 +7,7 @@ __all__ = ['POOLINGS', 'OWN', 'pool_cls', 'pool_mean', 'pool_last', 'pool_pooler
            'EmbeddingTable', 'make_encoder', 'encoder_fingerprint', 'encode_dataset']
 
 # %% ../nbs/01_encoders.ipynb #63ce281e
-import copy
+import contextlib, copy
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -79,9 +79,11 @@ class Encoder(nn.Module):
         model,            # A transformers model without a task head
         pooling:str='mean', # A key of `POOLINGS`: `cls`, `mean`, `last`, `pooler`, `attention`
         tuned:bool=False, # Tune the model, or keep it frozen?
+        dtype=None,       # Torch dtype in which a tuned model multiplies; default: its own
     ):
         super().__init__()
         self.model, self.tuned, self.width = model.requires_grad_(tuned), tuned, model.config.hidden_size
+        self.narrow = dtype if tuned and dtype in (torch.float16, torch.bfloat16) else None
         pool = POOLINGS[pooling]
         self.pool = pool(self.width).to(model.device) if isinstance(pool, type) else pool
         self.train(tuned)
@@ -98,7 +100,8 @@ class Encoder(nn.Module):
         attention_mask:Tensor, # 1 for a token and 0 for padding: `(b, t)`
     )->Tensor:                 # Features h, in 32 bits: `(b, e)`
         "One vector per text"
-        with torch.set_grad_enabled(self.tuned and torch.is_grad_enabled()):
+        narrow = torch.autocast(input_ids.device.type, self.narrow) if self.narrow else contextlib.nullcontext()
+        with torch.set_grad_enabled(self.tuned and torch.is_grad_enabled()), narrow:
             hidden = self.model(input_ids=input_ids, attention_mask=attention_mask)
         return self.pool(hidden, attention_mask).float()
 
@@ -136,9 +139,9 @@ def make_encoder(
         model = EmbeddingTable(base_model)
     elif name == 'self':
         model = base_model.get_encoder() if base_model.config.is_encoder_decoder else base_model.base_model
-        if tuned: model = copy.deepcopy(model).float()
+        if tuned: model = copy.deepcopy(model)
     else: model = load_encoder(name, device=base_model.device)
-    return Encoder(model, pooling, tuned)
+    return Encoder(model.float() if tuned else model, pooling, tuned, base_model.dtype)
 
 # %% ../nbs/01_encoders.ipynb #34cfc739
 def encoder_fingerprint(

@@ -7,6 +7,7 @@ __all__ = ['check_features', 'check_length', 'parameter_summary', 'AdaptedModel'
            'get_prompt_model']
 
 # %% ../nbs/04_model.ipynb #536ccff8
+import contextlib
 from dataclasses import asdict, replace
 import torch
 from torch import nn, Tensor
@@ -16,6 +17,7 @@ from .encoders import OWN, make_encoder
 from .layout import insert_prompt, insertion_point
 from .logits import ask, position_ids, task_type
 from .prompts import METHODS, PromptConfig, start_vectors
+from .recompute import recompute_layers
 
 # %% ../nbs/04_model.ipynb #7868476e
 def check_features(
@@ -58,6 +60,7 @@ class AdaptedModel(nn.Module):
     accepts_loss_kwargs = True                 # tells the Trainer that `forward` takes `num_items_in_batch`
     device = property(lambda self: self.base_model.device)
     signature = property(lambda self: signature(self.base_model))
+    recomputes = False                         # gradient checkpointing?
 
     def print_trainable_parameters(self):
         "Print what trains and what there is"
@@ -80,6 +83,12 @@ class AdaptedModel(nn.Module):
         return self
 
     def take_state(self, state): self.load_state_dict(state, strict=False)
+
+    def gradient_checkpointing_enable(self):
+        "From now on compute activations twice instead of keeping them"
+        if self.adapter_config.method == 'prefix': raise ValueError('gradient_checkpointing: prefix tuning puts its prefix into a cache, which a second computation would fill twice; train without.')
+        recompute_layers(self)
+        self.recomputes = True
 
     def refuse_masked(self):
         if self.task_type == 'MASKED_LM':
@@ -124,7 +133,9 @@ class PromptedInput(AdaptedModel):
             if h is not None and self.encoder and self.encoder.trainable: raise ValueError('The encoder is being tuned: pass instance_input_ids for it, not instance_features.')
             if h is None and self.encoder and instance_input_ids is not None: h = self.encoder(instance_input_ids, instance_attention_mask)
             h = check_features(h, batch_size, self.adapter_config.feature_width)
-        return self.generator(h).expand(batch_size, -1, -1)
+        kind = self.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext():
+            return self.generator(h).expand(batch_size, -1, -1)
 
     def embed(self, input_ids, mask, end):
         "Input embeddings X_e `(b, t, d)`, changed up to column `end` `(b,)` if the method does so"
@@ -158,7 +169,7 @@ class PromptModel(PromptedInput):
         "With labels, the loss and logits where they stand `(b, k, vocabulary)`; without, all logits"
         x, mask, labels, q = self.lay_out(input_ids, attention_mask, labels, **instance)
         more, model = position_ids(self.base_model, mask), self.base_model
-        if q and labels is not None:                                                               # the text before a suffix: once, without gradient
+        if q and labels is not None and not (self.recomputes and torch.is_grad_enabled()):                     # the text before a suffix: once, without gradient
             with torch.no_grad(): seen = model.base_model(inputs_embeds=x[:, :q], attention_mask=mask[:, :q], use_cache=True, **{k: v[:, :q] for k, v in more.items()})
             x, labels, more = x[:, q:], labels[:, q:], {k: v[:, q:] for k, v in more.items()} | {'past_key_values': seen.past_key_values, 'use_cache': True}
         elif self.task_type == 'CAUSAL_LM': more['use_cache'] = False

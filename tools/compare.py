@@ -23,10 +23,11 @@ from lopa.demo import majority_row, probe_row, zero_shot_row
 from lopa.metrics import score
 from lopa.predict import predict, prepare
 from lopa.tasks import load_task
-from lopa.train import RECIPES, recipe, train
+from lopa.recipes import RECIPES, recipe
+from lopa.train import train
 
 TASK, SEEDS, FOLDER = 'rotten_tomatoes', range(3), Path(__file__).resolve().parents[1]/'results'/'rotten_tomatoes'
-ROWS = [(method, variant) for _, method, variant in RECIPES]
+ROWS = [(method, variant) for task, method, variant in RECIPES if task == TASK]
 SEARCH = [                                              # (method, variant, rates), seed 0, judged on validation only
     *[('pt', 'tuned', dict(prompt_lr=lr)) for lr in (1e-2, 3e-2)],
     *[('lopa', 'tuned', dict(prompt_lr=p, head_lr=h)) for p, h in ((2e-2, 3e-4), (5e-2, 3e-4), (5e-2, 3e-3))],

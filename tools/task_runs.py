@@ -18,9 +18,11 @@ from lopa.baselines import adapt_model
 from lopa.demo import majority_row, probe_row
 from lopa.evaluate import evaluate, judging, score_lines
 from lopa.judges import judge_all
+from lopa.hardware import environment
 from lopa.prompts import PromptConfig
+from lopa.recipes import recipe
 from lopa.tasks import load_task
-from lopa.train import environment, recipe, train
+from lopa.train import train
 
 ROOT = Path(__file__).resolve().parents[1]/'results'
 BUDGET = {                                       # task → rows kept of each split, and what is changed in the recipe
