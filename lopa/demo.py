@@ -7,7 +7,7 @@ __all__ = ['SENTENCES', 'majority_row', 'zero_shot_row', 'probe_row', 'quoted_ro
            'ask', 'run_demo']
 
 # %% ../nbs/11_demo.ipynb #09cea5c2
-import json, statistics, time
+import json, shutil, statistics, time
 from pathlib import Path
 import numpy as np
 from .assets import load_encoder, load_foundation_model, load_tokenizers, write_files
@@ -19,7 +19,9 @@ from .model import PromptModel, get_prompt_model
 from .predict import classify, encode_rows
 from .prompts import PromptConfig
 from .tasks import load_task
-from .train import environment, recipe, train
+from .hardware import environment
+from .recipes import recipe
+from .train import train
 
 # %% ../nbs/11_demo.ipynb #50d2f12f
 def majority_row(
@@ -140,6 +142,7 @@ def run_demo(
     rows = baseline_rows(base, task, plan.config.encoder_name_or_path, say, progress)
     say(f'Training LoPA: {plan.steps} steps of {plan.batch_size} sentences ...')
     set_seed(0)
+    shutil.rmtree(folder/'checkpoints', ignore_errors=True)                   # of a demo that was interrupted
     result = train(get_prompt_model(base, plan.config), task, plan, folder, progress=progress)
     rows += [{'name': 'LoPA (this run)', **result['test'], 'parameters': result['trainable_parameters'], 'seconds': result['seconds']['total']}] + quoted_rows(results)
     show_table(rows)
@@ -147,5 +150,5 @@ def run_demo(
     ask(base, folder/'adapter', task, SENTENCES)
     about = {'rows': rows, 'history': result['history'], 'seconds': round(time.perf_counter()-start), 'cpu_seconds': round(time.process_time()-cpu), 'smoke': smoke, **environment(base.device)}
     write_files(folder, {'figure.png': demo_figure(result['history'], rows), 'table.json': json.dumps(about, indent=1).encode()})
-    say(f'Done. {folder} holds adapter/ (the adapter), figure.png, table.json, result.json (all about the run), predictions.jsonl (every answer), checkpoints/.')
+    say(f'Done. {folder} holds adapter/ (the adapter), figure.png, table.json, result.json (all about the run), predictions.jsonl (every answer).')
     return rows

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 import torch
 
-# %% ../nbs/06_hardware.ipynb #83c17ebd
+# %% ../nbs/06_hardware.ipynb #e12a8914
 @dataclass
 class Execution:
     "How a recipe is carried out on a machine: none of it is meant to change what is learned"
     gradient_accumulation_steps:int=1 # Passes that a step is split into
     gradient_checkpointing:bool=False # Compute activations twice instead of keeping them?
     torch_compile:bool=False          # Compile the model? Pays off in long runs on a GPU
+    save_steps:int=50                 # Optimiser steps between two checkpoints
     report_to:str='none'              # Where the Trainer logs to: `tensorboard`, `trackio`, `wandb`, …
 
     def rows_per_pass(self, batch_size):

@@ -9,7 +9,7 @@
 A run that is there is not run again; two terminals may work on different rows (OMP_NUM_THREADS=1 for each).
 Each JSON is what `lopa.train.train` returns. Here the validation split is its first 400 sentences.
 """
-import argparse, json, shutil
+import argparse, json
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,7 +52,6 @@ def run(name, plan, seed, task, test=True):
     set_seed(seed)
     folder = Path('runs')/'compare'/Path(name).name
     result = train(adapt_model(base, plan.config), task, plan, folder, seed)
-    shutil.rmtree(folder/'checkpoints', ignore_errors=True)
     if not test: result = {k: v for k, v in result.items() if k not in ('test', 'test_predictions')}
     write_files(path.parent, {path.name: json.dumps(result, indent=1).encode()})
 

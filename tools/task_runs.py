@@ -68,7 +68,6 @@ def run(task, method, seed, changes):
     (ROOT/task.name).mkdir(exist_ok=True)
     shutil.copy(folder/'result.json', ROOT/task.name/f'{name}.json')
     if kept := predictions(task, name): shutil.copy(folder/'predictions.jsonl', kept)
-    shutil.rmtree(folder/'checkpoints')
 
 
 def main():

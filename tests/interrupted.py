@@ -1,0 +1,121 @@
+"""A small run that other processes kill (see test_interruption.py)
+
+    python interrupted.py FOLDER kills SEED N          # FOLDER/whole, and further runs that are killed with -9 at N random moments in all
+    python interrupted.py FOLDER operations K K ...    # a run for each K, which dies before the K-th file operation of saving
+
+All that were interrupted go on until they are done. Everything is imported and the rows are prepared once, and every attempt
+is a fork, so that ten attempts do not cost ten starts of torch.
+"""
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+os.environ['HF_HUB_OFFLINE'] = '1'
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+
+torch.set_num_threads(1)                          # no thread pool: it would not survive the fork
+
+import scipy.stats                                # imported when it is needed; here once for all forks
+from datasets import Dataset, disable_progress_bars
+from transformers import set_seed
+
+import lopa.predict
+import lopa.train
+from helpers import tiny
+from lopa import assets
+from lopa.hardware import Execution
+from lopa.model import get_prompt_model
+from lopa.prompts import PromptConfig
+from lopa.recipes import Recipe
+from lopa.tasks import own_task
+
+disable_progress_bars()
+WORDS = 'red big new deep tall blue good bad old dry wet cold'.split()
+STEPS = 20
+
+
+def task():
+    "44 rows of different lengths: five steps of eight in an epoch, and four rows left out of it"
+    rows = [dict(text=' '.join(WORDS[(i*k) % 12] for k in range(2 + i % 7)), label=i % 2) for i in range(44)]
+    return own_task('own', {'train': Dataset.from_list(rows), 'validation': Dataset.from_list(rows[:10]), 'test': Dataset.from_list(rows[5:25])}, 'Say {text}', (' yes', ' no'))
+
+
+TOKENIZER = assets.load_tokenizer(assets.ENCODER, 'left')
+lopa.predict.load_tokenizers = lambda base, encoder: (TOKENIZER, TOKENIZER if encoder else None)
+
+
+def model():
+    "A tuned encoder, and dropout in it and in the heads"
+    set_seed(3)
+    base = tiny(vocab_size=len(TOKENIZER), max_position_embeddings=80, attention_dropout=.1)
+    return get_prompt_model(base, PromptConfig('lopa', num_virtual_tokens=3, rank=2, head_width=8, encoder_name_or_path='self', train_encoder=True))
+
+
+PREPARED = lopa.train.training_data(model(), task())
+lopa.train.training_data = lambda *_: PREPARED
+
+
+def run(folder):
+    "Four epochs, a look at validation every fifth step, a checkpoint after every second"
+    mine = model()
+    plan = Recipe(mine.adapter_config, prompt_lr=.05, head_lr=.01, encoder_lr=1e-3, steps=STEPS, eval_steps=5, eval_batch_size=8)
+    return lopa.train.train(mine, task(), plan, folder, seed=5, progress=False, resume=True, execution=Execution(save_steps=2, gradient_accumulation_steps=2))
+
+
+def attempt(do, kill_after=None):
+    "Fork, do it, perhaps kill it; True if it came to its end"
+    if not (child := os.fork()):
+        try: do()
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 1: raise SystemExit('an attempt failed by itself')
+    return os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
+
+
+def dying(folder, k):
+    "Run, and die before the k-th file operation that belongs to saving"
+    left = [k]
+    def fatal(do):
+        def done(*args, **kwargs):
+            if not left[0]: os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            return do(*args, **kwargs)
+        return done
+    for where, names in (Path, ('rename', 'replace', 'write_bytes', 'unlink', 'mkdir')), (shutil, ('rmtree',)), (torch, ('save',)):
+        for name in names: setattr(where, name, fatal(getattr(where, name)))
+    run(folder)
+
+
+def interrupt(folder, n, seed):
+    "Kill runs at n random moments; one that comes to its end makes room for the next"
+    chance, killed, runs, start = random.Random(seed), 0, 1, time.perf_counter()
+    attempt(lambda: run(folder/'whole'))
+    whole = time.perf_counter() - start
+    while killed < n:
+        if attempt(lambda: run(folder/str(runs)), chance.uniform(.1, .9)*whole): runs += 1
+        else: killed += 1
+    attempt(lambda: run(folder/str(runs)))
+    print(killed, runs)
+
+
+if __name__ == '__main__':
+    folder, what, *rest = Path(sys.argv[1]), *sys.argv[2:]
+    if what == 'kills': interrupt(folder, int(rest[1]), int(rest[0]))
+    if what == 'operations':
+        for k in map(int, rest):
+            died = not attempt(lambda: dying(folder/f'operation-{k}', k))
+            attempt(lambda: run(folder/f'operation-{k}'))
+            print(died)

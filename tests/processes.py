@@ -1,0 +1,52 @@
+"""A small run that one process or several may do (see test_processes.py)
+
+    accelerate launch --cpu --num_processes 2 processes.py FOLDER METHOD PASSES
+"""
+import os
+import sys
+from pathlib import Path
+
+os.environ['HF_HUB_OFFLINE'] = '1'
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+
+torch.set_num_threads(1)
+
+import lopa.predict
+from datasets import Dataset, disable_progress_bars
+from helpers import tiny
+from lopa import assets
+from lopa.baselines import BASELINES, BaselineConfig, adapt_model
+from lopa.hardware import Execution
+from lopa.prompts import PromptConfig
+from lopa.recipes import Recipe
+from lopa.tasks import own_task
+from lopa.train import train
+from transformers import set_seed
+
+disable_progress_bars()
+WORDS = 'red big new deep tall blue good bad old dry wet cold'.split()
+TOKENIZER = assets.load_tokenizer(assets.ENCODER, 'left')
+lopa.predict.load_tokenizers = lambda base, encoder: (TOKENIZER, TOKENIZER if encoder else None)
+
+
+def task():
+    rows = Dataset.from_list([dict(text=' '.join(WORDS[(i*k) % 12] for k in range(2 + i % 7)), label=i % 2) for i in range(44)])
+    return own_task('own', {'train': rows, 'validation': rows.select(range(10)), 'test': rows.select(range(5, 25))}, 'Say {text}', (' yes', ' no'))
+
+
+def main(folder, method, passes):
+    set_seed(3)
+    base = tiny(vocab_size=len(TOKENIZER), max_position_embeddings=80)
+    size = dict(num_virtual_tokens=3, head_width=8)
+    config = BaselineConfig(method, rank=2, dropout=0., **size) if method in BASELINES else PromptConfig(method, rank=2, encoder_name_or_path=None if method == 'pt' else 'self', train_encoder=method == 'lopa', **size)
+    model = adapt_model(base, config)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout): module.p = 0.                    # masks are drawn for each process, and are another thing
+    plan = Recipe(config, prompt_lr=.05, head_lr=.01, encoder_lr=1e-3, steps=12, eval_steps=6, eval_batch_size=8)
+    result = train(model, task(), plan, folder, seed=5, progress=False, execution=Execution(save_steps=4, gradient_accumulation_steps=int(passes)))
+    print('process', os.environ.get('RANK', 0), 'test', result['test']['accuracy'])
+
+
+if __name__ == '__main__': main(*sys.argv[1:])
