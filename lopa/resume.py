@@ -58,7 +58,7 @@ def step_of(
     "After which step was this checkpoint written?"
     return int(Path(checkpoint).name.split('-')[1])
 
-# %% ../nbs/07_resume.ipynb #909ad346
+# %% ../nbs/07_resume.ipynb #515d7697
 def begin_run(
     folder,      # Where a run writes
     plan:dict,   # What is to be run
@@ -69,10 +69,10 @@ def begin_run(
     finished = result and not differences(plan, result)
     if resume and finished: return result
     if begun and resume and (wrong := differences(plan, begun)): raise ValueError(f'{folder} holds an unfinished run of another kind: {wrong}; change it back, or name another folder.')
-    if begun and not resume and not (result and not differences(begun, result)):
-        done = last_checkpoint(Path(folder)/'checkpoints')
-        raise ValueError(f'{folder} holds an unfinished run ({begun["method"]} on {begun["task"]}, {step_of(done) if done else 0} of {begun["recipe"]["steps"]} steps): '
-                         f'continue it with --resume (resume=True), name another folder, or delete {Path(folder)/"checkpoints"}.')
+    done = last_checkpoint(Path(folder)/'checkpoints')
+    if begun and done and not resume and not (result and not differences(begun, result)):
+        raise ValueError(f'{folder} holds an unfinished run ({begun["method"]} on {begun["task"]}, {step_of(done)} of {begun["recipe"]["steps"]} steps): '
+                         f'continue it with --resume (resume=True), name another folder, or delete {done.parent}.')
     if not (begun and resume):
         shutil.rmtree(Path(folder)/'checkpoints', ignore_errors=True)
         write_files(Path(folder)/'checkpoints', {'plan.json': json.dumps(plan, indent=1).encode()})

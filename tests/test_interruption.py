@@ -89,8 +89,8 @@ shutil.copytree({str(tmp_path/"small"/"run")!r}, {str(tmp_path/"out"/"0")!r})
 
 def small(folder, *callbacks, steps=6, **more):
     rows = [{'input_ids': ids, 'labels': ids, 'length': 8} for ids in torch.randint(0, 100, (20, 8), generator=torch.Generator().manual_seed(0)).tolist()]
-    args = TrainingArguments(str(folder), max_steps=steps, per_device_train_batch_size=4, learning_rate=.02, save_strategy='steps', save_steps=2, report_to='none', use_cpu=True,
-                             remove_unused_columns=False, disable_tqdm=True, **more)
+    args = TrainingArguments(str(folder), max_steps=steps, per_device_train_batch_size=4, save_strategy='steps', save_steps=2, report_to='none', use_cpu=True,
+                             remove_unused_columns=False, disable_tqdm=True, **{'learning_rate': .02} | more)
     folder.mkdir(exist_ok=True)
     return ResumableTrainer(prompted(tiny(), 'pt', shaken=False), args, folder, 4, train_dataset=Dataset.from_list(rows), callbacks=list(callbacks),
                             data_collator=lambda rows: {k: torch.tensor([r[k] for r in rows]) for k in ('input_ids', 'labels')})
