@@ -6,10 +6,10 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DELETE_ON_ERROR:
-.PHONY: help demo test notebooks export readme bench lock clean
+.PHONY: help demo test test-gpu notebooks export readme bench lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.lib .venv/.assets ## train a small prompt and show what it does (SMOKE=1: only see that it runs)
 	$(BIN)/lopa demo $(if $(SMOKE),--smoke)
@@ -19,6 +19,9 @@ test: .venv/.dev .venv/.assets ## checks, then notebooks, then tests
 	@# one worker: torch uses every core by itself
 	$(BIN)/nbdev_test --n_workers 1 --do_print --timing
 	$(BIN)/python -m pytest -q tests
+
+test-gpu: .venv/.dev .venv/.assets ## on a machine with a GPU: what needs one, and a report in results/gpu (ARGS=--list says what)
+	$(BIN)/python -m tools.gpu $(ARGS)
 
 notebooks: .venv/.dev .venv/.assets ## execute notebooks in place (NB=nbs/x.ipynb for one, ARGS=--slow for slow cells)
 	$(BIN)/python -m tools.execute $(ARGS) $(NB)

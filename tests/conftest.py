@@ -46,3 +46,14 @@ def encoder_folder(tmp_path_factory):
                         max_position_embeddings=32, hidden_dropout_prob=.5, attention_probs_dropout_prob=.5)
     BertModel(config).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def gpu_memory(request, record_property):
+    "Peak memory of a test that needs a GPU, for the report of `make test-gpu`"
+    if not request.node.get_closest_marker('cuda') or not torch.cuda.is_available():
+        yield
+        return
+    torch.cuda.reset_peak_memory_stats()
+    yield
+    record_property('gpu_peak_mb', torch.cuda.max_memory_allocated() >> 20)

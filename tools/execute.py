@@ -7,7 +7,7 @@
 Cells marked `#| eval: false`, `#| notest`, `#| slow`, `#| cuda` or `#| hub` are not run and keep the outputs they have;
 `--slow`, `--cuda` and `--hub` run them. A notebook with a failing cell stays as it was.
 """
-import argparse, os, re, sys
+import argparse, contextlib, os, re, sys
 from json import loads
 from pathlib import Path
 
@@ -55,8 +55,8 @@ def keep(output):
     return widget not in output.get('data', {})
 
 
-def execute(path, allowed=(), timeout=None):
-    "Run one notebook in its own folder against this tree's library, and write it back clean"
+def execute(path, allowed=(), timeout=None, around=lambda cell: contextlib.nullcontext()):
+    "Run one notebook in its own folder against this tree's library, and write it back clean; each cell within `around(cell)`"
     nb = nbformat.read(path, 4)
     client = NotebookClient(nb, timeout=timeout, kernel_name='python3', coalesce_streams=True, record_timing=False,
                             extra_arguments=['--log-level=ERROR'],
@@ -67,7 +67,8 @@ def execute(path, allowed=(), timeout=None):
     with client.setup_kernel(env=env):
         for i, cell in enumerate(nb.cells):
             if not runs(cell, allowed): continue
-            try: client.execute_cell(cell, i)
+            try:
+                with around(cell): client.execute_cell(cell, i)
             except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
                 first = next((l for l in cell.source.splitlines() if l.strip() and not l.lstrip().startswith('#')), '')
                 raise SystemExit(f'{shown(path)}: cell {i} (id {cell.get("id")}), which starts with `{first.strip()}`, failed; '
