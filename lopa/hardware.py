@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['Execution', 'is_main', 'weight_format', 'explain_memory', 'start_of_memory', 'environment']
 
-# %% ../nbs/06_hardware.ipynb #41f102ce
+# %% ../nbs/06_hardware.ipynb #4bc63356
 import os, platform
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 import torch
 
-# %% ../nbs/06_hardware.ipynb #e12a8914
+# %% ../nbs/06_hardware.ipynb #4df4d932
 @dataclass
 class Execution:
     "How a recipe is carried out on a machine: none of it is meant to change what is learned"
@@ -20,6 +21,10 @@ class Execution:
     torch_compile:bool=False          # Compile the model? Pays off in long runs on a GPU
     save_steps:int=50                 # Optimiser steps between two checkpoints
     report_to:str='none'              # Where the Trainer logs to: `tensorboard`, `trackio`, `wandb`, …
+
+    def __post_init__(self):
+        if self.report_to in ('tensorboard', 'trackio', 'wandb', 'mlflow', 'swanlab') and not find_spec(self.report_to):
+            raise ModuleNotFoundError(f'report_to={self.report_to!r} needs the package {self.report_to}: pip install {self.report_to}.')
 
     def rows_per_pass(self, batch_size):
         "Rows that one process handles at a time"

@@ -65,6 +65,11 @@ def test_epochs_in_steps(rows, steps):
     assert (plan.steps, plan.eval_steps) == (steps, steps//20) and plan.counted(rows) == plan
 
 
+def test_a_logger_that_is_not_installed():
+    with pytest.raises(ModuleNotFoundError) as e: Execution(report_to='swanlab')
+    one_sentence(e.value, "report_to='swanlab'", 'pip install swanlab')
+
+
 def test_bad_recipes():
     for bad, said in (dict(schedule='cosine'), 'schedule'), (dict(eval_steps=40), 'divisor'):
         with pytest.raises(ValueError) as e: Recipe(None, .1, **bad)
@@ -127,6 +132,6 @@ def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path):
 def test_logs_go_where_they_are_asked_to(tmp_path):
     "The Trainer's own logging, in the folder of the run; it outlives the checkpoints"
     script = 'import processes, sys; old = processes.Execution; processes.Execution = lambda **k: old(**k, report_to="tensorboard")\nprocesses.main(sys.argv[1], "pt", 1)'
-    ran = subprocess.run([sys.executable, '-c', script, str(tmp_path)], capture_output=True, text=True, env=os.environ | {'PYTHONPATH': f'{HERE.parent}{os.pathsep}{HERE}'})
+    ran = subprocess.run([sys.executable, '-c', script, str(tmp_path)], capture_output=True, text=True, env=os.environ | {'PYTHONPATH': os.pathsep.join([str(HERE.parent), str(HERE), *sys.path])})
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert list(tmp_path.rglob('events.out.tfevents*')) and json.loads((tmp_path/'result.json').read_text())['execution']['report_to'] == 'tensorboard'
