@@ -18,7 +18,7 @@ def signature(
     "Tell a foundation model by its weights rather than by its name"
     table = base_model.get_input_embeddings().weight
     inner = [p for p in base_model.parameters() if p.ndim == 2 and p.is_floating_point() and p is not table]
-    lengths = lambda rows: [round(x, 4) for x in rows.float().norm(dim=1).tolist()]
+    lengths = lambda rows: [] if rows.is_meta else [round(x, 4) for x in rows.float().norm(dim=1).tolist()]   # a model that is only planned has no weights
     return {'model_type': base_model.config.model_type, 'width': table.shape[1], 'layers': base_model.config.num_hidden_layers,
             'norms': lengths(table[torch.linspace(0, 1000, 8).long().to(table.device) % len(table)]),
             'inner_norms': [x for k in (0, len(inner)//2, -1) for x in lengths(inner[k][:2])] if inner else []}
