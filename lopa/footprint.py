@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Ledger', 'read_config', 'sketch', 'to_fake_cpu', 'note_weights', 'fused_attention', 'norm_in_32_bits', 'as_on_gpu',
-           'Job', 'step_memory', 'watch', 'frozen_matrices', 'cache_bytes', 'evaluation_memory', 'quantised']
+           'Job', 'Step', 'step_memory', 'watch', 'frozen_matrices', 'cache_bytes', 'evaluation_memory', 'quantised']
 
-# %% ../nbs/07_footprint.ipynb #2941984f
+# %% ../nbs/07_footprint.ipynb #033e8b2b
 import weakref
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 from unittest.mock import patch
 import torch
 from torch import nn, Tensor
@@ -25,12 +26,13 @@ from .encoders import OWN, Encoder
 from .prompts import METHODS
 from .recipes import Recipe, parameter_groups
 
-# %% ../nbs/07_footprint.ipynb #3a440692
+# %% ../nbs/07_footprint.ipynb #e155cc56
 class Ledger(TorchDispatchMode):
     "Keeps account of the memory that is alive while a program runs: kind → bytes, `now` and at the `peak`"
     def __init__(self, lengths=(1,), vocabulary=None):
         super().__init__()
         self.now, self.peak, self.known, self.flops = Counter(), Counter(), WeakIdKeyDictionary(), 0
+        self.passed = 0                                   # bytes that were ever entered
         self.lengths, self.asked, self.vocabulary = lengths, 0, vocabulary       # what `nonzero` answers, in turn; by its width one knows a logit
 
     def note(self, tensor, kind='activations'):
@@ -39,6 +41,7 @@ class Ledger(TorchDispatchMode):
         if (entry := self.known.get(storage)) is None:
             entry = self.known[storage] = [kind, storage.nbytes()]
             weakref.finalize(storage, self.forget, entry).atexit = False
+            self.passed += entry[1]
         else: self.forget(entry); entry[0] = kind
         self.now[kind] += entry[1]
         if self.now.total() >= self.peak.total(): self.peak = self.now.copy()
@@ -163,13 +166,20 @@ class Job:
         between = model.task_type == 'CAUSAL_LM' and getattr(model.adapter_config, 'position', '') == 'suffix'
         return Ledger((self.length - self.answer, self.answer, self.answer) if between else (self.answer,), self.base.get_text_config().vocab_size)
 
-# %% ../nbs/07_footprint.ipynb #a4fb7c26
+# %% ../nbs/07_footprint.ipynb #59ed82a5
+class Step(NamedTuple):
+    "What a training step takes"
+    peak:Counter  # Kind → bytes alive at the worst moment
+    flops:int     # Floating-point operations of a pass
+    passed:int    # Bytes of everything that a pass allocates, most of it for a moment
+    matrices:list # Shapes of the matrices that can be quantised
+
 def step_memory(
     job:Job,
     rows:int,                # Rows per pass
     several:bool=False,      # Several passes per step?
     checkpointing:bool=False,# Gradient checkpointing?
-)->tuple:                    # Kind → bytes at the peak, floating-point operations of a pass, shapes of the frozen matrices
+)->Step:
     "Run a training step on fake tensors"
     model = job.model(checkpointing)
     ledger = job.ledger(model)
@@ -177,12 +187,12 @@ def step_memory(
         note_weights(ledger, to_fake_cpu(model))
         optimiser = torch.optim.AdamW(parameter_groups(model, job.recipe), weight_decay=0., foreach=not job.cpu)
         watch(ledger, model, optimiser, several)
-        before = ledger.flops
+        flops, passed = ledger.flops, ledger.passed
         with job.half: loss = model.train()(**job.batch(model, rows)).loss
         torch.autograd.backward(loss)
-        flops = ledger.flops - before
+        flops, passed = ledger.flops - flops, ledger.passed - passed
         optimiser.step()
-    return ledger.peak, flops, frozen_matrices(model)
+    return Step(ledger.peak, flops, passed, frozen_matrices(model))
 
 def watch(ledger, model, optimiser, several):
     "Enter what the first step leaves behind, and give gradients their name as they come"
