@@ -152,7 +152,7 @@ class BaselineModel(Baseline):
             order, mask = inner_order(mask, mask.argmax(1), 0, 'right')
             input_ids, labels = input_ids.gather(1, order), labels.gather(1, order) if moves else labels
         if moves and self.adapter_config.method == 'p-tuning': labels = F.pad(labels, (self.adapter_config.num_virtual_tokens, 0), value=-100)
-        more = {} if front else position_ids(self.base_model, mask) | ({'use_cache': False} if causal else {})
+        more = ({} if front else position_ids(self.base_model, mask)) | ({'use_cache': False} if causal and self.adapter_config.method != 'prefix' else {})
         with self.precision(): return ask(self.model, self.base_model, labels, num_items_in_batch, input_ids=input_ids, attention_mask=mask, **more)
 
     def generate(self, input_ids, attention_mask=None, **kwargs):

@@ -7,13 +7,12 @@ __all__ = ['check_features', 'check_length', 'parameter_summary', 'AdaptedModel'
            'get_prompt_model']
 
 # %% ../nbs/04_model.ipynb #536ccff8
-import contextlib
 from dataclasses import asdict, replace
 import torch
 from torch import nn, Tensor
 from .adapter import check_base, read_adapter, read_config, signature, write_adapter
 from .assets import load_tokenizer
-from .encoders import OWN, make_encoder
+from .encoders import OWN, make_encoder, without_autocast
 from .layout import insert_prompt, insertion_point
 from .logits import ask, position_ids, task_type
 from .prompts import METHODS, PromptConfig, start_vectors
@@ -133,16 +132,15 @@ class PromptedInput(AdaptedModel):
             if h is not None and self.encoder and self.encoder.trainable: raise ValueError('The encoder is being tuned: pass instance_input_ids for it, not instance_features.')
             if h is None and self.encoder and instance_input_ids is not None: h = self.encoder(instance_input_ids, instance_attention_mask)
             h = check_features(h, batch_size, self.adapter_config.feature_width)
-        kind = self.device.type
-        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext():
-            return self.generator(h).expand(batch_size, -1, -1)
+        with without_autocast(self.device): return self.generator(h).expand(batch_size, -1, -1)
 
     def embed(self, input_ids, mask, end):
         "Input embeddings X_e `(b, t, d)`, changed up to column `end` `(b,)` if the method does so"
         embeds = self.base_model.get_input_embeddings()(input_ids)
         if not hasattr(self.generator, 'update'): return embeds
         question = mask.bool() & (torch.arange(mask.shape[1], device=mask.device) < end[:, None])
-        return embeds + self.generator.update(torch.where(question, mask.cumsum(1) - 1, -1)).to(embeds.dtype)
+        with without_autocast(self.device): change = self.generator.update(torch.where(question, mask.cumsum(1) - 1, -1))
+        return embeds + change.to(embeds.dtype)
 
     def lay_out(self, input_ids, attention_mask=None, labels=None, padding=None, new=0, **instance):
         "Prompted embeddings `(b, m + t, d)`, their mask and labels, and the columns before the prompt that can be computed first"
@@ -175,6 +173,7 @@ class PromptModel(PromptedInput):
         elif self.task_type == 'CAUSAL_LM': more['use_cache'] = False
         return ask(model, model, labels, num_items_in_batch, inputs_embeds=x, attention_mask=mask, **more)
 
+    @torch.no_grad()
     def generate(self, input_ids, attention_mask=None, instance_features=None, instance_input_ids=None, instance_attention_mask=None, **kwargs):
         "New tokens `(b, new)`; takes what transformers' `generate` takes"
         self.refuse_masked()

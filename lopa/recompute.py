@@ -16,7 +16,9 @@ def run_again(
 ):                   # What it returns
     "Run a layer, and keep only what went in"
     from torch.utils.checkpoint import checkpoint
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs) if torch.is_grad_enabled() else forward(*args, **kwargs)
+    from transformers import Cache
+    once = not torch.is_grad_enabled() or any(isinstance(a, Cache) for a in (*args, *kwargs.values()))
+    return forward(*args, **kwargs) if once else checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 def recompute_layers(
     model, # A transformers model, or a module that holds some

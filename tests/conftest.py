@@ -13,6 +13,15 @@ from lopa.gating import GATES
 torch.set_num_threads(1)                         # tiny models are slower on several threads
 
 
+def pytest_configure(config): config.addinivalue_line('markers', 'cuda: needs a GPU that torch can use; skipped without one')
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available(): return
+    for item in items:
+        if item.get_closest_marker('cuda'): item.add_marker(pytest.mark.skip(reason='torch finds no GPU here'))
+
+
 @pytest.fixture(scope='session')
 def bases(): return {kind: tiny(kind) for kind in ('llama', 'gpt2')}
 

@@ -59,11 +59,12 @@ def prompted(base, method='lopa', seed=0, shaken=True, **config):
 
 
 def adapted(kind, method, seed=0, shaken=True, **config):
-    "A fresh tiny model of an architecture, adapted by any method, as if it had been trained"
-    if method not in BASELINES: return prompted(tiny(kind), method, seed, shaken, **config)
+    "A tiny model, or a fresh one of an architecture, adapted by any method, as if it had been trained"
+    base = tiny(kind) if isinstance(kind, str) else kind
+    if method not in BASELINES: return prompted(base, method, seed, shaken, **config)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = BaselineModel(tiny(kind), BaselineConfig(method, **(dict(num_virtual_tokens=PROMPT, rank=2, head_width=8) | config)))
+        model = BaselineModel(base, BaselineConfig(method, **(dict(num_virtual_tokens=PROMPT, rank=2, head_width=8) | config)))
         if shaken: [p.data.add_(torch.randn_like(p)*(.02 if method == 'full' else .3)) for p in model.parameters() if p.requires_grad]
     return model
 

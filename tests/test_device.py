@@ -1,128 +1,160 @@
-"Devices and number formats: no tensor is made on the wrong device, and 16 bits stay where they belong"
-import contextlib
-
+"Devices: no tensor is made where the model does not lie, whatever the method, the architecture and the encoder"
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from helpers import FEATURES, PROMPT, example, prompted, tiny
-from lopa.baselines import BaselineConfig, BaselineModel
+from fakes import ask_only, batch, fake_gpu, on, step
+from helpers import ARCHITECTURES, CAUSAL, FEATURES, MASKED, PAIRS, PROMPT
+from lopa.baselines import BASELINES
 from lopa.gating import GATES
 from lopa.prompts import METHODS
 
-others = [m for m in METHODS if m != 'lopa']
-methods = pytest.mark.parametrize('method', [*sorted(GATES), *others])
+pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning')
+FULL = 'llama', 'roberta', 't5'                  # every method on one architecture of each family, one on all others
+gates = pytest.mark.parametrize('gate', sorted(GATES))
+ENCODERS = [('a-name', 'mean', False), ('a-name', 'cls', True), ('self', 'last', False), ('self', 'last', True), ('embeddings', 'attention', False), ('self', 'attention', False)]
+wrong = pytest.raises((RuntimeError, AssertionError), match='[Dd]evice')
 
 
-def choose(method):
-    "Configuration of a method, or of LoPA with a gate"
-    return dict(method=method, phm_blocks=4) if method in others else dict(gate=method)
-
-
-@contextlib.contextmanager
-def fake_gpu():
-    "A device whose tensors cannot meet those of the CPU; nothing is computed. Labelled positions are counted, hence the `ShapeEnv`"
-    with FakeTensorMode(allow_non_fake_inputs=False, shape_env=ShapeEnv(allow_dynamic_output_shape_ops=True)): yield torch.device('meta')
-
-
-def on(device, method, monkeypatch, **config):
-    "A model on `device`, built as the notebook of a GPU user builds it"
-    with device, monkeypatch.context() as m:
-        m.setattr(torch.Tensor, 'item', lambda self: .5)              # a fake tensor has no values to read,
-        m.setattr(torch.utils, 'swap_tensors', lambda *_: None)       # and `.to` cannot exchange it; it has nothing to do here
-        base = tiny(use_cache=False)
-        return prompted(base, shaken=False, **choose(method), **config)
-
-
-def step(model, device):
-    "Forward, backward and one optimiser step"
-    ids = torch.zeros(2, 7, dtype=torch.long, device=device)
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    features = torch.zeros(2, FEATURES, device=device) if model.generator.uses_instance else None
-    model.train()
-    out = model(ids, attention_mask=torch.ones_like(ids), labels=ids, instance_features=features)
-    out.loss.backward()
-    optimiser.step()
-    return out
-
-
-@methods
-def test_training_step(method, monkeypatch):
+@pytest.mark.parametrize('kind,method', [p for p in PAIRS if p[0] in FULL or p[1] == 'lopa' or p == ('gpt2', 'prefix')])
+def test_training_step(kind, method):
     with fake_gpu() as device:
-        model = on(device, method, monkeypatch)
-        assert {p.device.type for p in model.parameters()} == {'meta'}
-        assert step(model, device).loss.device.type == 'meta'
-        assert any(p.grad is not None for p in model.generator.parameters())
+        model = on(device, kind, method)
+        step(model, batch(model, device))
 
 
-@pytest.mark.parametrize('config', [dict(init='normal'), dict(init='vocab')], ids=str)
-def test_first_vectors(config, monkeypatch):
-    with fake_gpu() as device: step(on(device, 'sigmoid', monkeypatch, **config), device)
-
-
-@methods
-def test_without_labels_or_mask(method, monkeypatch):
+@gates
+def test_gates(gate):
     with fake_gpu() as device:
-        model = on(device, method, monkeypatch)
-        logits = model(torch.zeros(2, 7, dtype=torch.long, device=device), instance_features=torch.zeros(2, FEATURES, device=device)).logits
-        assert logits.device.type == 'meta' and logits.shape[1] == 7 + (2*PROMPT if method == 'concat' else PROMPT)
+        model = on(device, gate=gate)
+        step(model, batch(model, device))
+        given = {k: v for k, v in batch(model, device).items() if k in ('input_ids', 'instance_features')}
+        logits = model(**given).logits                                                     # without labels and mask
+        assert logits.device == device and logits.shape[1] == 7 + (2*PROMPT if gate == 'concat' else PROMPT)
 
 
-@pytest.mark.parametrize('where', ['gate', 'features', 'prompt'])
-def test_a_planted_mistake_is_found(where, monkeypatch):
-    "The tests above fail when one tensor lies on the CPU"
+@pytest.mark.parametrize('init', ['vocab', 'normal', 'zeros'])
+def test_first_vectors(init):
     with fake_gpu() as device:
-        model = on(device, 'sigmoid', monkeypatch)
-        if where == 'gate': model.generator.gate = lambda prompt, logits: prompt * logits.sigmoid() + torch.zeros(PROMPT, 1)
-        if where == 'features': model.generator.heads.u.register_forward_pre_hook(lambda _, args: args[0] + torch.zeros(FEATURES))
-        if where == 'prompt': model.generator.prompt = torch.nn.Parameter(torch.zeros(PROMPT, 32, device='cpu'))
-        with pytest.raises(RuntimeError, match='[Dd]evice'): step(model, device)
+        model = on(device, method='pt', init=init)
+        step(model, batch(model, device))
 
 
-@methods
-def test_bfloat16(method):
-    "A foundation model in 16 bits: its prompt is generated and trained in 32"
-    base = tiny().bfloat16()
-    model = prompted(base, **choose(method))
-    assert {p.dtype for p in model.generator.parameters()} == {torch.float32}
-    batch = example(model, (3, 6))
-    out = model.train()(**batch, labels=batch['input_ids'])
-    assert out.logits.dtype is torch.bfloat16 and out.loss.dtype is torch.float32 and out.loss.isfinite()
-    out.loss.backward()
-    grads = [p.grad for p in model.generator.parameters() if p.grad is not None]
-    assert grads and all(g.dtype is torch.float32 and g.isfinite().all() for g in grads)
-    assert {p.dtype for p in base.parameters()} == {torch.bfloat16}
-    assert model.eval().generate(**batch, max_new_tokens=3, pad_token_id=0).shape[0] == 2
+@pytest.mark.parametrize('kind,position', [(k, p) for k in ARCHITECTURES for p in ('after_start', 'suffix') if k in FULL or (k in CAUSAL and p == 'suffix')])
+def test_positions(kind, position):
+    "Also where a causal model reads the text first, into a cache"
+    with fake_gpu() as device:
+        model = on(device, kind, position=position)
+        step(model, batch(model, device))
 
 
-@pytest.mark.filterwarnings('ignore::FutureWarning')
-@pytest.mark.parametrize('method', ['lora', 'prefix', 'p-tuning', 'full'])
-def test_bfloat16_baselines(method):
-    "What PEFT trains is held in 32 bits, and full fine-tuning holds everything in 32 bits and multiplies in 16"
-    model = BaselineModel(tiny().bfloat16(), BaselineConfig(method, num_virtual_tokens=3))
-    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    batch = example(model, (3, 6))
-    out = model.train()(**batch, labels=batch['input_ids'])
-    assert out.logits.dtype is torch.bfloat16
-    out.loss.backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+@pytest.mark.parametrize('kind,name,pooling,tuned', [(k, *e) for k in FULL for e in ENCODERS if k == 'llama' or e[0] != 'a-name'])
+def test_encoders(kind, name, pooling, tuned):
+    with fake_gpu() as device:
+        model = on(device, kind, encoder_name_or_path=name, encoder_pooling=pooling, train_encoder=tuned)
+        step(model, batch(model, device))
+        assert any(n.startswith('encoder.') and p.grad is not None for n, p in model.named_parameters()) == model.encoder.trainable
 
 
-def test_bfloat16_encoder_gives_features_in_32_bits(encoder_folder):
-    "Whatever the encoder computes in, the heads are fed 32 bits"
-    model = prompted(tiny().bfloat16(), encoder_name_or_path=encoder_folder)
-    model.encoder.bfloat16()
-    ids = torch.tensor([[3, 4, 5]])
-    out = model(ids, labels=ids, instance_input_ids=ids, instance_attention_mask=torch.ones_like(ids))
-    assert out.loss.isfinite() and model.encoder(ids, torch.ones_like(ids)).dtype is torch.float32
+@pytest.mark.parametrize('kind,method', [('llama', m) for m in ('lopa', 'dept', 'lora', 'p-tuning', 'full')] + [('roberta', 'lopa'), ('t5', 'lopa'), ('gpt2', 'lora')])
+def test_gradient_checkpointing(kind, method):
+    with fake_gpu() as device:
+        model = on(device, kind, method)
+        model.gradient_checkpointing_enable()
+        step(model, batch(model, device))
 
 
-@torch.no_grad()
-def test_under_autocast(llama):
-    "Weights in 32 bits, computed in 16: close to 32"
-    model = prompted(llama)
-    batch = example(model)
-    exact = model(**batch, labels=batch['input_ids']).loss
-    with torch.autocast('cpu', dtype=torch.bfloat16): close = model(**batch, labels=batch['input_ids']).loss
-    torch.testing.assert_close(close, exact, atol=.1, rtol=.1)
+@pytest.mark.parametrize('kind,method', [p for p in PAIRS if p[0] in FULL and p[0] not in MASKED])
+def test_generation(kind, method, monkeypatch):
+    "Fake tensors cannot generate, but everything that transformers' `generate` is given lies on the device"
+    with fake_gpu() as device:
+        model = on(device, kind, method)
+        asked, given = ask_only(model, monkeypatch), {k: v for k, v in batch(model, device).items() if k != 'labels'}
+        assert model.eval().generate(**given, max_new_tokens=2).device == device and len(asked) == 1
+
+
+# --- the tests above fail when one tensor lies on the CPU ---
+
+def planted(model, device, monkeypatch, name):
+    "Leave one parameter or buffer on the CPU"
+    owner, _, leaf = name.rpartition('.')
+    owner = model.get_submodule(owner)
+    monkeypatch.setitem(owner._parameters, leaf, torch.nn.Parameter(torch.zeros(owner._parameters[leaf].shape, device='cpu')))
+    with wrong: step(model, batch(model, device))
+
+
+@pytest.mark.parametrize('kind,method', [('llama', m) for m in [*METHODS, *BASELINES]] + [(k, 'lopa') for k in FULL[1:]])
+def test_a_planted_parameter_is_found(kind, method, monkeypatch):
+    with fake_gpu() as device:
+        model = on(device, kind, method)
+        planted(model, device, monkeypatch, [n for n, p in model.named_parameters() if p.requires_grad][-1])
+
+
+@pytest.mark.parametrize('name,pooling,tuned', [e for e in ENCODERS if e[2] or e[1] == 'attention'])
+def test_a_planted_encoder_is_found(name, pooling, tuned, monkeypatch):
+    with fake_gpu() as device:
+        model = on(device, encoder_name_or_path=name, encoder_pooling=pooling, train_encoder=tuned)
+        planted(model, device, monkeypatch, [n for n, p in model.named_parameters() if n.startswith('encoder.') and p.requires_grad][0])
+
+
+@pytest.mark.parametrize('method', ['lopa', 'pt'])
+def test_a_prompt_that_was_never_moved_is_found(method, monkeypatch):
+    "`get_prompt_model` puts what it makes beside the foundation model"
+    with fake_gpu() as device:
+        with monkeypatch.context() as m:
+            if method == 'lopa': m.setattr(torch.nn.Module, 'to', lambda self, *_, **__: self)
+            else: m.setattr('lopa.model.start_vectors', lambda *_: torch.zeros(PROMPT, 32)); m.setattr(torch.nn.Module, 'to', lambda self, *_, **__: self)
+            model = on(device, method=method)
+        with wrong: step(model, batch(model, device))
+
+
+def on_the_cpu(function):
+    "The same function, with its first result on the CPU"
+    def planted(*args, **kwargs):
+        out = function(*args, **kwargs)
+        return (out[0].cpu(), *out[1:]) if isinstance(out, tuple) else out.cpu()
+    return planted
+
+
+PLACES = {'lopa.layout.inner_order': {}, 'lopa.layout.outer_order': dict(position='suffix'), 'lopa.model.insertion_point': dict(position='after_start'), 'lopa.logits.wanted_positions': {},
+          'lopa.prompts.low_rank': {}, 'lopa.encoders.pool_last': dict(encoder_name_or_path='self', encoder_pooling='last'), 'lopa.gating.gate_sigmoid': {}}
+
+
+@pytest.mark.parametrize('place', PLACES)
+def test_a_planted_result_is_found(place, monkeypatch):
+    "One function whose result lies on the CPU"
+    import importlib
+    module, _, name = place.rpartition('.')
+    found = on_the_cpu(getattr(importlib.import_module(module), name))
+    monkeypatch.setattr(place, found)
+    if name == 'pool_last': monkeypatch.setitem(importlib.import_module(module).POOLINGS, 'last', found)
+    if name == 'gate_sigmoid': monkeypatch.setitem(GATES, 'sigmoid', found)
+    with fake_gpu() as device, wrong:
+        model = on(device, **PLACES[place])
+        step(model, batch(model, device))
+
+
+@pytest.mark.parametrize('method', ['lopa', 'full'])
+def test_a_planted_layer_is_found(method):
+    "Also behind gradient checkpointing"
+    with fake_gpu() as device:
+        model = on(device, method=method)
+        model.base_model.model.layers[0].mlp.register_forward_pre_hook(lambda _, args: args[0] + torch.zeros(32))
+        model.gradient_checkpointing_enable()
+        with wrong: step(model, batch(model, device))
+
+
+@pytest.mark.parametrize('kind,method', [('llama', 'lopa'), ('llama', 'lora'), ('t5', 'pt')])
+def test_a_planted_mask_is_found(kind, method, monkeypatch):
+    "Generation is given a mask on the CPU"
+    with fake_gpu() as device:
+        model = on(device, kind, method)
+        ask_only(model, monkeypatch)
+        stub = model.base_model.generate
+        monkeypatch.setattr(model.base_model, 'generate', lambda attention_mask, **given: stub(attention_mask=attention_mask.cpu(), **given))
+        with wrong: model.generate(**{k: v for k, v in batch(model, device).items() if k != 'labels'}, max_new_tokens=2)
+
+
+def test_features_on_the_cpu_are_found():
+    with fake_gpu() as device:
+        model = on(device)
+        with wrong: step(model, batch(model, device) | {'instance_features': torch.zeros(2, FEATURES)})
