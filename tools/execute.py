@@ -6,17 +6,15 @@
 
 Cells marked `#| eval: false`, `#| notest`, `#| slow`, `#| cuda` or `#| hub` are not run and keep the outputs they have;
 `--slow`, `--cuda` and `--hub` run them. A notebook with a failing cell stays as it was.
+`python -m tools.execute --dry PATH` saves nothing, and needs no nbdev.
 """
 import argparse, contextlib, os, re, sys
 from json import loads
 from pathlib import Path
 
 import nbformat
-from execnb.nbio import nb2str
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from nbdev.clean import clean_nb
-from nbdev.config import get_config
 
 root = Path(__file__).resolve().parents[1]
 left_out = {'notest', 'slow', 'cuda', 'hub'}
@@ -55,8 +53,8 @@ def keep(output):
     return widget not in output.get('data', {})
 
 
-def execute(path, allowed=(), timeout=None, around=lambda cell: contextlib.nullcontext()):
-    "Run one notebook in its own folder against this tree's library, and write it back clean; each cell within `around(cell)`"
+def execute(path, allowed=(), timeout=None, around=lambda cell: contextlib.nullcontext(), dry=False):
+    "Run one notebook in its own folder against this tree's library, and unless `dry` write it back clean; each cell within `around(cell)`"
     nb = nbformat.read(path, 4)
     client = NotebookClient(nb, timeout=timeout, kernel_name='python3', coalesce_streams=True, record_timing=False,
                             extra_arguments=['--log-level=ERROR'],
@@ -76,12 +74,15 @@ def execute(path, allowed=(), timeout=None, around=lambda cell: contextlib.nullc
             cell.outputs = [o for o in cell.outputs if keep(o)]
             n += 1
     nb.metadata.pop('widgets', None)
-    write(nb, path)
+    if not dry: write(nb, path)
     return n
 
 
 def write(nb, path):
     "Write what nbdev_clean would leave, in one step"
+    from execnb.nbio import nb2str
+    from nbdev.clean import clean_nb
+    from nbdev.config import get_config
     nb = loads(nbformat.writes(nb))
     cfg = get_config(path=root)
     clean_nb(nb, allowed_metadata_keys=cfg.allowed_metadata_keys.split())
@@ -101,13 +102,14 @@ def main(argv=None):
     for flag in ('slow', 'cuda', 'hub'):
         parser.add_argument(f'--{flag}', action='store_true', help=f'run the cells marked {flag} too')
     parser.add_argument('--timeout', type=int, help='seconds that one cell may take (default: as long as it likes)')
+    parser.add_argument('--dry', action='store_true', help='run, and leave the notebooks as they are')
     args = parser.parse_args(argv)
     allowed = {flag for flag in ('slow', 'cuda', 'hub') if getattr(args, flag)}
     for given in args.path or [root/'nbs']:
         if not given.exists(): raise SystemExit(f'{given}: no such notebook')
         for path in notebooks(given.resolve()) if given.is_dir() else [given.resolve()]:
             print(f'{shown(path)} ...', end=' ', flush=True)
-            print(f'{execute(path, allowed, args.timeout)} cells run', flush=True)
+            print(f'{execute(path, allowed, args.timeout, dry=args.dry)} cells run', flush=True)
 
 
 if __name__ == '__main__': main()
