@@ -1,17 +1,17 @@
 "The planner: laws of the ledger, and its estimates against real memory"
-import copy, gc, json, platform, subprocess, sys
+import gc, json, platform, subprocess, sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers as tf
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
-from helpers import PAIRS, adapted, few, one_sentence, tiny
-from lopa.baselines import BASELINES, BaselineConfig
+from helpers import PAIRS, few, one_sentence, tiny
+from lopa.baselines import BASELINES, BaselineConfig, adapt_model
 from lopa.footprint import Job, Ledger, cache_bytes, evaluation_memory, note_weights, quantised, sketch, step_memory, watch
 from lopa.hardware import Execution
-from lopa.plan import GPUS, plan_run, row_shape, show_plan, task_shape, verdict
+from lopa.plan import GPUS, number_format, plan_run, row_shape, show_plan, task_shape, verdict
 from lopa.prompts import PromptConfig
 from lopa.recipes import Recipe, parameter_groups, recipe
 from lopa.tasks import TASKS
@@ -37,8 +37,11 @@ def small(method='lopa', kind='llama', device='cpu', dtype=torch.float32, length
 def total(*args, **kwargs): return step_memory(*args, **kwargs).peak.total()
 
 
-@pytest.mark.parametrize('kind,method', PAIRS, ids=lambda x: x)
-def test_every_method_on_every_architecture(kind, method):
+some = [(kind, method) for kind, method in PAIRS if kind == 'llama' or method in ('lopa', 'lora')]   # every method, and every architecture
+
+
+@pytest.mark.parametrize('kind,method', some, ids=lambda x: x)
+def test_methods_and_architectures(kind, method):
     job = small(method, kind, answer=3 if kind == 't5' else 1)
     step = step_memory(job, 2)
     assert step.flops > 0 and step.peak['activations'] > 0 and 0 < evaluation_memory(job).total()
@@ -49,7 +52,7 @@ def test_every_method_on_every_architecture(kind, method):
 def test_fake_is_real_to_the_byte(method):
     "The ledger of a step on real tensors, but for what the batch itself takes"
     job, rows = small(method), 4
-    model = adapted('llama', method, shaken=False, **({'phm_blocks': 4} if method == 'idpg-phm' else {}))
+    model = adapt_model(tiny(attn_implementation='eager').requires_grad_(False), job.recipe.config)
     batch = job.batch(model, rows)
     batch['labels'][:, :-1] = -100
     optimiser = torch.optim.AdamW(parameter_groups(model, job.recipe), weight_decay=0., foreach=False)
@@ -61,19 +64,19 @@ def test_fake_is_real_to_the_byte(method):
     assert abs(ledger.peak.total() - step_memory(job, rows).peak.total()) <= sum(t.nbytes for t in batch.values())
 
 
-@few
+@settings(few, max_examples=8)                   # a step on fake tensors takes as long for a tiny model as for a real one
 @given(rows=st.integers(1, 12), more=st.integers(1, 12), method=st.sampled_from(['lopa', 'pt', 'lora', 'full']), device=st.sampled_from(['cpu', 't4']))
 def test_more_rows_never_need_less(rows, more, method, device):
     job = small(method, device=device)
     assert total(job, rows) <= total(job, rows + more)
 
 
-@few
+@settings(few, max_examples=6)
 @given(rows=st.integers(1, 8), length=st.integers(2, 40), method=st.sampled_from(['lopa', 'pt', 'lora', 'full']), kind=st.sampled_from(['llama', 'gpt2', 'roberta']))
 def test_checkpointing_never_needs_more_of_what_layers_keep(rows, length, method, kind):
     "With many layers; with one, there is nothing to forget"
     job = small(method, kind, length=length)
-    setattr(job.base, 'n_layer' if kind == 'gpt2' else 'num_hidden_layers', 8)
+    setattr(job.base, 'n_layer' if kind == 'gpt2' else 'num_hidden_layers', 5)
     kept = [step_memory(job, rows, checkpointing=c) for c in (False, True)]
     assert kept[1].peak.total() <= kept[0].peak.total() and kept[1].flops > kept[0].flops
 
@@ -149,7 +152,7 @@ def test_quantised_matrices():
 def test_garbage_collection_changes_nothing():
     "What is alive is what Python's reference counts say; nothing hangs in a cycle until somebody looks"
     job = small()
-    job.base.num_hidden_layers = 8
+    job.base.num_hidden_layers = 5
     on = total(job, 4, checkpointing=True)
     gc.disable()
     try: assert total(job, 4, checkpointing=True) == on
@@ -167,16 +170,20 @@ def test_every_task_has_limits_without_rows(name):
 def test_no_weights_are_loaded(monkeypatch):
     def refuse(*args, **kwargs): raise AssertionError('weights were loaded')
     monkeypatch.setattr(tf.PreTrainedModel, 'from_pretrained', refuse)
-    for device in GPUS:
-        plan = plan_run('smollm2-135m', 'rotten_tomatoes', recipe('rotten_tomatoes'), device=device, length=10)
-        assert plan['fits'] and plan['number_format'] == ('float16' if device in ('t4', 'v100') else 'bfloat16') and not plan['alternatives']
-    json.dumps(plan)
+    plan = plan_run('smollm2-135m', 'rotten_tomatoes', recipe('rotten_tomatoes'), length=10)
+    assert plan['fits'] and plan['device'] == 't4' and not plan['alternatives'] and json.loads(json.dumps(plan)) == plan
+
+
+@pytest.mark.parametrize('device', GPUS)
+def test_number_format(device):
+    "Cards older than Ampere have no bfloat16"
+    assert number_format(device) is (torch.float16 if device in ('t4', 'v100') else torch.bfloat16)
 
 
 def test_what_fits_is_found(monkeypatch, capsys):
     "A card so small that only some settings fit"
-    base, plan = configured('llama'), recipe('rte', 'pt', steps=5, batch_size=32, eval_batch_size=1)
-    base.num_hidden_layers = 8
+    base, plan = configured('llama'), recipe('rte', 'pt', steps=5, batch_size=16, eval_batch_size=1)
+    base.num_hidden_layers = 5
     whole = plan_run(base, 'rte', plan, length=40)['total']
     monkeypatch.setitem(GPUS, 't4', GPUS['t4'] | {'memory': .9985*whole/1e9/.9})
     found = plan_run(base, 'rte', plan, length=40)
@@ -215,10 +222,10 @@ def test_command():
 @pytest.mark.skipif(platform.system() != 'Linux' or platform.libc_ver()[0] != 'glibc', reason='measures with /proc, and knows the habits of glibc')
 @pytest.mark.parametrize('method,rows,length,checkpointing', [('lopa', 8, 48, False), ('lora', 4, 64, True), ('full', 4, 48, False)])
 def test_against_measured_memory(method, rows, length, checkpointing):
-    "The peak of a real process that trains SmolLM2 for three steps, within 15 %"
+    "The peak of a real process that trains SmolLM2 for two steps, within 15 %"
     try: Path('/proc/self/clear_refs').write_text('5')
     except OSError: pytest.skip('the peak cannot be set back here')
-    ran = subprocess.run([sys.executable, '-m', 'tools.peak', method, *map(str, (rows, length, int(checkpointing)))], cwd=root, capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, '-m', 'tools.peak', method, *map(str, (rows, length, int(checkpointing), 2))], cwd=root, capture_output=True, text=True, check=True)
     measured = json.loads(ran.stdout.splitlines()[-1])['peak']
     plan = plan_run('smollm2-135m', 'rotten_tomatoes', recipe('rotten_tomatoes', method, batch_size=rows, eval_batch_size=1),
                     Execution(gradient_checkpointing=checkpointing), 'cpu', length=length, dtype=torch.float32)

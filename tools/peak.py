@@ -1,6 +1,6 @@
 """Train for a few steps on the CPU and print how much memory that took, for comparison with lopa.plan; Linux only
 
-    python -m tools.peak METHOD ROWS LENGTH CHECKPOINTING     # e.g. lopa 8 64 0
+    python -m tools.peak METHOD ROWS LENGTH CHECKPOINTING [STEPS]     # e.g. lopa 8 64 0
 
 Weights are those of SmolLM2-135M in 32 bits, tokens are random, the last one of a row is the answer. Prints one JSON object.
 """
