@@ -14,6 +14,7 @@ UNREAD = {                                       # what is read from a tensor's 
     'item': lambda self: .5, '__int__': lambda self: 3, 'tolist': lambda self: list(range(len(self))), 'unique': lambda self: [5],
     'nonzero': lambda self: torch.arange(len(self), device=self.device)[:, None], 'numpy': lambda self: np.zeros(tuple(self.shape)),
 }
+with torch.device('cpu'): torch.empty(0)         # torch lists its constructors at this moment, for good: it must not list ours
 
 
 class Fake(FakeTensorMode):

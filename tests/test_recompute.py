@@ -1,9 +1,9 @@
 "Gradient checkpointing: less memory, and the same numbers to the last bit"
 import pytest
 import torch
+import torch.utils.checkpoint as recomputation
 
-from helpers import ARCHITECTURES, CAUSAL, MASKED, PROMPT, SEQ2SEQ, adapted, features, one_sentence, padded, rows, tiny
-from lopa.baselines import BASELINES, BaselineConfig, BaselineModel
+from helpers import ARCHITECTURES, CAUSAL, MASKED, SEQ2SEQ, adapted, features, one_sentence, padded, rows, tiny
 from lopa.recompute import recompute_layers
 
 pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning')
@@ -39,9 +39,8 @@ def modes(model): return {n: m.training for n, m in model.named_modules()}
 
 def counted(model, monkeypatch):
     "From now on, count how often layers are run in a way that can be repeated"
-    import torch.utils.checkpoint as c
-    runs, real = [], c.checkpoint
-    monkeypatch.setattr(c, 'checkpoint', lambda *args, **kwargs: (runs.append(1), real(*args, **kwargs))[1])
+    runs, real = [], recomputation.checkpoint
+    monkeypatch.setattr(recomputation, 'checkpoint', lambda *args, **kwargs: (runs.append(1), real(*args, **kwargs))[1])
     return runs
 
 
