@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['gate_spread', 'ProgressBar', 'StopAtNan', 'PromptTrainer', 'training_arguments', 'run_plan', 'record', 'test_scores',
-           'training_data', 'train']
+           'check_run', 'training_data', 'make_trainer', 'train']
 
 # %% ../nbs/08_train.ipynb #7c060a3f
 import contextlib, json, math, os, shutil, time
@@ -125,6 +125,17 @@ def test_scores(
     words = {w.strip(): str(i) for i, w in enumerate(task.verbalizer)}
     return {'test': score_lines(about, lines)} | ({'test_predictions': ''.join(words[l['answer']] for l in lines)} if 0 < len(words) < 10 else {})
 
+# %% ../nbs/08_train.ipynb #2e6ad478
+def check_run(
+    task, recipe, # The run
+    execution:Execution, # How it is carried out
+    weak:bool,    # Is a weak sandbox accepted?
+):
+    "Refuse what cannot work, before anything is computed"
+    execution.rows_per_pass(recipe.batch_size)
+    if 'train' not in task.splits: raise ValueError(f'{task.name}: expected a training split, found only {", ".join(task.splits)}; train on another task and evaluate on this one.')
+    if needs_sandbox(task): choose_rung(weak=weak)
+
 # %% ../nbs/08_train.ipynb #d4abb0c0
 def training_data(
     model, task, # The run
@@ -137,7 +148,22 @@ def training_data(
         fits = splits['train'].filter(lambda n: n <= task.max_length or task.verbalizer, input_columns='length')
     return splits | {'fits': fits}, collate
 
-# %% ../nbs/08_train.ipynb #d7406731
+# %% ../nbs/08_train.ipynb #269e1408
+def make_trainer(
+    model, task, recipe, seed, # The run
+    execution:Execution,       # How it is carried out
+    folder:Path,               # The run's folder
+    splits, collate,           # From `training_data`
+    run,                       # Runs a program
+    progress:bool,             # Show progress bars?
+)->PromptTrainer:
+    "Put everything that training needs together"
+    if execution.gradient_checkpointing: model.gradient_checkpointing_enable()
+    return PromptTrainer(model, training_arguments(recipe, execution, folder, seed, model, 'validation' in splits), folder/'checkpoints', recipe.batch_size, data_collator=collate,
+                         train_dataset=splits['fits'], eval_dataset=splits.get('validation'), task=task, run=run, progress=progress,
+                         optimizers=(torch.optim.AdamW(parameter_groups(model, recipe), weight_decay=0.), None))
+
+# %% ../nbs/08_train.ipynb #a9dbe791
 def train(
     model,            # A `PromptModel` or `BaselineModel`
     task,             # A `Task`
@@ -151,27 +177,21 @@ def train(
 )->dict:              # The result record, as in `result.json`
     "Train, select on validation if there is any, evaluate once on test, and record everything"
     from accelerate.utils import broadcast_object_list
-    start, folder, run = time.perf_counter(), Path(output_dir), partial(run_program, timeout=10., allow_weak_isolation=allow_weak_isolation)
-    how, progress = execution or Execution(), progress and is_main()
-    how.rows_per_pass(recipe.batch_size)                                       # refuses what cannot be divided, before anything is computed
-    if 'train' not in task.splits: raise ValueError(f'{task.name}: expected a training split, found only {", ".join(task.splits)}; train on another task and evaluate on this one.')
-    if needs_sandbox(task): choose_rung(weak=allow_weak_isolation)
+    start, folder, how, progress = time.perf_counter(), Path(output_dir), execution or Execution(), progress and is_main()
+    run = partial(run_program, timeout=10., allow_weak_isolation=allow_weak_isolation)
+    check_run(task, recipe, how, allow_weak_isolation)
     start_of_memory()
     splits, collate = training_data(model, task)
     recipe = recipe.counted(len(splits['fits']))
     plan, prepared = run_plan(model, task, recipe, seed, len(splits['fits'])), time.perf_counter()
     there = broadcast_object_list([begin_run(folder, plan, resume) if is_main() else None])[0]
     if there: return there
-    if how.gradient_checkpointing: model.gradient_checkpointing_enable()
-    trainer = PromptTrainer(model, training_arguments(recipe, how, folder, seed, model, 'validation' in splits), folder/'checkpoints', recipe.batch_size, data_collator=collate,
-                            train_dataset=splits['fits'], eval_dataset=splits.get('validation'), task=task, run=run, progress=progress,
-                            optimizers=(torch.optim.AdamW(parameter_groups(model, recipe), weight_decay=0.), None))
+    trainer = make_trainer(model, task, recipe, seed, how, folder, splits, collate, run, progress)
     with explain_memory(model.base_model, recipe.batch_size, how):
         trainer.to_the_end()
-        trained = trainer.seconds()
-        model.eval()
-        scores = {'validation': next(score for step, _, score in trainer.kept['looks'] if step == trainer.best_step())} if trainer.kept['looks'] else {}
-        scores |= test_scores(model, task, splits, collate, recipe, folder/'predictions.jsonl', run, progress)
+        trained, looks = trainer.seconds(), {step: score for step, _, score in trainer.kept['looks']}
+        scores = {'validation': looks[trainer.best_step()]} if looks else {}
+        scores |= test_scores(model.eval(), task, splits, collate, recipe, folder/'predictions.jsonl', run, progress)
     seconds = {'prepare': prepared-start, 'train': trained, 'total': prepared-start + trainer.seconds()}
     result = record(model, task, plan, scores, trainer.state.log_history, seconds) | {'execution': asdict(how), 'resumed_at': trainer.kept['resumed_at']}
     if is_main():
