@@ -109,7 +109,8 @@ def default_dtype(
 ):                    # `torch.bfloat16` where the device multiplies it natively, else `torch.float16` on a GPU and `torch.float32` elsewhere
     "The fastest number format in which a frozen model can be held"
     import torch
-    cpu, gpu = torch.cpu, device.startswith('cuda')
+    cpu, device = torch.cpu, str(device)
+    gpu = device.startswith('cuda')
     native = (torch.cuda.is_bf16_supported(including_emulation=False) if gpu else
               device == 'cpu' and any(getattr(cpu, f, bool)() for f in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')))
     return torch.bfloat16 if native else torch.float16 if gpu else torch.float32

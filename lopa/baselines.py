@@ -90,7 +90,7 @@ def generate_rows(
 class Baseline(AdaptedModel):
     "The first half of `BaselineModel`: what is trained, and how it is kept"
     encoder = generator = encoder_tokenizer = None
-    signature = None                           # taken before anything is trained
+    signature = dtype = None                   # taken before anything is trained, or held in 32 bits for it
     def __init__(
         self,
         base_model,            # A transformers language model; it is changed

@@ -23,7 +23,7 @@ BatchSize = Annotated[int, typer.Option(help='Examples per optimiser step, inste
 Encoder = Annotated[str, typer.Option(help="What reads the instance, instead of the recipe's encoder: packaged name, hub id, folder, self or embeddings.")]
 Passes = Annotated[int, typer.Option(help='Passes that a step is split into: less memory, same result.', min=1)]
 Twice = Annotated[bool, typer.Option('--gradient-checkpointing', help='Compute activations twice instead of keeping them: less memory, same result.')]
-Bits = Annotated[int, typer.Option(help='4 or 8: hold the foundation model quantised, with bitsandbytes, on a GPU.')]
+Bits = Annotated[int, typer.Option(help='4 or 8: hold the foundation model quantised, with bitsandbytes.')]
 Base = Annotated[str, typer.Option('--base-model', '--base', help='Foundation model: packaged name, hub id or folder.')]
 DataDir = Annotated[Path, typer.Option(help='Folder with JSON lines; default: $LOPA_DATA, the packaged data, the hub.')]
 Limit = Annotated[int, typer.Option(help='Use only the first N rows of each split.', min=1)]
@@ -63,7 +63,7 @@ def train(
     resume:Annotated[bool, typer.Option('--resume', help='Go on where an interrupted run in this folder stopped; begin if there is none.')]=False,
     save_steps:Annotated[int, typer.Option(help='Steps between two checkpoints.', min=1)]=50,
     gradient_accumulation_steps:Passes=1, gradient_checkpointing:Twice=False, bits:Bits=None,
-    torch_compile:Annotated[bool, typer.Option('--torch-compile', help='Compile the model; pays off in long runs on a GPU.')]=False,
+    torch_compile:Annotated[bool, typer.Option('--torch-compile', help='Compile the model, which takes a while before the first step.')]=False,
     report_to:Annotated[str, typer.Option(help='Where to log: tensorboard, trackio, wandb, ...; the package has to be installed.')]='none',
     base_model:Base='smollm2-135m', data_dir:DataDir=None, limit:Limit=None, allow_weak_isolation:Weak=False, as_json:Json=False):
     "Train a prompt, select on validation, evaluate once on test."

@@ -7,7 +7,7 @@ __all__ = ['SENTENCES', 'majority_row', 'zero_shot_row', 'probe_row', 'quoted_ro
            'ask', 'run_demo']
 
 # %% ../nbs/11_demo.ipynb #09cea5c2
-import json, shutil, statistics, time
+import json, statistics, time
 from pathlib import Path
 import numpy as np
 from .assets import load_encoder, load_foundation_model, load_tokenizers, write_files
@@ -18,9 +18,9 @@ from .metrics import linear_probe, score, show_score
 from .model import PromptModel, get_prompt_model
 from .predict import classify, encode_rows
 from .prompts import PromptConfig
-from .tasks import load_task
 from .hardware import environment
 from .recipes import recipe
+from .tasks import load_task
 from .train import train
 
 # %% ../nbs/11_demo.ipynb #50d2f12f
@@ -142,8 +142,7 @@ def run_demo(
     rows = baseline_rows(base, task, plan.config.encoder_name_or_path, say, progress)
     say(f'Training LoPA: {plan.steps} steps of {plan.batch_size} sentences ...')
     set_seed(0)
-    shutil.rmtree(folder/'checkpoints', ignore_errors=True)                   # of a demo that was interrupted
-    result = train(get_prompt_model(base, plan.config), task, plan, folder, progress=progress)
+    result = train(get_prompt_model(base, plan.config), task, plan, folder, progress=progress, resume=(folder/'checkpoints').exists())   # a demo that was interrupted goes on
     rows += [{'name': 'LoPA (this run)', **result['test'], 'parameters': result['trainable_parameters'], 'seconds': result['seconds']['total']}] + quoted_rows(results)
     show_table(rows)
     say('Loading the adapter from disk and asking it about three sentences:')

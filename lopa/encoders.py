@@ -179,6 +179,7 @@ def encode_dataset(
     folder = cache_dir()/'features'
     folder.mkdir(parents=True, exist_ok=True)
     def encode(texts):
+        "Vectors of some texts, in their order"
         order, h = sorted(range(len(texts)), key=lambda i: len(texts[i])), [None]*len(texts)
         for k in range(0, len(order), batch_size):                             # texts of like length share a batch
             some = order[k:k+batch_size]

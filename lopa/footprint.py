@@ -96,6 +96,7 @@ def to_fake_cpu(
     "Exchange weights on the device `meta` for fake ones"
     new = {}
     def fake(t):
+        "The fake of a tensor; the same one for the same tensor"
         if id(t) not in new:
             there = torch.empty(t.shape, dtype=t.dtype, device='cpu')
             new[id(t)] = t, nn.Parameter(there, t.requires_grad) if isinstance(t, nn.Parameter) else there
@@ -149,6 +150,7 @@ class Job:
     half = property(lambda self: torch.autocast('cpu', torch.float16, enabled=self.dtype == torch.float16))   # as the Trainer's fp16
 
     def model(self, checkpointing=False):
+        "The adapted model, without weights"
         model = sketch(self.base, self.recipe.config, self.encoder, self.dtype, self.cpu)
         if checkpointing: model.gradient_checkpointing_enable()
         return model

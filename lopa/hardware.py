@@ -18,7 +18,7 @@ class Execution:
     "How a recipe is carried out on a machine: none of it is meant to change what is learned"
     gradient_accumulation_steps:int=1 # Passes that a step is split into
     gradient_checkpointing:bool=False # Compute activations twice instead of keeping them?
-    torch_compile:bool=False          # Compile the model? Pays off in long runs on a GPU
+    torch_compile:bool=False          # Compile the model? That takes a while before the first step
     save_steps:int=50                 # Optimiser steps between two checkpoints
     report_to:str='none'              # Where the Trainer logs to: `tensorboard`, `trackio`, `wandb`, …
 

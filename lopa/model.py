@@ -58,6 +58,7 @@ class AdaptedModel(nn.Module):
     "A foundation model and what was trained for one task: counting, saving, loading"
     accepts_loss_kwargs = True                 # tells the Trainer that `forward` takes `num_items_in_batch`
     device = property(lambda self: self.base_model.device)
+    dtype = property(lambda self: self.base_model.dtype)       # in which the foundation model multiplies
     signature = property(lambda self: signature(self.base_model))
     recomputes = False                         # gradient checkpointing?
 

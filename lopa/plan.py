@@ -17,7 +17,7 @@ from .batches import tokenize
 from .footprint import Job, evaluation_memory, quantised, read_config, step_memory
 from .hardware import Execution
 from .recipes import Recipe
-from .tasks import CASES, CLASSES, TASKS, Task, load_task
+from .tasks import Task, empty_task, load_task
 
 # %% ../nbs/08_plan.ipynb #7bd9e316
 GPUS = {name: dict(memory=memory, half=half, single=single, native=native, source=source) for name, memory, half, single, native, source in [
@@ -74,12 +74,8 @@ def task_shape(
     rows:bool=True, # Load the rows, if they can be had?
 )->Task:            # With its rows, or without any
     "Load a task, or at least its limits"
-    try:
-        if rows or name not in TASKS: return load_task(name, data_dir)
-    except (OSError, ModuleNotFoundError): pass
-    source, _, kind = name.rpartition('-')
-    if source: return Task(name, {}, **CASES[kind])
-    return Task(name, {}, **CLASSES[name]) if name in CLASSES else Task(name, {}, '{prompt}', target='{canonical_solution}', max_length=512, max_new_tokens=256)
+    try: return load_task(name, data_dir) if rows else empty_task(name)
+    except (OSError, ModuleNotFoundError): return empty_task(name)
 
 def row_shape(
     task:Task,

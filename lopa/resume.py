@@ -68,7 +68,7 @@ def begin_run(
     result, begun = (json.loads(p.read_text()) if p.exists() else None for p in (Path(folder)/'result.json', Path(folder)/'checkpoints'/'plan.json'))
     finished = result and not differences(plan, result)
     if resume and finished: return result
-    if begun and resume and (wrong := differences(plan, begun)): raise ValueError(f'{folder} holds an unfinished run of another kind: {wrong}; change it back, or name another folder.')
+    if begun and resume and (wrong := differences(plan, begun)): raise ValueError(f'{folder} holds an unfinished run of another kind: {wrong}; change it back, name another folder, or delete {Path(folder)/"checkpoints"}.')
     done = last_checkpoint(Path(folder)/'checkpoints')
     if begun and done and not resume and not (result and not differences(begun, result)):
         raise ValueError(f'{folder} holds an unfinished run ({begun["method"]} on {begun["task"]}, {step_of(done)} of {begun["recipe"]["steps"]} steps): '

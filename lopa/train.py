@@ -79,13 +79,15 @@ def training_arguments(
 )->TrainingArguments:    # For `PromptTrainer`
     "Say in the Trainer's words what recipe and execution say in ours"
     device, how = model.device.type, execution
-    cpu = dict(use_cpu=True, ddp_backend='gloo' if 'WORLD_SIZE' in os.environ else None) if device == 'cpu' else dict(fp16=device == 'cuda' and model.base_model.dtype == torch.float16)
-    return TrainingArguments(
+    where = dict(use_cpu=True, ddp_backend='gloo' if 'WORLD_SIZE' in os.environ else None) if device == 'cpu' else dict(fp16=device == 'cuda' and model.dtype == torch.float16)
+    args = TrainingArguments(
         output_dir=str(folder), max_steps=recipe.steps, per_device_train_batch_size=how.rows_per_pass(recipe.batch_size), gradient_accumulation_steps=how.gradient_accumulation_steps,
         per_device_eval_batch_size=recipe.eval_batch_size, eval_strategy='steps' if choose else 'no', eval_steps=recipe.eval_steps,
         lr_scheduler_type={'linear': 'linear', 'constant': 'constant_with_warmup'}[recipe.schedule], warmup_steps=round(recipe.warmup*recipe.steps), max_grad_norm=recipe.max_grad_norm, weight_decay=0.,
         save_strategy='steps', save_steps=how.save_steps, logging_steps=min(10, recipe.eval_steps), logging_nan_inf_filter=False, report_to=how.report_to, torch_compile=how.torch_compile,
-        seed=seed, remove_unused_columns=False, dataloader_pin_memory=device != 'cpu', disable_tqdm=True, **cpu)   # our own bar takes the place of theirs
+        seed=seed, remove_unused_columns=False, dataloader_pin_memory=device != 'cpu', disable_tqdm=True, **where) # our own bar takes the place of theirs
+    args._n_gpu = min(args.n_gpu, 1)                                            # a process uses one GPU: more of them would each take a batch
+    return args
 
 # %% ../nbs/08_train.ipynb #df5823e7
 def run_plan(
@@ -197,5 +199,6 @@ def train(
     if is_main():
         model.save_pretrained(folder/'adapter')
         write_files(folder, {'result.json': json.dumps(result, indent=1).encode()})
-        shutil.rmtree(folder/'checkpoints', ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()                                     # all have taken the best adapter back
+    if is_main(): shutil.rmtree(folder/'checkpoints', ignore_errors=True)
     return result

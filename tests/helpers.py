@@ -100,3 +100,23 @@ def one_sentence(error, *mentions):
     text = str(error)
     assert text and '\n' not in text and text.endswith(('.', '?', '!')), repr(text)
     for word in mentions: assert str(word) in text, f'{word!r} is not in {text!r}'
+
+
+WORDS = 'red big new deep tall blue good bad old dry wet cold'.split()
+
+
+def word_task():
+    "44 rows of different lengths: of eight, five whole steps in an epoch, and four rows left out of it"
+    from datasets import Dataset
+    from lopa.tasks import own_task
+    rows = Dataset.from_list([dict(text=' '.join(WORDS[(i*k) % 12] for k in range(2 + i % 7)), label=i % 2) for i in range(44)])
+    return own_task('own', {'train': rows, 'validation': rows.select(range(10)), 'test': rows.select(range(5, 25))}, 'Say {text}', (' yes', ' no'))
+
+
+def one_tokenizer():
+    "In a process of its own: let tiny models be read with the packaged encoder's tokenizer"
+    import lopa.predict
+    from lopa import assets
+    tokenizer = assets.load_tokenizer(assets.ENCODER, 'left')
+    lopa.predict.load_tokenizers = lambda base, encoder: (tokenizer, tokenizer if encoder else None)
+    return tokenizer

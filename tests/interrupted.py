@@ -22,32 +22,18 @@ import torch
 torch.set_num_threads(1)                          # no thread pool: it would not survive the fork
 
 import scipy.stats                                # imported when it is needed; here once for all forks
-from datasets import Dataset, disable_progress_bars
+from datasets import disable_progress_bars
 from transformers import set_seed
 
-import lopa.predict
 import lopa.train
-from helpers import tiny
-from lopa import assets
+from helpers import one_tokenizer, tiny, word_task
 from lopa.hardware import Execution
 from lopa.model import get_prompt_model
 from lopa.prompts import PromptConfig
 from lopa.recipes import Recipe
-from lopa.tasks import own_task
 
 disable_progress_bars()
-WORDS = 'red big new deep tall blue good bad old dry wet cold'.split()
-STEPS = 20
-
-
-def task():
-    "44 rows of different lengths: five steps of eight in an epoch, and four rows left out of it"
-    rows = [dict(text=' '.join(WORDS[(i*k) % 12] for k in range(2 + i % 7)), label=i % 2) for i in range(44)]
-    return own_task('own', {'train': Dataset.from_list(rows), 'validation': Dataset.from_list(rows[:10]), 'test': Dataset.from_list(rows[5:25])}, 'Say {text}', (' yes', ' no'))
-
-
-TOKENIZER = assets.load_tokenizer(assets.ENCODER, 'left')
-lopa.predict.load_tokenizers = lambda base, encoder: (TOKENIZER, TOKENIZER if encoder else None)
+STEPS, TOKENIZER = 20, one_tokenizer()
 
 
 def model():
@@ -57,7 +43,7 @@ def model():
     return get_prompt_model(base, PromptConfig('lopa', num_virtual_tokens=3, rank=2, head_width=8, encoder_name_or_path='self', train_encoder=True))
 
 
-PREPARED = lopa.train.training_data(model(), task())
+PREPARED = lopa.train.training_data(model(), word_task())
 lopa.train.training_data = lambda *_: PREPARED
 
 
@@ -65,7 +51,7 @@ def run(folder):
     "Four epochs, a look at validation every fifth step, a checkpoint after every second"
     mine = model()
     plan = Recipe(mine.adapter_config, prompt_lr=.05, head_lr=.01, encoder_lr=1e-3, steps=STEPS, eval_steps=5, eval_batch_size=8)
-    return lopa.train.train(mine, task(), plan, folder, seed=5, progress=False, resume=True, execution=Execution(save_steps=2, gradient_accumulation_steps=2))
+    return lopa.train.train(mine, word_task(), plan, folder, seed=5, progress=False, resume=True, execution=Execution(save_steps=2, gradient_accumulation_steps=2))
 
 
 def attempt(do, kill_after=None):

