@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Execution', 'is_main', 'weight_format', 'explain_memory', 'start_of_memory', 'environment']
 
-# %% ../nbs/06_hardware.ipynb #4bc63356
-import os, platform
-from contextlib import contextmanager
+# %% ../nbs/06_hardware.ipynb #e8aa9072
+import contextlib, os, platform
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 import torch
 
 # %% ../nbs/06_hardware.ipynb #4df4d932
@@ -40,7 +40,7 @@ def is_main()->bool: # True also without several processes
     "Is this the process that writes files and shows progress?"
     return int(os.environ.get('RANK', 0)) == 0
 
-# %% ../nbs/06_hardware.ipynb #aad53e9a
+# %% ../nbs/06_hardware.ipynb #a54d3f9f
 def weight_format(
     base_model, # A transformers model
 )->str:         # e.g. `bits=4`, or `float32`
@@ -48,7 +48,7 @@ def weight_format(
     bits = next((b for b in (4, 8) if getattr(base_model, f'is_loaded_in_{b}bit', False)), None)
     return f'bits={bits}' if bits else f"no bits, {str(base_model.dtype).removeprefix('torch.')}"
 
-@contextmanager
+@contextlib.contextmanager
 def explain_memory(
     base_model,          # The foundation model
     batch_size:int,      # Examples per step
@@ -64,10 +64,11 @@ def explain_memory(
                           f'gradient_checkpointing (tried {execution.gradient_checkpointing}), bits of the foundation model (tried {weight_format(base_model)}); '
                           'the first two leave the result as it is, and `lopa plan` says what will fit.') from e
 
-# %% ../nbs/06_hardware.ipynb #e4f0d912
+# %% ../nbs/06_hardware.ipynb #dafe7e30
 def start_of_memory():
-    "Forget earlier peaks of the GPU's memory"
+    "Forget earlier peaks of memory, on a GPU, and on a CPU under Linux"
     if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError): Path('/proc/self/clear_refs').write_text('5')
 
 def environment(
     device, # A torch device

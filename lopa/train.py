@@ -44,19 +44,24 @@ class StopAtNan(TrainerCallback):
         if not math.isfinite((logs or {}).get('loss', 0)):
             raise FloatingPointError(f'The training loss is {logs["loss"]} at step {state.global_step}: lower the learning rates, or load the foundation model in 32 bits (dtype=torch.float32).')
 
-# %% ../nbs/08_train.ipynb #486880f3
+# %% ../nbs/08_train.ipynb #4de00cfb
 class PromptTrainer(ResumableTrainer):
     "The Trainer, for adapters and for answers in words"
     def __init__(self, *args, task=None, run=run_program, progress=True, **kwargs):
         super().__init__(*args, **kwargs)
         self.task, self.run, self.progress = task, run, progress
+        self.kept['looking'] = 0.                                              # seconds spent on the validation split
         self.remove_callback(PrinterCallback)
         self.add_callback(StopAtNan)
         if progress: self.add_callback(ProgressBar)
 
+    def log(self, logs, *args):
+        "With the seconds of training so far, looks at the validation split not counted"
+        super().log(logs | {'train_seconds': round(self.seconds() - self.kept['looking'], 2)}, *args)
+
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval'):
         "The task's score, and the spread of the gate"
-        data, step = eval_dataset or self.eval_dataset, self.state.global_step
+        data, step, began = eval_dataset or self.eval_dataset, self.state.global_step, time.perf_counter()
         lines = answer_lines(self.model, self.task, data, self.data_collator, self.args.eval_batch_size, self.progress, self.run)
         score = score_lines(judging(self.task, 'validation'), lines)
         self.kept['looks'].append((step, main_score(score), score))
@@ -64,6 +69,7 @@ class PromptTrainer(ResumableTrainer):
         metrics = {f'{metric_key_prefix}_accuracy': score['accuracy'], f'{metric_key_prefix}_score': main_score(score)}
         if hasattr(self.model.generator, 'logits') and 'instance_features' in data.column_names:
             metrics[f'{metric_key_prefix}_gate_spread'] = gate_spread(self.model, torch.tensor(data['instance_features'][:256]))
+        self.kept['looking'] += time.perf_counter() - began
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -98,7 +104,7 @@ def run_plan(
     return {'task': task.name, 'method': model.adapter_config.method, 'config': asdict(model.adapter_config), 'recipe': {k: v for k, v in asdict(recipe).items() if k != 'config'},
             'seed': seed, 'base_model': model.base_model.name_or_path, 'data': {k: len(d) for k, d in task.splits.items()} | {'train': rows}}
 
-# %% ../nbs/08_train.ipynb #77ee89dc
+# %% ../nbs/08_train.ipynb #b16ae448
 def record(
     model, task,  # The run
     plan:dict,    # From `run_plan`
@@ -107,7 +113,7 @@ def record(
     seconds:dict, # `prepare`, `train`, `total`
 )->dict:          # What a reader needs to believe or repeat a number
     "Put a run on record"
-    curve = [{k: (round(v, 5) if isinstance(v, float) else v) for k, v in entry.items() if k in ('step', 'loss', 'grad_norm', 'eval_accuracy', 'eval_gate_spread')}
+    curve = [{k: (round(v, 5) if isinstance(v, float) else v) for k, v in entry.items() if k in ('step', 'train_seconds', 'loss', 'grad_norm', 'eval_accuracy', 'eval_gate_spread')}
              for entry in history if 'loss' in entry or 'eval_accuracy' in entry]
     return {**plan, 'source': task.source, 'dtype': str(model.base_model.dtype).removeprefix('torch.'), **scores, 'trainable_parameters': count_parameters(model),
             'encoder_tuned': bool(model.encoder and model.encoder.tuned), 'seconds': {k: round(v, 1) for k, v in seconds.items()},
