@@ -10,7 +10,7 @@ __all__ = ['COLUMNS', 'SCHEMA', 'NAMES', 'ROBERTA', 'DEEPSEEK', 'row_of', 'troub
 import json, warnings
 from pathlib import Path
 
-# %% ../nbs/08_records.ipynb #81469b5d
+# %% ../nbs/08_records.ipynb #e78a1134
 COLUMNS = {'task': ['task'], 'base_model': ['base_model'], 'method': ['method'], 'variant': ['recipe', 'variant'], 'seed': ['seed'],
            'num_virtual_tokens': ['config', 'num_virtual_tokens'], 'rank': ['config', 'rank'], 'gate': ['config', 'gate'], 'encoder': ['config', 'encoder_name_or_path'],
            'pooling': ['config', 'encoder_pooling'], 'train_encoder': ['config', 'train_encoder'], 'position': ['config', 'position'], 'init': ['config', 'init'],
@@ -30,6 +30,7 @@ def row_of(
         return value
     row = {'source': 'ours', **{column: find(path) for column, path in COLUMNS.items()}, 'file': str(file)}
     row['encoder'], row['pooling'] = row['encoder'] or record.get('encoder_name_or_path'), row['pooling'] or record.get('encoder_pooling')
+    row['reads'] = ', '.join([row['encoder'], row['pooling'], *(['tuned'] if row['train_encoder'] else [])]) if row['encoder'] and row['pooling'] else None
     row['score'] = row['accuracy'] if row['score'] is None else row['score']          # MRPC and QQP have a score besides their accuracy
     return {k: v for k, v in row.items() if k != 'accuracy'}
 
@@ -123,7 +124,7 @@ def parameter_rows(counts, file):
                              'num_virtual_tokens': 10 if by_rank else series['m'][i], 'rank': (1, 2, 4)[i] if by_rank else int(rank) if rank else None, 'encoder': 'codesage' if 'codesage' in table else None})
     return rows
 
-# %% ../nbs/08_records.ipynb #6a45223b
+# %% ../nbs/08_records.ipynb #02cf6b94
 def load_results(
     *folders, # Folders of results, or files; `published.json` among them brings the paper's numbers
 ):            # A pandas DataFrame, a row per number; `attrs['problems']`: [(file, what is the matter)]
@@ -137,7 +138,7 @@ def load_results(
             first = seen.setdefault(row.get('id') or row['file'], row['file'])
             if first == row['file'] and row not in rows: rows.append(row)
             elif first != row['file']: problems.append((row['file'], f'the same experiment as {first}, which was kept'))
-    table = pd.DataFrame(rows, columns=['source', 'figure', *dict.fromkeys(k for k in COLUMNS if k != 'accuracy'), 'file'])
+    table = pd.DataFrame(rows, columns=['source', 'figure', *(k for k in COLUMNS if k != 'accuracy'), 'reads', 'file'])
     table.attrs['problems'] = problems
     if told := [f'{Path(f).name}: {why}' for f, why in problems if not why.startswith('older schema')]:
         warnings.warn(f'load_results: {len(told)} file{"s are" if len(told) > 1 else " is"} not in the table: ' + '; '.join(told[:5]) + ('; …' if len(told) > 5 else '') + " (all of them: attrs['problems'])", stacklevel=2)
