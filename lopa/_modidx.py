@@ -494,7 +494,7 @@ d = { 'settings': { 'branch': 'main',
                              'lopa.values.encode': ('values.html#encode', 'lopa/values.py'),
                              'lopa.values.same_value': ('values.html#same_value', 'lopa/values.py')},
             'lopa.web': { 'lopa.web.find_notebook': ('web.html#find_notebook', 'lopa/web.py'),
+                          'lopa.web.for_visitors': ('web.html#for_visitors', 'lopa/web.py'),
                           'lopa.web.free_port': ('web.html#free_port', 'lopa/web.py'),
-                          'lopa.web.leave_out': ('web.html#leave_out', 'lopa/web.py'),
                           'lopa.web.page_settings': ('web.html#page_settings', 'lopa/web.py'),
                           'lopa.web.serve_figures': ('web.html#serve_figures', 'lopa/web.py')}}}
