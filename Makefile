@@ -4,6 +4,7 @@ SHELL = /bin/sh
 PYTHON ?= python3
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+HALF = $(shell $(BIN)/python -c 'import os; print(max((os.cpu_count() or 2)//2, 1))')
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-gpu notebooks export readme bench lock clean
@@ -16,9 +17,9 @@ demo: .venv/.lib .venv/.assets ## train a small prompt and show what it does (SM
 
 test: .venv/.dev .venv/.assets ## checks, then notebooks, then tests
 	$(BIN)/python -m tools.check
-	@# one worker: torch uses every core by itself
-	$(BIN)/nbdev_test --n_workers 1 --do_print --timing
-	$(BIN)/python -m pytest -q tests
+	@# two at a time, each with half of the cores: much of the time goes to work that uses one core only
+	OMP_NUM_THREADS=$(HALF) $(BIN)/nbdev_test --n_workers 2 --do_print --timing
+	OMP_NUM_THREADS=$(HALF) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 test-gpu: .venv/.dev .venv/.assets ## on a machine with a GPU: what needs one, and a report in results/gpu (ARGS=--list says what)
 	$(BIN)/python -m tools.gpu $(ARGS)
