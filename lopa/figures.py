@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'GREY', 'LOOKS', 'SHADES', 'plot_training', 'plot_accuracy', 'plot_comparison',
-           'plot_reliability', 'plot_gate', 'to_png', 'explore_gate', 'drawn', 'plot_axis', 'plot_price',
+           'plot_reliability', 'plot_gate', 'to_png', 'explore_gate', 'lines_of', 'plot_axis', 'plot_price',
            'plot_figure3', 'plot_figure4', 'plot_heatmap', 'plot_pareto', 'plot_convergence', 'plot_singular_values',
            'plot_added', 'plot_bytes', 'exact_table', 'explore_ablations', 'overrides']
 
-# %% ../nbs/10_figures.ipynb #59ca9d57
-import io
+# %% ../nbs/10_figures.ipynb #749d3153
+import io, textwrap
 import numpy as np
 from matplotlib.figure import Figure
 from .series import AXES, FIGURES, TITLES, USUAL, difference, hold, series, summarise
@@ -92,7 +92,7 @@ def plot_reliability(
     ax.legend(frameon=False, fontsize=8, loc='lower right')
     return ax
 
-# %% ../nbs/10_figures.ipynb #8e2ccae8
+# %% ../nbs/10_figures.ipynb #96f1b112
 def plot_gate(
     gates,       # Gates of n instances: `(n, m, d)`
     index:int,   # Which instance
@@ -109,11 +109,11 @@ def plot_gate(
         figure.colorbar(ax.imshow(values, aspect='auto', interpolation='nearest', **style), ax=ax)
         ax.set(ylabel='prompt position', title=name)
     ax.set_xlabel('dimension of the embedding')
-    figure.suptitle(title[:110], fontsize=10)
+    figure.suptitle(textwrap.shorten(title, 110, placeholder=' …'), fontsize=10)
     figure.set_label(f'The gate of one instance, and its difference from the average gate: {float((gates[index] - mean).abs().mean()):.3f} per entry on average, {limit:.3f} at most in any.')
     return figure
 
-# %% ../nbs/10_figures.ipynb #d5c5be3c
+# %% ../nbs/10_figures.ipynb #6f45f92f
 def to_png(
     figure, # A matplotlib figure
 )->bytes:   # The picture
@@ -122,6 +122,11 @@ def to_png(
     figure.savefig(buffer, format='png', dpi=80)
     return buffer.getvalue()
 
+def _picture():
+    "A widget for a PNG that keeps its size"
+    import ipywidgets as w
+    return w.Image(format='png', layout=w.Layout(max_width='100%', align_self='flex-start'))
+
 def explore_gate(
     gates,      # Gates of n instances: `(n, m, d)`
     texts:list, # Their sentences
@@ -129,13 +134,13 @@ def explore_gate(
 ):              # A widget
     "Slide through the gates of single sentences"
     import ipywidgets as w
-    image, slider = w.Image(format='png'), w.IntSlider(0, 0, len(texts)-1, description='sentence', continuous_update=False)
+    image, slider = _picture(), w.IntSlider(0, 0, len(texts)-1, description='sentence', continuous_update=False)
     def draw(change=None): image.value = to_png(plot_gate(gates, slider.value, texts[slider.value], mean=mean))
     slider.observe(draw, 'value')
     draw()
     return w.VBox([slider, image])
 
-# %% ../nbs/10_figures.ipynb #857df970
+# %% ../nbs/10_figures.ipynb #9d74fc4b
 LOOKS = {'lopa': (BLUE, 'o'), 'pt': (ORANGE, 's'), 'idpg': (GREEN, '^'), 'lora': ('#CC79A7', 'D'), 'full': ('#E69F00', 'v'), 'encoder-alone': ('#56B4E9', 'P'), 'zero-shot': ('#555555', 'X'), 'majority': (GREY, '*')}
 SHADES = BLUE, '#56B4E9', '#003B5C'                                                # of one method at several ranks
 _levels = {'lora': '--', 'full': '-.', 'encoder-alone': (0, (5, 1)), 'zero-shot': ':', 'majority': (0, (1, 3)), 'pt': (0, (3, 1, 1, 1))}
@@ -154,7 +159,7 @@ def _line(ax, line, places, look, connect=True, shift=0.):
         if p['low'] is not None: ax.plot([x, x], [100*p['low'], 100*p['high']], c=colour, lw=1.2, alpha=.8, zorder=2)
         if ours and len(p['scores']) > 1: ax.plot([x]*len(p['scores']), [100*s for s in p['scores']], '.', c=colour, ms=3.5, alpha=.6, zorder=2)
 
-def drawn(data, axis, task, source, **fixed):
+def lines_of(data, axis, task, source, **fixed):
     "What a figure shows: the source's series, and beside ours what was trained a moment ago (source `live`)"
     live = series(data, axis, task, 'live', **fixed) if source == 'ours' else []
     return series(data, axis, task, source, **fixed) + [l | {'label': f"{l['label']}, live"} for l in live]
@@ -166,7 +171,7 @@ def _say(ax, title, lines, axis):
     parts = [f"{l['label']} " + ', '.join(f"{_percent(p)}" + (f" at {p['x']:g}" if isinstance(p['x'], (int, float)) else f" with {p['x']}" if p['x'] is not None else '') for p in l['points']) for l in lines]
     ax.set_label(f'{title}, against {axis}: ' + '; '.join(parts) + '.')
 
-# %% ../nbs/10_figures.ipynb #d8e2da30
+# %% ../nbs/10_figures.ipynb #ea6ccb66
 def plot_axis(
     data,                       # Table from `load_results`
     axis:str='num_virtual_tokens', # What varies: `num_virtual_tokens`, `rank`, `gate`, `reads` (the encoder) or `train_rows`
@@ -178,7 +183,7 @@ def plot_axis(
     **fixed,                    # Setting → value that is held, instead of the usual one
 ):                              # The axes; their label says what is drawn
     "Score against one setting"
-    lines = [l for l in drawn(data, axis, task, source, **fixed) if not methods or l['method'] in methods]
+    lines = [l for l in lines_of(data, axis, task, source, **fixed) if not methods or l['method'] in methods]
     ax, name = _axes(ax, figsize=(8, 3.6)), AXES[axis]
     places = {x: i for i, x in enumerate(_order({p['x'] for l in lines for p in l['points']} - {None}))}
     moving, numbers = [l for l in lines if l['points'][0]['x'] is not None], axis not in ('gate', 'reads')
@@ -264,7 +269,7 @@ def plot_figure4(
     figure.set_label('Published, LoPA alone. ' + ' '.join(said))
     return figure
 
-# %% ../nbs/10_figures.ipynb #f2c9a84e
+# %% ../nbs/10_figures.ipynb #ef5492a2
 def plot_heatmap(
     data,                      # Table from `load_results`
     figure:str='table_glue',   # `table_glue` or `table_code`
@@ -272,20 +277,21 @@ def plot_heatmap(
 ):                             # The axes
     "A published table, coloured by the difference to LoRA"
     rows = data[(data.source == 'published') & (data.figure == figure)]
-    column = rows.task if figure == 'table_glue' else rows.task + '\n' + rows.base_model.str.replace('deepseek-coder', 'deepseek')
+    column = rows.task if figure == 'table_glue' else rows.task + ', ' + rows.base_model
     table = rows.assign(column=column).pivot(index='method', columns='column', values='score').loc[['lopa', 'lora', 'idpg', 'pt'], list(dict.fromkeys(column))]*100
-    apart = table - table.loc['lora']
-    ax = _axes(ax, figsize=(max(.78*len(table.columns), 6) + 1, 2.6))
-    picture = ax.imshow(apart, cmap='RdBu', vmin=-15, vmax=15, aspect='auto')
-    for i, method in enumerate(table.index):
-        for j, name in enumerate(table.columns):
-            ax.text(j, i, f'{table.loc[method, name]:.1f}', ha='center', va='center', fontsize=8, color='w' if abs(apart.loc[method, name]) > 9 else 'k')
-    ax.set_xticks(range(len(table.columns)), table.columns, fontsize=7 if figure == 'table_code' else 9, rotation=60 if figure == 'table_code' else 0)
-    ax.set_yticks(range(4), [TITLES[m] for m in table.index])
-    ax.set_title(f"{figure.replace('table_', '').upper() if 'glue' in figure else 'code tasks'}, published: score (%), coloured by the difference to LoRA")
+    table, wide = table.rename(index=TITLES), figure == 'table_glue'
+    apart = table - table.loc['LoRA']
+    shown, colours = (table, apart) if wide else (table.T, apart.T)
+    ax = _axes(ax, figsize=(7.5, 2.6) if wide else (6.5, 6.5))
+    picture = ax.imshow(colours, cmap='RdBu', vmin=-15, vmax=15, aspect='auto')
+    for i, j in np.ndindex(shown.shape):
+        ax.text(j, i, f'{shown.iloc[i, j]:.1f}', ha='center', va='center', fontsize=8.5, color='w' if abs(colours.iloc[i, j]) > 9 else 'k')
+    ax.set_xticks(range(shown.shape[1]), shown.columns)
+    ax.set_yticks(range(shown.shape[0]), shown.index, fontsize=9)
+    ax.set_title(f"{'GLUE' if wide else 'Code tasks'}, published (%)")
     ax.figure.colorbar(picture, ax=ax, label='points above LoRA', extend='both')
     means = apart.mean(axis=1)
-    ax.set_label(f'{figure}: mean difference to LoRA in points: ' + ', '.join(f'{TITLES[m]} {means[m]:+.1f}' for m in table.index if m != 'lora') + '.')
+    ax.set_label(f'{figure}: mean difference to LoRA in points: ' + ', '.join(f'{m} {means[m]:+.1f}' for m in table.index if m != 'LoRA') + '.')
     return ax
 
 # %% ../nbs/10_figures.ipynb #c9f73c18
@@ -400,7 +406,7 @@ def plot_bytes(
     ax.set_label('Storage per task: ' + ', '.join(f"{TITLES.get(m, m)} {s/2**20:.3g} MB {'on the server' if m in ('full', 'lora', 'prefix') else 'at the user, none on the server'}" for m, s in sizes.items()) + '.')
     return ax
 
-# %% ../nbs/10_figures.ipynb #3f0cbe9c
+# %% ../nbs/10_figures.ipynb #5935dcbd
 def exact_table(
     lines:list, # From `series`
     chosen=None,# A value of the axis to point out
@@ -430,24 +436,30 @@ def explore_ablations(
     method = pick('method', ['all', *(m for m in ('lopa', 'pt', 'idpg') if m in {*data.method})])
     m, r = slide('m', numbers('num_virtual_tokens', (1, 5, 10, 25, 50)), 10), slide('r', numbers('rank', (1, 2, 4, 8)), 4)
     gate, reads = pick('gate', known('gate') or ['sigmoid'], 'sigmoid'), pick('encoder', known('reads') or [USUAL['reads']], USUAL['reads'])
-    image, table, button, status = w.Image(format='png'), w.HTML(), w.Button(description='train this one', disabled=train is None), w.HTML()
+    image, table, button, status = _picture(), w.HTML(), w.Button(description='train this one', disabled=train is None), w.HTML()
     def tasks(change=None):
-        "Tasks and axes of the source"
+        "What the source has: its axes, and their tasks"
+        ours = source.value == 'ours'
+        axis.options = [(name, key) for key, name in AXES.items() if ours or key in FIGURES]
+        places()
+    def places(change=None):
+        "The tasks that were run along this axis"
         rows = data[(data.source == source.value) & data.score.notna()]
-        if source.value == 'published': rows = rows[rows.figure.isin(FIGURES.values())]
-        task.options = _order({*rows.task}) or ['rotten_tomatoes']
+        found = _order({*(rows if source.value == 'ours' else rows[rows.figure == FIGURES[axis.value]]).task})
+        kept, found = task.value, found or ['rotten_tomatoes']
+        if found != [*task.options]: task.options, task.value = found, kept if kept in found else found[0]
         draw()
     def held(): return {'num_virtual_tokens': m.value, 'rank': r.value, 'gate': gate.value, 'reads': reads.value}
     def draw(change=None):
         "Picture and table"
-        if not task.value or change and change['name'] != 'value': return
+        if not task.value or not axis.value: return
         ours = source.value == 'ours'
         for handle in (m, r, gate, reads): handle.disabled = not ours
         button.disabled = train is None or not ours
         which = None if method.value == 'all' else [method.value, 'lora', 'full', 'zero-shot', 'majority', 'encoder-alone']
         chosen, fixed = held().get(axis.value) if ours else None, held() if ours else {}
         ax = plot_axis(state['data'], axis.value, task.value, source.value, which, chosen, **fixed)
-        lines = [l for l in drawn(state['data'], axis.value, task.value, source.value, **fixed) if not which or l['method'] in which]
+        lines = [l for l in lines_of(state['data'], axis.value, task.value, source.value, **fixed) if not which or l['method'] in which]
         image.value, table.value = to_png(ax.figure), exact_table(lines, chosen)
     def go(_):
         "Train what is chosen, and add it"
@@ -459,8 +471,9 @@ def explore_ablations(
             status.value = '; '.join(f"{row['method']}: {100*row['score']:.1f} % of {row['n']}, {row['seconds']:.0f} s, {row['file']}" for row in new)
         except Exception as e: status.value = f'<b>{type(e).__name__}</b>: {e}'
         button.disabled = False
-    for handle in (task, axis, method, m, r, gate, reads): handle.observe(draw, 'value')
+    for handle in (task, method, m, r, gate, reads): handle.observe(draw, 'value')
     source.observe(tasks, 'value')
+    axis.observe(places, 'value')
     button.on_click(go)
     tasks()
     return w.VBox([w.HBox([source, task, axis]), w.HBox([method, m, r]), w.HBox([gate, reads, button]), status, image, table])
