@@ -199,6 +199,9 @@ def test_bad_data(tmp_path, monkeypatch, content):
 
 # --- the command line ---
 
+COMMANDS = 'train', 'evaluate', 'score', 'demo', 'bench', 'plan', 'sweep', 'results', 'figures', 'gallery'
+
+
 @pytest.fixture(scope='module')
 def answers(tmp_path_factory):
     "Exit code, stdout and stderr of many calls, made in one process because importing takes seconds"
@@ -211,7 +214,8 @@ def answers(tmp_path_factory):
         'data': ['train', '--data-dir', str(tmp/'no')], 'adapter': ['evaluate', '--adapter', str(tmp/'no')], 'damaged': ['evaluate', '--adapter', str(tmp/'bad')],
         'split': ['evaluate', '--adapter', str(tmp/'good'), '--split', 'dev'], 'model': ['bench', '--base-model', str(tmp/'no')], 'score': ['score', str(tmp/'good'/'adapter_config.json')],
         'limit': ['train', '--limit', '0'], 'option': ['train', '--tsak', 'x'], 'command': ['trian'], 'help': ['--help'],
-        **{f'help {c}': [c, '--help'] for c in ('train', 'evaluate', 'score', 'demo', 'bench')}}
+        'grid': ['sweep', str(tmp/'no.json')], 'results': ['results', str(tmp/'no')], 'gallery': ['gallery', '--results', str(tmp/'no')],
+        **{f'help {c}': [c, '--help'] for c in COMMANDS}}
     code = '''
 import contextlib, io, json, sys, traceback
 from lopa.cli import main
@@ -234,7 +238,8 @@ print(json.dumps(done))
 
 @pytest.mark.parametrize('name,mention', [('task', 'rotten_tomatoes'), ('method', 'lopaa'), ('variant', 'best'), ('data', 'train.jsonl'), ('adapter', 'adapter_config.json'),
                                           ('damaged', WEIGHTS_FILE), ('split', "'dev'"),
-                                          ('model', '/no'), ('score', 'JSON lines')])
+                                          ('model', '/no'), ('score', 'JSON lines'),
+                                          ('grid', 'no.json'), ('results', '/no'), ('gallery', '/no')])
 def test_command_refuses(answers, name, mention):
     "Exit code 2, nothing on stdout, one line on stderr"
     code, out, err = answers[name]
@@ -249,7 +254,7 @@ def test_command_misspelt(answers, name, mention):
     assert code == 2 and out == '' and mention in err and '--help' in err and 'Traceback' not in err
 
 
-@pytest.mark.parametrize('command', ['train', 'evaluate', 'score', 'demo', 'bench'])
+@pytest.mark.parametrize('command', COMMANDS)
 def test_command_help(answers, command):
     "Each command's help shows an example"
     code, out, err = answers[f'help {command}']
