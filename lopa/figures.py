@@ -294,7 +294,7 @@ def plot_heatmap(
     ax.set_label(f'{figure}: mean difference to LoRA in points: ' + ', '.join(f'{m} {means[m]:+.1f}' for m in table.index if m != 'LoRA') + '.')
     return ax
 
-# %% ../nbs/10_figures.ipynb #c9f73c18
+# %% ../nbs/10_figures.ipynb #801fa1fc
 def plot_pareto(
     data,                       # Table from `load_results`
     task:str='rotten_tomatoes', # Which task
@@ -303,7 +303,7 @@ def plot_pareto(
     "Accuracy against trained parameters, all configurations, with the front"
     rows = data[(data.source == 'ours') & (data.task == task) & (data.train_rows.isna() | (data.train_rows == data.train_rows.max()))]
     ax, points = _axes(ax, figsize=(8, 3.8)), []
-    keys = ['method', 'num_virtual_tokens', 'rank', 'gate', 'reads', 'position']
+    keys = ['method', 'num_virtual_tokens', 'rank', 'gate', 'reads', 'position', 'head_lr']
     for key, group in rows.groupby(keys, dropna=False): points.append({'method': key[0], **summarise(group)})
     trained = sorted((p for p in points if p['parameters'] and p['method'] != 'encoder-alone'), key=lambda p: p['parameters'])
     for method in dict.fromkeys(p['method'] for p in points):
