@@ -25,7 +25,7 @@ def concerns(
     "Does a method depend on a setting?"
     return setting in CONCERNS.get(method, ('train_rows',))
 
-# %% ../nbs/09_series.ipynb #e6ba2b6d
+# %% ../nbs/09_series.ipynb #a11a69b5
 DECIDED = ('steps', 'batch_size', 'prompt_lr', 'head_lr')                                         # by the recipe, and held as well
 FIGURES = {'num_virtual_tokens': 'fig3_length', 'rank': 'fig4_rank'}                             # what varies → where it was published
 
@@ -41,9 +41,9 @@ def hold(
     if source == 'published': return rows[rows.figure == FIGURES.get(axis, 'none')]
     usual = USUAL | {'train_rows': rows.train_rows.max()} | {k: v for k, v in fixed.items() if k not in DECIDED}
     keep = lambda row: all(setting == axis or not concerns(row['method'], setting) or row[setting] == value for setting, value in usual.items())
-    usually = {setting: fixed.get(setting, rows.method.map(commonest(rows, setting))) for setting in DECIDED}
-    for setting, value in usually.items(): rows = rows[rows[setting].isna() | (rows[setting] == value)]
-    return rows[[keep(row) for _, row in rows.iterrows()]] if len(rows) else rows
+    if not len(rows): return rows
+    decided = [rows[setting].isna() | (rows[setting] == 0) | (rows[setting] == fixed.get(setting, rows.method.map(commonest(rows, setting)))) for setting in DECIDED]
+    return rows[np.all(decided, 0) & [keep(row) for _, row in rows.iterrows()]]
 
 def commonest(rows, setting):
     "Method → the value that most of its runs have"
