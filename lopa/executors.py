@@ -41,15 +41,19 @@ def processes(
     "Processes on this machine"
     return ProcessPoolExecutor(workers, mp_context=get_context('spawn'), initializer=begin, initargs=(workers,))
 
-# %% ../nbs/08_executors.ipynb #69a50a2c
+# %% ../nbs/08_executors.ipynb #fc76dfde
 class RayExecutor(Executor):
     "Ray's tasks as futures"
     def __init__(self, workers):
         import ray
         self.found = ray.is_initialized()
-        if not self.found:
-            ray.init(**{} if os.environ.get('RAY_ADDRESS') else dict(num_cpus=workers, include_dashboard=False), log_to_driver=False, configure_logging=False)
         self.ray, self.workers = ray, workers
+        for last in (False, True):                      # Ray waits 30 seconds for its own node, which a busy machine may exceed once
+            if self.found: break
+            try: ray.init(**{} if os.environ.get('RAY_ADDRESS') else dict(num_cpus=workers, include_dashboard=False), log_to_driver=False, configure_logging=False); break
+            except Exception:
+                ray.shutdown()
+                if last: raise
 
     def submit(self, fn, /, *args, **kwargs):
         "One task, one processor"
