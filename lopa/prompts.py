@@ -46,7 +46,7 @@ class SharedPrompt(nn.Module):
         "The shared prompt"
         return self.prompt[None]
 
-# %% ../nbs/03_prompts.ipynb #ef614428
+# %% ../nbs/03_prompts.ipynb #af80c00d
 @register_method('lopa')
 class LoPA(nn.Module):
     "A task prompt, gated by a low-rank function of the instance"
@@ -60,10 +60,11 @@ class LoPA(nn.Module):
         super().__init__()
         m, d = start.shape
         self.gate = GATES[config.gate]
-        open_by = self.gate(torch.ones(1, 1), torch.zeros(1, 1, 1))[0, 0, 0].item()
-        scale = 1. if config.init == 'normal' else open_by or 1.
+        at_zero = self.gate(torch.ones(1, 1), torch.zeros(1, 1, 1))                # what becomes of a one, for each vector
+        scale = 1. if config.init == 'normal' else at_zero[0, 0, 0].item() or 1.
         self.prompt = nn.Parameter(start / scale)
         self.heads = LowRankHeads(feature_width, m, d, config.rank, config.head_width)
+        if not at_zero.all(): nn.init.normal_(self.heads.v[-1].weight, std=.02)    # no vector may begin as zeros
 
     def logits(
         self,
