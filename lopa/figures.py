@@ -140,7 +140,7 @@ def explore_gate(
     draw()
     return w.VBox([slider, image])
 
-# %% ../nbs/10_figures.ipynb #9d74fc4b
+# %% ../nbs/10_figures.ipynb #458763c7
 LOOKS = {'lopa': (BLUE, 'o'), 'pt': (ORANGE, 's'), 'idpg': (GREEN, '^'), 'lora': ('#CC79A7', 'D'), 'full': ('#E69F00', 'v'), 'encoder-alone': ('#56B4E9', 'P'), 'zero-shot': ('#555555', 'X'), 'majority': (GREY, '*')}
 SHADES = BLUE, '#56B4E9', '#003B5C'                                                # of one method at several ranks
 _levels = {'lora': '--', 'full': '-.', 'encoder-alone': (0, (5, 1)), 'zero-shot': ':', 'majority': (0, (1, 3)), 'pt': (0, (3, 1, 1, 1))}
@@ -159,6 +159,10 @@ def _line(ax, line, places, look, connect=True, shift=0.):
         if p['low'] is not None: ax.plot([x, x], [100*p['low'], 100*p['high']], c=colour, lw=1.2, alpha=.8, zorder=2)
         if ours and len(p['scores']) > 1: ax.plot([x]*len(p['scores']), [100*s for s in p['scores']], '.', c=colour, ms=3.5, alpha=.6, zorder=2)
 
+def _focus(ax, points):
+    "A level far below everything else, such as the commonest class, stays in the legend and leaves the picture"
+    if points: ax.set_ylim(bottom=max(ax.get_ylim()[0], 100*min(p['score'] if p['low'] is None else p['low'] for p in points) - 2))
+
 def lines_of(data, axis, task, source, **fixed):
     "What a figure shows: the source's series, and beside ours what was trained a moment ago (source `live`)"
     live = series(data, axis, task, 'live', **fixed) if source == 'ours' else []
@@ -171,7 +175,7 @@ def _say(ax, title, lines, axis):
     parts = [f"{l['label']} " + ', '.join(f"{_percent(p)}" + (f" at {p['x']:g}" if isinstance(p['x'], (int, float)) else f" with {p['x']}" if p['x'] is not None else '') for p in l['points']) for l in lines]
     ax.set_label(f'{title}, against {axis}: ' + '; '.join(parts) + '.')
 
-# %% ../nbs/10_figures.ipynb #ea6ccb66
+# %% ../nbs/10_figures.ipynb #fe2e3c22
 def plot_axis(
     data,                       # Table from `load_results`
     axis:str='num_virtual_tokens', # What varies: `num_virtual_tokens`, `rank`, `gate`, `reads` (the encoder) or `train_rows`
@@ -194,6 +198,7 @@ def plot_axis(
         if line in moving and len(alike) > 1: colour = SHADES[alike.index(line) % 3] if line['method'] == 'lopa' else colour
         shift = .07*(moving.index(line) - (len(moving)-1)/2) if line in moving else 0.
         _line(ax, line, places, (colour, marker), numbers, shift)
+    _focus(ax, [p for l in lines if l['method'] != 'majority' for p in l['points']])
     if chosen in places: ax.axvline(places[chosen], c=GREY, lw=8, alpha=.25, zorder=0)
     if not lines: ax.text(.5, .5, 'no run with these settings yet', transform=ax.transAxes, ha='center')
     ax.set_xticks(range(len(places)), [f'{x:g}' if numbers else x.replace(', ', '\n') for x in places], fontsize=9 if numbers else 8)
@@ -294,7 +299,7 @@ def plot_heatmap(
     ax.set_label(f'{figure}: mean difference to LoRA in points: ' + ', '.join(f'{m} {means[m]:+.1f}' for m in table.index if m != 'LoRA') + '.')
     return ax
 
-# %% ../nbs/10_figures.ipynb #801fa1fc
+# %% ../nbs/10_figures.ipynb #a0bdc926
 def plot_pareto(
     data,                       # Table from `load_results`
     task:str='rotten_tomatoes', # Which task
@@ -314,6 +319,7 @@ def plot_pareto(
     best, front = 0, []
     for p in trained:
         if p['score'] > best: best = p['score']; front.append(p)
+    _focus(ax, [p for p in points if p['method'] != 'majority'])
     if front: ax.step([p['parameters'] for p in front] + [trained[-1]['parameters']], [100*p['score'] for p in front] + [100*best], where='post', c='k', lw=1, alpha=.5, label='front')
     ax.set(xscale='log', xlabel='trained parameters', ylabel='test accuracy (%)', title=f'{task}, our runs: what does a point cost?')
     ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
