@@ -54,7 +54,7 @@ def test_imports_go_down(name):
 
 
 @pytest.mark.skipif('figures' not in modules, reason='no lopa.figures yet')
-def test_figures_import_only_the_selection_of_rows(): assert siblings(source('figures')) == {'series'} and not siblings(source('series'))
+def test_figures_import_only_the_selection_of_rows(): assert siblings(source('figures')) == {'pictures', 'series'} and not siblings(source('series')) and not siblings(source('pictures'))
 
 
 def test_import_is_light():
