@@ -177,10 +177,10 @@ def plan(
     found = plan_run(base_model, task_shape(task, data_dir, rows=not length), recipe, Execution(gradient_accumulation_steps, gradient_checkpointing), gpu, bits, length)
     print(json.dumps(found)) if as_json else show_plan(found)
 
-# %% ../nbs/12_cli.ipynb #b17b1baf
+# %% ../nbs/12_cli.ipynb #f63db96c
 def _grid(path):
     "A grid from a file, every experiment of it spelt out once"
-    from lopa.ablate import expand, experiment
+    from lopa.experiments import expand, experiment
     if not path.is_file(): raise FileNotFoundError(f'{path}: expected a JSON file such as {{"rank": [1, 2, 4]}}, found none there.')
     try: grid = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as e: raise ValueError(f'{path}: expected JSON such as {{"rank": [1, 2, 4]}}, received something else ({e}).') from None

