@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from .pictures import (BLUE, GREEN, GREY, ORANGE, explore_gate, picture_widget, plot_accuracy, plot_comparison, plot_gate, plot_reliability,
                            plot_singular_values, plot_training, start_axes, to_png)       # so that all figures can be had from here
-from .series import AXES, FIGURES, TITLES, USUAL, difference, hold, series, summarise
+from .series import AXES, FIGURES, TITLES, USUAL, commonest, difference, hold, series, summarise
 
 # %% ../nbs/10_figures.ipynb #458763c7
 LOOKS = {'lopa': (BLUE, 'o'), 'pt': (ORANGE, 's'), 'idpg': (GREEN, '^'), 'lora': ('#CC79A7', 'D'), 'full': ('#E69F00', 'v'), 'encoder-alone': ('#56B4E9', 'P'), 'zero-shot': ('#555555', 'X'), 'majority': (GREY, '*')}
@@ -52,7 +52,7 @@ def _say(ax, title, lines, axis):
 # %% ../nbs/10_figures.ipynb #5be722c4
 def plot_axis(
     data,                       # Table from `load_results`
-    axis:str='num_virtual_tokens', # What varies: `num_virtual_tokens`, `rank`, `gate`, `reads` (the encoder) or `train_rows`
+    axis:str='num_virtual_tokens', # What varies: `num_virtual_tokens`, `rank`, `gate`, `reads` (the encoder), `train_rows` or `steps`
     task:str='rotten_tomatoes', # Which task
     source:str='ours',          # `ours` or `published`
     methods=None,               # Only these; default: all
@@ -181,6 +181,7 @@ def plot_pareto(
 ):                              # The axes
     "Accuracy against trained parameters, all configurations, with the front"
     rows = data[(data.source == 'ours') & (data.task == task) & (data.train_rows.isna() | (data.train_rows == data.train_rows.max()))]
+    rows = rows[rows.steps.isna() | (rows.steps == rows.method.map(commonest(rows, 'steps')))]
     ax, points = start_axes(ax, figsize=(8, 3.8)), []
     keys = ['method', 'num_virtual_tokens', 'rank', 'gate', 'reads', 'position', 'head_lr']
     for key, group in rows.groupby(keys, dropna=False): points.append({'method': key[0], **summarise(group)})

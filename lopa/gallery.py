@@ -48,6 +48,7 @@ GALLERY = {                                                                     
     'our-gates': ("Ours: gates (the paper's table of them was not published as numbers)", lambda s: plot_axis(s['sweep'], 'gate').figure),
     'our-encoders': ("Ours: encoders (the paper's Figure 5 was not published as numbers)", lambda s: plot_axis(s['sweep'], 'reads').figure),
     'our-sizes': ('Ours: accuracy against training sentences', lambda s: plot_axis(s['sweep'], 'train_rows').figure),
+    'our-steps': ('Ours: accuracy against training steps', lambda s: plot_axis(s['sweep'], 'steps').figure),
     'added': ('Ours: what the instance part adds, sentence by sentence', lambda s: plot_added(s['sweep']).figure),
     'pareto': ('Ours: accuracy against parameters', lambda s: plot_pareto(s['sweep']).figure),
     'convergence': ('Ours: convergence', lambda s: plot_convergence(s['curves'])),

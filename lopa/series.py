@@ -10,11 +10,11 @@ __all__ = ['AXES', 'USUAL', 'CONCERNS', 'TITLES', 'DECIDED', 'FIGURES', 'concern
 import numpy as np
 
 # %% ../nbs/09_series.ipynb #d3536dd7
-AXES = {'num_virtual_tokens': 'prompt length m', 'rank': 'rank r of UVᵀ', 'gate': 'gate', 'reads': 'encoder', 'train_rows': 'training sentences'}  # setting → its name
+AXES = {'num_virtual_tokens': 'prompt length m', 'rank': 'rank r of UVᵀ', 'gate': 'gate', 'reads': 'encoder', 'train_rows': 'training sentences', 'steps': 'training steps'}  # setting → its name
 USUAL = {'num_virtual_tokens': 10, 'rank': 4, 'gate': 'sigmoid', 'reads': 'all-minilm-l6-v2, mean', 'position': 'prefix'}
-_prompt = ('num_virtual_tokens', 'position', 'train_rows')
-CONCERNS = {'lopa': (*_prompt, 'rank', 'gate', 'reads'), 'idpg': (*_prompt, 'reads'), 'idpg-phm': (*_prompt, 'reads'), 'pt': _prompt, 'dept': ('position', 'train_rows'),
-            'encoder-alone': ('reads', 'train_rows'), 'zero-shot': (), 'majority': ()}                            # method → what it depends on; others: `train_rows`
+_prompt = ('num_virtual_tokens', 'position', 'train_rows', 'steps')
+CONCERNS = {'lopa': (*_prompt, 'rank', 'gate', 'reads'), 'idpg': (*_prompt, 'reads'), 'idpg-phm': (*_prompt, 'reads'), 'pt': _prompt, 'dept': ('position', 'train_rows', 'steps'),
+            'encoder-alone': ('reads', 'train_rows'), 'zero-shot': (), 'majority': ()}                            # method → what it depends on; others: `train_rows`, `steps`
 TITLES = {'lopa': 'LoPA', 'pt': 'prompt tuning', 'idpg': 'IDPG', 'idpg-phm': 'IDPG-PHM', 'dept': 'DePT', 'lora': 'LoRA', 'prefix': 'prefix tuning', 'p-tuning': 'P-tuning',
           'full': 'full fine-tuning', 'zero-shot': 'zero-shot', 'majority': 'majority class', 'encoder-alone': 'encoder alone'}
 
@@ -23,7 +23,7 @@ def concerns(
     setting:str, # A key of `AXES`
 )->bool:         # Would another value give another experiment?
     "Does a method depend on a setting?"
-    return setting in CONCERNS.get(method, ('train_rows',))
+    return setting in CONCERNS.get(method, ('train_rows', 'steps'))
 
 # %% ../nbs/09_series.ipynb #a11a69b5
 DECIDED = ('steps', 'batch_size', 'prompt_lr', 'head_lr')                                         # by the recipe, and held as well
@@ -42,11 +42,11 @@ def hold(
     usual = USUAL | {'train_rows': rows.train_rows.max()} | {k: v for k, v in fixed.items() if k not in DECIDED}
     keep = lambda row: all(setting == axis or not concerns(row['method'], setting) or row[setting] == value for setting, value in usual.items())
     if not len(rows): return rows
-    decided = [rows[setting].isna() | (rows[setting] == 0) | (rows[setting] == fixed.get(setting, rows.method.map(commonest(rows, setting)))) for setting in DECIDED]
+    decided = [rows[setting].isna() | (rows[setting] == 0) | (rows[setting] == fixed.get(setting, rows.method.map(commonest(rows, setting)))) for setting in DECIDED if setting != axis]
     return rows[np.all(decided, 0) & [keep(row) for _, row in rows.iterrows()]]
 
 def commonest(rows, setting):
-    "Method → the value that most of its runs have"
+    "Method → the value that most of its runs have; of several, the smallest"
     return rows.groupby('method')[setting].agg(lambda v: v.mode().iloc[0] if v.notna().any() else None)
 
 # %% ../nbs/09_series.ipynb #60504b21

@@ -27,9 +27,10 @@ def reads(config): return f"{config['encoder_name_or_path']}, {config['encoder_p
 
 def expected(method, axis, value):
     "Mean accuracy of the runs whose configuration differs from the usual one in a setting only, straight from the files"
-    about = lambda r: {'num_virtual_tokens': r['config']['num_virtual_tokens'], 'train_rows': r['data']['train']} | ({'rank': r['config']['rank'], 'gate': r['config']['gate']} if method == 'lopa' else {}) \
+    about = lambda r: {'num_virtual_tokens': r['config']['num_virtual_tokens'], 'train_rows': r['data']['train'], 'steps': r['recipe']['steps'], 'head_lr': r['recipe']['head_lr']} | ({'rank': r['config']['rank'], 'gate': r['config']['gate']} if method == 'lopa' else {}) \
         | ({'reads': reads(r['config'])} if method != 'pt' else {})
-    want = {k: v for k, v in (USUAL | {'train_rows': 6664} | {axis: value}).items()}
+    rate = statistics.mode(r['recipe']['head_lr'] for r in RECORDS if r['method'] == method)
+    want = USUAL | {'train_rows': 6664, 'steps': 50, 'head_lr': rate} | {axis: value}
     scores = [r['test']['accuracy'] for r in RECORDS if r['method'] == method and all(v == want[k] for k, v in about(r).items())]
     return 100*statistics.mean(scores)
 
@@ -77,8 +78,8 @@ def test_a_point_on_the_front_has_no_better_one_for_less(data):
     step = next(line for line in plot_pareto(data).lines if line.get_label() == 'front')
     best = {x: y for x, y in zip(step.get_xdata(), step.get_ydata())}
     for r in RECORDS:
-        same = [q['test']['accuracy'] for q in RECORDS if {k: v for k, v in q.get('config', {}).items()} == r.get('config') and q['data'] == r['data']]
-        if r.get('config') and r['data']['train'] == 6664 and r['method'] in LOOKS and r['recipe']['variant'] == 'tuned':
+        same = [q['test']['accuracy'] for q in RECORDS if all(q.get(k) == r.get(k) for k in ('config', 'recipe', 'data'))]
+        if r.get('config') and r['data']['train'] == 6664 and r['recipe']['steps'] == 50 and r['method'] in LOOKS and r['recipe']['variant'] == 'tuned':
             assert max((y for x, y in best.items() if x <= r['trainable_parameters']), default=0) >= 100*statistics.mean(same) - 1e-6
 
 
