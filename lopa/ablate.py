@@ -61,20 +61,27 @@ def score_one(
 )->dict:        # The record
     "Carry out an experiment that trains nothing"
     import numpy as np
+    import torch
+    from lopa.assets import load_foundation_model
+    from lopa.hardware import environment, start_of_memory
     start, task, method = time.perf_counter(), cut(about), about['method']
+    start_of_memory()
     if not task.verbalizer and method != 'zero-shot': raise ValueError(f'{method}: {task.name} asks for texts, expected a task with classes.')
     labels = np.array(task.splits['test'].with_format(None)['label'][:]) if task.verbalizer else None
-    if method == 'majority': predicted, parameters = np.full(len(labels), np.bincount(task.splits['train']['label'][:]).argmax()), 0
-    if method == 'zero-shot': (predicted, labels), parameters = zero_shot(task, about['base_model']), 0
+    parameters, where, how = 0, torch.device('cpu'), {}
+    if method == 'majority': predicted = np.full(len(labels), np.bincount(task.splits['train']['label'][:]).argmax())
+    if method == 'zero-shot':
+        base = load_foundation_model(about['base_model'])
+        (predicted, labels), where, how = zero_shot(task, base), base.device, {'dtype': str(base.dtype).removeprefix('torch.')}
     if method == 'encoder-alone': predicted, parameters = probe(task, about['encoder_name_or_path'], about['encoder_pooling'])
     return {**about, 'source': task.source, 'data': {k: len(d) for k, d in task.splits.items()}, 'test': score(predicted, labels, task.metrics, task.mean),
-            'test_right': ''.join(str(int(p == y)) for p, y in zip(predicted, labels)), 'trainable_parameters': parameters, 'seconds': {'total': round(time.perf_counter()-start, 1)}}
+            'test_right': ''.join(str(int(p == y)) for p, y in zip(predicted, labels)),
+            'trainable_parameters': parameters, 'seconds': {'total': round(time.perf_counter()-start, 1)}, **how, **environment(where)}
 
-def zero_shot(task, base_model):
+def zero_shot(task, base):
     "Answers and truths of the foundation model with an empty prompt"
-    from lopa.assets import load_foundation_model
     from lopa.model import get_prompt_model
-    lines = evaluate(get_prompt_model(load_foundation_model(base_model), PromptConfig('pt', num_virtual_tokens=0)), task, progress=False)[1]
+    lines = evaluate(get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=0)), task, progress=False)[1]
     words = [w.strip() for w in task.verbalizer]
     return [words.index(l['answer']) for l in lines], [words.index(l['right']) for l in lines]
 
