@@ -20,7 +20,7 @@ from .records import SCHEMA, load_results, read_result, trouble
 from .tasks import load_task
 from .train import train
 
-# %% ../nbs/09_ablate.ipynb #160a518e
+# %% ../nbs/09_ablate.ipynb #dae79d56
 def result_in(
     path, # A file
 ):        # The result; None if there is none that can be used
@@ -31,6 +31,7 @@ def result_in(
 
 class Busy(Exception): "Another process is at this experiment"
 
+# %% ../nbs/09_ablate.ipynb #056ea595
 def cut(
     about:dict, # From `experiment`
 ):              # A `Task` with the rows that were asked for
@@ -55,7 +56,7 @@ def train_one(
     right = ''.join(str(int(int(p) == y)) for p, y in zip(result['test_predictions'], task.splits['test']['label'][:])) if 'test_predictions' in result else None
     return result | ({'test_right': right} if right else {})
 
-# %% ../nbs/09_ablate.ipynb #19fa2fb8
+# %% ../nbs/09_ablate.ipynb #4a8c604c
 def score_one(
     about:dict, # From `experiment`
 )->dict:        # The record
@@ -78,6 +79,7 @@ def score_one(
             'test_right': ''.join(str(int(p == y)) for p, y in zip(predicted, labels)),
             'trainable_parameters': parameters, 'seconds': {'total': round(time.perf_counter()-start, 1)}, **how, **environment(where)}
 
+# %% ../nbs/09_ablate.ipynb #9ec171a6
 def zero_shot(task, base):
     "Answers and truths of the foundation model with an empty prompt"
     from lopa.model import get_prompt_model
@@ -94,7 +96,7 @@ def probe(task, encoder_name, pooling):
     splits = [encode_rows(task, task.splits[k], encoder, tokenizer) for k in ('train', 'validation', 'test')]
     return linear_probe(*splits), encoder.width + 1
 
-# %% ../nbs/09_ablate.ipynb #6967648c
+# %% ../nbs/09_ablate.ipynb #1b4a2d2b
 def carry_out(
     overrides:dict, # As in `experiment`
     out,            # Folder of results
@@ -122,6 +124,7 @@ def carry_out(
         shutil.rmtree(work, ignore_errors=True)
         return result, False
 
+# %% ../nbs/09_ablate.ipynb #68d797d9
 def run(
     overrides:dict={}, # As in `experiment`
     out='runs/ablate', # Folder of results
@@ -131,7 +134,7 @@ def run(
     "Carry out an experiment, unless its result is there"
     return carry_out(overrides, out, wait, False, how)[0]
 
-# %% ../nbs/09_ablate.ipynb #90f3d96e
+# %% ../nbs/09_ablate.ipynb #afe14f3e
 def attempt(
     overrides:dict, # As in `experiment`
     out,            # Folder of results
@@ -149,6 +152,7 @@ def attempt(
     write_files(Path(out), {f'{file_name(about)}.failed.json': json.dumps(failed, indent=1).encode()})
     return 'failed', error
 
+# %% ../nbs/09_ablate.ipynb #a72d84f9
 def outcomes(
     jobs:list,     # Overrides
     out,           # Folder of results
@@ -175,6 +179,7 @@ def result_of(
     except Exception as e:
         raise ChildProcessError(f'A worker died and did not say why ({type(e).__name__}: {str(e)[:200]}); memory may have run out. All results so far are kept: take fewer workers, and start the sweep again.') from e
 
+# %% ../nbs/09_ablate.ipynb #296119bd
 def sweep(
     grid,               # As in `expand`
     out='runs/ablate',  # Folder of results
