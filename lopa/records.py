@@ -17,7 +17,7 @@ COLUMNS = {'task': ['task'], 'base_model': ['base_model'], 'method': ['method'],
            'train_rows': ['data', 'train'], 'steps': ['recipe', 'steps'], 'batch_size': ['recipe', 'batch_size'], 'prompt_lr': ['recipe', 'prompt_lr'], 'head_lr': ['recipe', 'head_lr'],
            'accuracy': ['test', 'accuracy'], 'score': ['test', 'score'], 'low': ['test', 'low'], 'high': ['test', 'high'], 'n': ['test', 'n'],
            'parameters': ['trainable_parameters'], 'seconds': ['seconds', 'total'], 'train_seconds': ['seconds', 'train'], 'peak_memory_mb': ['peak_memory_mb'],
-           'device': ['device'], 'right': ['test_right'], 'history': ['history'], 'id': ['id'], 'schema': ['schema']} # column → where it stands in a record
+           'device': ['device'], 'dtype': ['dtype'], 'right': ['test_right'], 'history': ['history'], 'id': ['id'], 'schema': ['schema']} # column → where it stands in a record
 
 def find(
     record, # A result
@@ -40,7 +40,7 @@ def row_of(
 
 # %% ../nbs/08_records.ipynb #ecf7b400
 SCHEMA = 1
-KINDS = {**dict.fromkeys('task base_model method variant gate encoder pooling position init device right id'.split(), str), 'train_encoder': bool, 'history': list} # others: a number
+KINDS = {**dict.fromkeys('task base_model method variant gate encoder pooling position init device dtype right id'.split(), str), 'train_encoder': bool, 'history': list} # others: a number
 PARTS = ('config', 'recipe', 'data', 'seconds')                                       # objects, where a record has them
 
 def fits(
