@@ -217,7 +217,7 @@ def plot_convergence(
                     if curve: start_axes(ax).plot(*zip(*curve), '-' + LOOKS[method][1], c=LOOKS[method][0], ms=4, alpha=.8, label=TITLES[method] if not i else None)
             ax.set(ylabel=label if x == 'step' else '')
         column[1].set_xlabel(name)
-    axes[0, 1].legend(frameon=False, fontsize=8)
+    if len(runs): axes[0, 1].legend(frameon=False, fontsize=8)
     last = {TITLES[m]: np.mean([[h['eval_accuracy'] for h in hs if 'eval_accuracy' in h][-1] for hs in g.history if any('eval_accuracy' in h for h in hs)] or [np.nan]) for m, g in runs.groupby('method', sort=False)}
     figure.set_label('Training loss and validation accuracy against steps and seconds. At the last look: ' + ', '.join(f'{m} {100*v:.1f} %' for m, v in last.items() if v == v) + '.')
     return figure

@@ -60,11 +60,11 @@ class LoPA(nn.Module):
         super().__init__()
         m, d = start.shape
         self.gate = GATES[config.gate]
-        at_zero = self.gate(torch.ones(1, 1), torch.zeros(1, 1, 1))                # what becomes of a one, for each vector
-        scale = 1. if config.init == 'normal' else at_zero[0, 0, 0].item() or 1.
+        at_zero = [v.item() for v in self.gate(torch.ones(1, 1), torch.zeros(1, 1, 1))[0, :, 0]] # what becomes of a one, for each vector
+        scale = 1. if config.init == 'normal' else at_zero[0] or 1.
         self.prompt = nn.Parameter(start / scale)
         self.heads = LowRankHeads(feature_width, m, d, config.rank, config.head_width)
-        if not at_zero.all(): nn.init.normal_(self.heads.v[-1].weight, std=.02)    # no vector may begin as zeros
+        if not all(at_zero): nn.init.normal_(self.heads.v[-1].weight, std=.02)    # no vector may begin as zeros
 
     def logits(
         self,
