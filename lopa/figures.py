@@ -75,7 +75,7 @@ def plot_axis(
     _focus(ax, [p for l in lines if l['method'] != 'majority' for p in l['points']])
     if chosen in places: ax.axvline(places[chosen], c=GREY, lw=8, alpha=.25, zorder=0)
     if not lines: ax.text(.5, .5, 'no run with these settings yet', transform=ax.transAxes, ha='center')
-    ax.set_xticks(range(len(places)), [f'{x:g}' if numbers else x.replace(', ', '\n') for x in places], fontsize=9 if numbers else 8)
+    ax.set_xticks(range(len(places)), [f'{x:g}' if numbers else x.replace(', ', '\n') for x in places], fontsize=9 if numbers else 7)
     ax.set(xlabel=name, ylabel='score (%)' if source == 'published' else 'test accuracy (%)', title=f"{task}, {'published' if source == 'published' else 'our runs'}", xlim=(-.5, max(len(places), 1) - .5))
     if lines: ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
     _say(ax, f'Score on {task}, {source}', lines, name)
