@@ -60,6 +60,7 @@ def begun(name, workers=0):
     "A fork in a process group of its own that sweeps, prints its report, and ends"
     if child := os.fork(): return child
     os.setpgid(0, 0)
+    torch.set_num_threads(1)                      # mends torch's pool after the fork, before the loader's threads run for it at the same time
     try: print(json.dumps({'folder': name} | sweep(name, workers)), flush=True)
     except BaseException:
         import traceback
@@ -81,10 +82,10 @@ def lines(): return len((FOLDER/'log').read_text().splitlines()) if (FOLDER/'log
 def finished(name): return {str(p): p.stat().st_mtime_ns for p in (FOLDER/name).glob('*.json')}
 
 
-def killed_after(child, experiments, seconds, group):
-    "Kill it, alone or with its workers, so long after it began so many experiments; True if it came to its end before"
+def killed_after(child, name, experiments, results, seconds, group):
+    "Kill it, alone or with its workers, so long after it began so many experiments and so many results were there; True if it came to its end before"
     enough = lines() + experiments
-    while lines() < enough and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT): time.sleep(.01)
+    while (lines() < enough or len(finished(name)) < results) and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT): time.sleep(.01)
     time.sleep(seconds)
     (os.killpg if group else os.kill)(child, signal.SIGKILL)
     return ended(child)
@@ -103,11 +104,11 @@ def outlives(group, seconds=20):
 
 
 def interrupt(kind, n, workers, chance, whole):
-    "Kill sweeps at n random moments; one that comes to its end makes room for the next. Which results were there when, and were they touched again?"
+    "Kill sweeps at n random moments, the last one with a result there; one that comes to its end makes room for the next. Which results were there when, and were they touched again?"
     killed, runs, seen, left = 0, 1, {}, 0
     while killed < n:
         child = begun(f'{kind}-{runs}', workers)
-        over = killed_after(child, chance.randint(1, 2), chance.uniform(0, .15)*whole, group=not (workers and killed))
+        over = killed_after(child, f'{kind}-{runs}', chance.randint(1, 2), int(killed == n - 1), chance.uniform(0, .15)*whole, group=not (workers and killed))
         left += outlives(child)
         seen = finished(f'{kind}-{runs}') | seen
         killed, runs = killed + (not over), runs + over

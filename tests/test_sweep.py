@@ -88,7 +88,7 @@ def test_kill_minus_nine(swept, kind):
     folder, _, seen = swept
     whole, found = contents(folder/'whole'), seen[kind]
     assert len(whole) == 6 and all(contents(folder/f'{kind}-{i + 1}') == whole for i in range(found['runs']))
-    assert (found['kept'] or kind == 'pool') and not found['touched'] and not found['left']
+    assert found['kept'] and not found['touched'] and not found['left']
 
 
 def test_two_sweeps_in_one_folder(swept):
