@@ -179,9 +179,9 @@ def plot_pareto(
     task:str='rotten_tomatoes', # Which task
     ax=None,                    # matplotlib axes
 ):                              # The axes
-    "Accuracy against trained parameters, all configurations, with the front"
+    "Accuracy against trained parameters, all configurations of the usual budget, with the front"
     rows = data[(data.source == 'ours') & (data.task == task) & (data.train_rows.isna() | (data.train_rows == data.train_rows.max()))]
-    rows = rows[rows.steps.isna() | (rows.steps == rows.method.map(commonest(rows, 'steps')))]
+    rows = rows[rows.steps.isna() | (rows.steps == commonest(rows, 'steps'))]
     ax, points = start_axes(ax, figsize=(8, 3.8)), []
     keys = ['method', 'num_virtual_tokens', 'rank', 'gate', 'reads', 'position', 'head_lr']
     for key, group in rows.groupby(keys, dropna=False): points.append({'method': key[0], **summarise(group)})
