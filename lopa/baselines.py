@@ -13,6 +13,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .adapter import check_base, read_adapter, read_config, signature
+from .attention import looks_ahead, without_mask
 from .layout import inner_order
 from .logits import ask, position_ids, task_type
 from .model import AdaptedModel, PromptModel, get_prompt_model
@@ -144,16 +145,37 @@ class BaselineModel(Baseline):
         "Multiply in the number format that the foundation model came in"
         return torch.autocast(self.device.type, self.dtype) if self.adapter_config.method == 'full' and self.dtype != torch.float32 else contextlib.nullcontext()
 
-    def forward(self, input_ids, attention_mask=None, labels=None, num_items_in_batch=None):
+    def pad_right(self, input_ids, mask, labels):
+        "Rows, their mask and labels with the padding on the right; T5's labels are apart"
+        order, mask = inner_order(mask, mask.argmax(1), 0, 'right')
+        if labels is not None and self.task_type != 'SEQ_2_SEQ_LM': labels = labels.gather(1, order)
+        return input_ids.gather(1, order), mask, labels
+
+    def by_rule(self):
+        "The context in which a causal model attends without a mask"
+        if self.adapter_config.method != 'prefix': return contextlib.nullcontext()
+        return without_mask(self.base_model)
+
+    def forward(
+        self,
+        input_ids,               # Tokens: `(b, t)`, padded on either side
+        attention_mask=None,     # 1 for a token and 0 for padding: `(b, t)`
+        labels=None,             # Labels, -100 where there is none: `(b, t)`
+        num_items_in_batch=None, # Divide the loss by this instead of by the number of labels
+    ):
         "With labels, the loss and logits where they stand `(b, k, vocabulary)`; without, all logits"
-        mask, moves = torch.ones_like(input_ids) if attention_mask is None else attention_mask, labels is not None and self.task_type != 'SEQ_2_SEQ_LM'
-        causal, front = self.task_type == 'CAUSAL_LM', self.in_front
-        if front or not causal:                                                                        # padding to the right
-            order, mask = inner_order(mask, mask.argmax(1), 0, 'right')
-            input_ids, labels = input_ids.gather(1, order), labels.gather(1, order) if moves else labels
-        if moves and self.adapter_config.method == 'p-tuning': labels = F.pad(labels, (self.adapter_config.num_virtual_tokens, 0), value=-100)
-        more = ({} if front else position_ids(self.base_model, mask)) | ({'use_cache': False} if causal and self.adapter_config.method != 'prefix' else {})
-        with self.precision(): return ask(self.model, self.base_model, labels, num_items_in_batch, input_ids=input_ids, attention_mask=mask, **more)
+        causal, method = self.task_type == 'CAUSAL_LM', self.adapter_config.method
+        asked, more = causal and labels is not None, {}
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if asked or self.in_front or not causal:
+            input_ids, mask, labels = self.pad_right(input_ids, mask, labels)
+        else: more |= position_ids(self.base_model, mask)
+        if not asked or looks_ahead(self.base_model): more['attention_mask'] = mask
+        if causal and method != 'prefix': more['use_cache'] = False
+        if method == 'p-tuning' and labels is not None and self.task_type != 'SEQ_2_SEQ_LM':
+            labels = F.pad(labels, (self.adapter_config.num_virtual_tokens, 0), value=-100)
+        with self.precision(), self.by_rule() if asked else contextlib.nullcontext():
+            return ask(self.model, self.base_model, labels, num_items_in_batch, input_ids=input_ids, **more)
 
     def generate(self, input_ids, attention_mask=None, **kwargs):
         "New tokens `(b, new)`; takes what transformers' `generate` takes"

@@ -89,24 +89,28 @@ def tokenize(
 def pad(
     rows:list,  # Lists of numbers
     value:int,  # What to fill with
-    side:str,   # `left` or `right`
 ):              # A tensor `(b, t)`
-    "Stack rows of different lengths"
-    return pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=value, padding_side=side)
+    "Stack rows of different lengths, filled up on the right"
+    return pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=value)
 
 @dataclass
 class Collator:
     "Make a batch from rows of a tokenized task"
     tokenizer:object              # The foundation model's tokenizer
     encoder_tokenizer:object=None # The encoder's tokenizer, if rows have `instance_input_ids`
-    family:str='CAUSAL_LM'        # `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
+
+    def tokens(self, rows, tokenizer):
+        "Token ids and their mask, under the names that models give them"
+        ids = pad(rows, tokenizer.pad_token_id)
+        return {'input_ids': ids, 'attention_mask': pad([[1]*len(r) for r in rows], 0)}
 
     def __call__(self, rows):
         column = lambda name: [r[name] for r in rows]
-        labels = pad(column('labels'), -100, 'right' if self.family == 'SEQ_2_SEQ_LM' else 'left')
-        batch = {'input_ids': pad(column('input_ids'), self.tokenizer.pad_token_id, 'left'), 'labels': labels, 'attention_mask': pad([[1]*len(r['input_ids']) for r in rows], 0, 'left')}
-        if 'instance_features' in rows[0]: batch['instance_features'] = torch.tensor(column('instance_features'))
+        batch = self.tokens(column('input_ids'), self.tokenizer)
+        batch['labels'] = pad(column('labels'), -100)
+        if 'instance_features' in rows[0]:
+            batch['instance_features'] = torch.tensor(column('instance_features'))
         if 'instance_input_ids' in rows[0]:
-            batch['instance_input_ids'] = pad(column('instance_input_ids'), self.encoder_tokenizer.pad_token_id, 'right')
-            batch['instance_attention_mask'] = pad([[1]*len(r['instance_input_ids']) for r in rows], 0, 'right')
+            own = self.tokens(column('instance_input_ids'), self.encoder_tokenizer)
+            batch |= {f'instance_{name}': ids for name, ids in own.items()}
         return batch

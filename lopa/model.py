@@ -12,6 +12,7 @@ import torch
 from torch import nn, Tensor
 from .adapter import check_base, read_adapter, read_config, signature, write_adapter
 from .assets import load_tokenizer
+from .attention import looks_ahead
 from .encoders import OWN, make_encoder, without_autocast
 from .layout import insert_prompt, insertion_point
 from .logits import ask, position_ids, task_type
@@ -143,18 +144,32 @@ class PromptedInput(AdaptedModel):
         with without_autocast(self.device): change = self.generator.update(torch.where(question, mask.cumsum(1) - 1, -1))
         return embeds + change.to(embeds.dtype)
 
-    def lay_out(self, input_ids, attention_mask=None, labels=None, padding=None, new=0, **instance):
-        "Prompted embeddings `(b, m + t, d)`, their mask and labels, and the columns before the prompt that can be computed first"
-        causal, seq2seq, suffix = self.task_type == 'CAUSAL_LM', self.task_type == 'SEQ_2_SEQ_LM', self.adapter_config.position == 'suffix'
+    def place(self, mask, labels=None):
+        "Column before which the prompt goes in each row `(b,)`, and where its question ends `(b,)`"
+        causal, position = self.task_type == 'CAUSAL_LM', self.adapter_config.position
+        end = insertion_point(mask, 'suffix', labels if causal else None)
+        return end if position == 'suffix' else insertion_point(mask, position), end
+
+    def lay_out(
+        self,
+        input_ids,           # Tokens: `(b, t)`
+        attention_mask=None, # 1 for a token and 0 for padding: `(b, t)`
+        labels=None,         # Labels, -100 where there is none: `(b, t)`
+        padding=None,        # Where it goes: `keep`, `left`, `right`; default: kept by causal models
+        align=False,         # Put all prompts into the same columns?
+        new=0,               # Tokens to be generated, for the check of the length
+        **instance,          # As in `prompt`
+    ):
+        "Prompted embeddings `(b, m + t, d)`, their mask and labels, and the columns before the prompts"
+        moving = None if self.task_type == 'SEQ_2_SEQ_LM' else labels    # T5's are apart from its input
+        padding = padding or ('keep' if self.task_type == 'CAUSAL_LM' else 'right')
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        end = insertion_point(mask, 'suffix', labels if causal else None)                          # a causal model's question ends where its answer begins
-        embeds = self.embed(input_ids, mask, end)                                                  # (b, t, d)
-        prompt = self.prompt(len(input_ids), **instance).to(embeds.dtype)                          # (b, m, d)
+        at, end = self.place(mask, labels)
+        embeds = self.embed(input_ids, mask, end)                                       # (b, t, d)
+        prompt = self.prompt(len(input_ids), **instance).to(embeds.dtype)               # (b, m, d)
         check_length(prompt.shape[1], input_ids.shape[1], self.base_model.config, new)
-        at = end if suffix else insertion_point(mask, self.adapter_config.position)
-        x, wide, moved, q = insert_prompt(prompt, embeds, mask, at, None if seq2seq else labels, padding or ('keep' if causal else 'right'),
-                                          align=causal and suffix and prompt.shape[1] > 0)
-        return x, wide, labels if seq2seq else moved, 0 if embeds.requires_grad else q
+        x, wide, moved, q = insert_prompt(prompt, embeds, mask, at, moving, padding, align)
+        return x, wide, labels if moving is None else moved, q
 
     def trained_state(self):
         "Name → tensor of all that an adapter has to hold"
@@ -164,15 +179,46 @@ class PromptedInput(AdaptedModel):
 # %% ../nbs/04_model.ipynb #0deddc88
 class PromptModel(PromptedInput):
     "A frozen foundation model with a generated prompt in its input"
-    def forward(self, input_ids, attention_mask=None, labels=None, num_items_in_batch=None, **instance):
+    def forward(
+        self,
+        input_ids,               # Tokens: `(b, t)`, padded on either side
+        attention_mask=None,     # 1 for a token and 0 for padding: `(b, t)`
+        labels=None,             # Labels, -100 where there is none: `(b, t)`
+        num_items_in_batch=None, # Divide the loss by this instead of by the number of labels
+        **instance,              # `instance_features`, or tokens for the encoder
+    ):
         "With labels, the loss and logits where they stand `(b, k, vocabulary)`; without, all logits"
-        x, mask, labels, q = self.lay_out(input_ids, attention_mask, labels, **instance)
-        more, model = position_ids(self.base_model, mask), self.base_model
-        if q and labels is not None and not (self.recomputes and torch.is_grad_enabled()):                     # the text before a suffix: once, without gradient
-            with torch.no_grad(): seen = model.base_model(inputs_embeds=x[:, :q], attention_mask=mask[:, :q], use_cache=True, **{k: v[:, :q] for k, v in more.items()})
-            x, labels, more = x[:, q:], labels[:, q:], {k: v[:, q:] for k, v in more.items()} | {'past_key_values': seen.past_key_values, 'use_cache': True}
-        elif self.task_type == 'CAUSAL_LM': more['use_cache'] = False
-        return ask(model, model, labels, num_items_in_batch, inputs_embeds=x, attention_mask=mask, **more)
+        causal, model = self.task_type == 'CAUSAL_LM', self.base_model
+        asked = causal and labels is not None
+        if asked and self.reads_text_first():
+            return self.text_first(input_ids, attention_mask, labels, num_items_in_batch, **instance)
+        padding = 'right' if asked else None
+        x, mask, labels, _ = self.lay_out(input_ids, attention_mask, labels, padding, **instance)
+        more = {'use_cache': False} if causal else {}
+        if not asked: more |= position_ids(model, mask)
+        if not asked or looks_ahead(model): more['attention_mask'] = mask
+        return ask(model, model, labels, num_items_in_batch, inputs_embeds=x, **more)
+
+    def reads_text_first(self):
+        "Is the text before a suffix computed on its own, without a gradient?"
+        again = self.recomputes and torch.is_grad_enabled()          # a layer that writes a cache
+        fixed = not hasattr(self.generator, 'update')                # DePT's text does change
+        eager = self.base_model.config._attn_implementation == 'eager'
+        config = self.adapter_config
+        return config.position == 'suffix' and config.num_virtual_tokens and eager and fixed and not again
+
+    def text_first(self, input_ids, attention_mask, labels, num_items_in_batch, **instance):
+        "`forward` in two passes: the text without a gradient, then prompt and answer"
+        model = self.base_model
+        x, mask, labels, q = self.lay_out(input_ids, attention_mask, labels, align=True, **instance)
+        text, rest = slice(q), slice(q, None)
+        positions = position_ids(model, mask)
+        at = lambda part: {name: ids[:, part] for name, ids in positions.items()}
+        with torch.no_grad():
+            seen = model.base_model(inputs_embeds=x[:, text], attention_mask=mask[:, text],
+                                    use_cache=True, **at(text)).past_key_values if q else None
+        return ask(model, model, labels[:, rest], num_items_in_batch, inputs_embeds=x[:, rest],
+                   attention_mask=mask, past_key_values=seen, use_cache=True, **at(rest))
 
     @torch.no_grad()
     def generate(self, input_ids, attention_mask=None, instance_features=None, instance_input_ids=None, instance_attention_mask=None, **kwargs):

@@ -33,7 +33,7 @@ def prepare(
     if model.encoder and model.encoder.trainable: own = encoder_tokenizer
     elif model.encoder: splits = {k: encode_rows(task, d, model.encoder, encoder_tokenizer) for k, d in splits.items()}
     family = model.task_type
-    return {k: tokenize(task, d, tokenizer, own, family=family) for k, d in splits.items()}, Collator(tokenizer, own, family)
+    return {k: tokenize(task, d, tokenizer, own, family=family) for k, d in splits.items()}, Collator(tokenizer, own)
 
 # %% ../nbs/06_predict.ipynb #4bfa3971
 def predict(
@@ -111,5 +111,5 @@ def classify(
     rows = [t if isinstance(t, dict) else {task.fields[0]: t} for t in texts]
     tokenizer, encoder_tokenizer = load_tokenizers(model.base_model.name_or_path, model.encoder_tokenizer)
     data = tokenize(task, Dataset.from_list([r | {'label': 0} for r in rows]), tokenizer, encoder_tokenizer, family=model.task_type)
-    logits = predict(model, data, Collator(tokenizer, encoder_tokenizer, model.task_type), choice_ids(task.verbalizer, tokenizer), progress=False)
+    logits = predict(model, data, Collator(tokenizer, encoder_tokenizer), choice_ids(task.verbalizer, tokenizer), progress=False)
     return [task.verbalizer[i].strip() for i in logits.argmax(1)]

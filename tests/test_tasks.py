@@ -261,12 +261,12 @@ def test_layout_of_each_family(smol, bert):
     yes, no = (smol(w).input_ids for w in (' yes', ' no'))
     for family, task, tokenizer in ('CAUSAL_LM', words, smol), ('SEQ_2_SEQ_LM', words, smol), ('SEQ_2_SEQ_LM', text, smol), ('CAUSAL_LM', text, smol), ('MASKED_LM', words, bert):
         done = list(tokenize(task, rows, tokenizer, family=family))
-        batch = Collator(tokenizer, family=family)(done)
+        batch = Collator(tokenizer)(done)
         questions = [tokenizer(task.question(r, tokenizer.mask_token if family == 'MASKED_LM' else '')).input_ids for r in rows]
         answers = [yes, no] if task is words else [smol(f" {b}").input_ids + [smol.eos_token_id] for b in rows['b']]
         for r, q, answer, seen, ids, labels in zip(done, questions, answers, batch['attention_mask'], batch['input_ids'], batch['labels']):
             assert ids[seen == 1].tolist() == r['input_ids'] == (q + answer if family == 'CAUSAL_LM' else q) and r['length'] == len(r['input_ids'])
-            if family == 'CAUSAL_LM': assert labels[-len(answer):].tolist() == answer and (labels[:-len(answer)] == -100).all()
+            if family == 'CAUSAL_LM': assert labels[labels != -100].tolist() == answer == labels[seen == 1][-len(answer):].tolist()
             elif family == 'MASKED_LM': assert (labels != -100).tolist() == (ids == bert.mask_token_id).tolist() and labels.max() == bert(' yes' if r['label'] else ' no', add_special_tokens=False).input_ids[0]
             else: assert labels[:len(answer)].tolist() == answer and (labels[len(answer):] == -100).all()
     refused(lambda: tokenize(text, rows, bert, family='MASKED_LM'), 't', 'masked')

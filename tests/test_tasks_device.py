@@ -50,7 +50,7 @@ def tokenized(tmp_path_factory):
         task, family, tokenizer = tasks[name], FAMILIES[kind], causal if kind == 'llama' else bert
         own, split = tokenizer if method == 'lopa' else None, list(task.splits.values())[0]
         if (name, kind) not in rows: rows[name, kind] = tokenize(task, split.select(range(2)), tokenizer, tokenizer, family=family)
-        return task, rows[name, kind] if own else rows[name, kind].remove_columns('instance_input_ids'), Collator(tokenizer, own, family)
+        return task, rows[name, kind] if own else rows[name, kind].remove_columns('instance_input_ids'), Collator(tokenizer, own)
     with pytest.MonkeyPatch.context() as m:
         m.setattr('datasets.config.HF_DATASETS_CACHE', folder/'cache')
         yield tokenized

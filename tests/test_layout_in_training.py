@@ -1,0 +1,189 @@
+"""What attention is asked for in training: no mask for causal models, a key for every query,
+and never cuDNN's kernel beside a mask (`nbs/01_attention.ipynb` says why)"""
+from unittest.mock import patch
+
+import pytest
+import torch
+import transformers as tf
+from torch.nn import functional as F
+
+from helpers import (CAUSAL, MASKED, PAIRS, SEQ2SEQ, adapted, features, padded, prompted, rows,
+                     tiny)
+
+pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning')
+LENGTHS = range(2, 141)       # tokens of the longest row, the prompt on top; one has nothing to predict
+ROOM = {'gpt2': 'n_positions', 'bloom': None, 't5': None}
+ONE_LAYER = {'gpt2': 'n_layer', 'bloom': 'n_layer', 't5': 'num_layers'}
+PROMPTS = ['pt', 'lopa', 'idpg', 'idpg-phm', 'dept']
+attend = F.scaled_dot_product_attention
+
+
+def long_base(kind):
+    "One layer, with positions for long rows, and torch's fused attention"
+    room = ROOM.get(kind, 'max_position_embeddings')
+    sizes = {ONE_LAYER.get(kind, 'num_hidden_layers'): 1} | ({room: 256} if room else {})
+    return tiny(kind, **sizes)
+
+
+class Watch:
+    "In place of torch's attention: complain about what must not be asked for, and count"
+    def __init__(self, causal):
+        self.causal, self.calls, self.sixty_four = causal, 0, 0
+
+    def __call__(self, query, key, value, attn_mask=None, dropout_p=0., is_causal=False, **more):
+        self.calls += 1
+        t, s = query.shape[2], key.shape[2]
+        if self.causal:
+            assert attn_mask is None, f'a causal model was handed a mask, {t} × {s}'
+            assert is_causal or t == s == 1, f'not by rule, {t} × {s}'
+            assert t == s, f'{t} queries on {s} keys: the rule would count from the wrong corner'
+        if attn_mask is not None: self.check(attn_mask, t, s)
+        return attend(query, key, value, attn_mask, dropout_p, is_causal, **more)
+
+    def check(self, mask, t, s):
+        "Every query has a key, and cuDNN's kernel is left out"
+        allowed = mask if mask.dtype == torch.bool else mask > -1e9
+        assert allowed.any(-1).all(), f'a query sees nothing, {t} × {s}'
+        self.sixty_four += 64 in (t % 128, s % 128)
+        assert not torch.backends.cuda.cudnn_sdp_enabled(), f'a mask, and cuDNN, {t} × {s}'
+
+    def watching(self): return patch.object(F, 'scaled_dot_product_attention', self)
+
+
+def batch_of(model, kind, longest):
+    "Rows of three lengths, labels at the end of each (in the middle for a masked model)"
+    ids, h = rows((longest, longest//2 + 1, 1))
+    if kind in SEQ2SEQ: labels = torch.tensor([[5, 6, 7]]*3)
+    else:
+        at = [(len(i) - 1)//2 if kind in MASKED else len(i) - 1 for i in ids]
+        labels = [torch.where(torch.arange(len(i)) == a, i, -100) for i, a in zip(ids, at)]
+        labels = padded(labels, 'right', -100)['input_ids']
+    return padded(ids, 'right') | {'labels': labels} | features(model, h)
+
+
+def train_on(model, kind, longest):
+    "Forward and backward"
+    loss = model.train()(**batch_of(model, kind, longest)).loss
+    assert loss.isfinite(), longest
+    if loss.requires_grad: loss.backward()
+    model.zero_grad()
+
+
+def watch_all_lengths(model, kind):
+    watch = Watch(kind in CAUSAL)
+    with watch.watching():
+        for longest in LENGTHS: train_on(model, kind, longest)
+    assert watch.calls >= len(LENGTHS)
+    assert kind in CAUSAL or watch.sixty_four                    # the length in question was there
+
+
+@pytest.mark.parametrize('kind,method', [p for p in PAIRS if p[0] in ('llama', 'gpt2', 'roberta', 't5')])
+def test_every_method_and_family(kind, method):
+    watch_all_lengths(adapted(long_base(kind), method), kind)
+
+
+@pytest.mark.parametrize('position', ['after_start', 'suffix'])
+@pytest.mark.parametrize('method', PROMPTS)
+@pytest.mark.parametrize('kind', ['llama', 'roberta', 't5'])
+def test_every_position(kind, method, position):
+    watch_all_lengths(prompted(long_base(kind), method, position=position), kind)
+
+
+@pytest.mark.parametrize('method', ['lopa', 'lora', 'prefix'])
+@pytest.mark.parametrize('kind', ['qwen2', 'phi', 'gpt-neox', 'opt'])
+def test_other_causal_models(kind, method):
+    model, watch = adapted(long_base(kind), method), Watch(causal=True)
+    with watch.watching():
+        for longest in 2, 61, 64, 125: train_on(model, kind, longest)
+    assert watch.calls
+
+
+def test_a_mask_is_noticed(monkeypatch):
+    "The rows on the right, but with a mask"
+    model = prompted(long_base('llama'))
+    monkeypatch.setattr('lopa.model.looks_ahead', lambda model: True)
+    with Watch(causal=True).watching(), pytest.raises(AssertionError, match='handed a mask'):
+        train_on(model, 'llama', 9)
+
+
+@pytest.mark.parametrize('method', ['lopa', 'pt', 'lora', 'full'])
+def test_the_old_layout_is_noticed(method):
+    "Rows on the left: a mask, and queries that see nothing"
+    model = adapted(long_base('llama'), method)
+    ids, h = rows((9, 4))
+    given = padded(ids, 'left') | features(model, h)
+    for causal, complaint in (True, 'handed a mask'), (False, 'sees nothing'):
+        with Watch(causal).watching(), pytest.raises(AssertionError, match=complaint): model(**given)
+
+
+@pytest.mark.parametrize('kind', ['roberta', 't5'])
+def test_cudnn_beside_a_mask_is_noticed(kind, monkeypatch):
+    monkeypatch.setattr('lopa.attention.faulty_cudnn', lambda: False)
+    with Watch(causal=False).watching(), pytest.raises(AssertionError, match='and cuDNN'):
+        train_on(adapted(long_base(kind), 'pt'), kind, 60)
+
+
+@pytest.mark.parametrize('kind', ['roberta', 't5'])
+def test_recomputed_layers_leave_cudnn_out_as_well(kind):
+    "They run in the backward pass, when the context of the call has ended"
+    model, watch = prompted(long_base(kind)), Watch(causal=False)
+    model.gradient_checkpointing_enable()
+    with watch.watching():
+        loss = model.train()(**batch_of(model, kind, 61)).loss
+        once = watch.calls
+        loss.backward()
+    assert watch.calls > once and torch.backends.cuda.cudnn_sdp_enabled()
+
+
+# --- the numbers are those of the old layout ---
+
+def old_loss(model, ids, h):
+    "Rows padded on the left, with a mask and position numbers, and logits everywhere"
+    given = padded(ids, 'left')
+    logits = model(**given, **features(model, h)).logits[:, -2]
+    return F.cross_entropy(logits.float(), given['input_ids'][:, -1])
+
+
+def gradients(model, loss):
+    loss.backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize('attention', ['eager', 'sdpa'])
+@pytest.mark.parametrize('kind', CAUSAL)
+@pytest.mark.parametrize('method', [*PROMPTS, 'lora', 'full'])
+def test_right_padding_changes_no_number(kind, method, attention):
+    "Loss and gradients of a step, dropout off; prefix and P-tuning were padded on the right before"
+    if (kind, attention) == ('bloom', 'sdpa'): pytest.skip('Bloom has an attention of its own')
+    model = adapted(tiny(kind), method)
+    model.base_model.set_attn_implementation(attention)
+    ids, h = rows((7, 3, 5))
+    labels = [torch.where(torch.arange(len(i)) == len(i) - 1, i, -100) for i in ids]
+    before = old_loss(model, ids, h)
+    theirs = gradients(model, before)
+    for side in 'left', 'right':                                 # whatever side the caller pads
+        given = padded(ids, side) | {'labels': padded(labels, side, -100)['input_ids']}
+        loss = model(**given, **features(model, h)).loss
+        torch.testing.assert_close(loss, before, atol=1e-4, rtol=0)
+        ours = gradients(model, loss)
+        assert ours.keys() == theirs.keys()
+        for name in ours: torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_a_model_that_looks_ahead_keeps_its_mask():
+    "BERT with a language-model head counts as causal and is not: a padded row equals the row alone"
+    sizes = dict(vocab_size=100, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+                 num_attention_heads=2, initializer_range=.2)
+    bert = tf.BertLMHeadModel(tf.BertConfig(**sizes)).eval()
+    bert.config._name_or_path = bert.name_or_path = 'tiny-bert'
+    for method in 'pt', 'lora':
+        model = adapted(bert, method)
+        ids, _ = rows((7, 3))
+        labels = [torch.where(torch.arange(len(i)) == len(i) - 1, i, -100) for i in ids]
+        wide = padded(labels, 'right', -100)['input_ids']
+        together = model(**padded(ids, 'right'), labels=wide).logits[1]
+        alone = model(ids[1][None], labels=labels[1][None]).logits[0]
+        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
