@@ -109,6 +109,7 @@ class Baseline(AdaptedModel):
 
     base_model = property(lambda self: self.model if self.adapter_config.method == 'full' else self.model.get_base_model())
     in_front = property(lambda self: self.adapter_config.method in ('prefix', 'p-tuning'))
+    prompt_length = property(lambda self: self.in_front * self.adapter_config.num_virtual_tokens)
 
     def train(self, mode=True):
         "Switch to training; what is frozen stays in evaluation mode"

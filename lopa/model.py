@@ -62,6 +62,7 @@ class AdaptedModel(nn.Module):
     dtype = property(lambda self: self.base_model.dtype)       # in which the foundation model multiplies
     signature = property(lambda self: signature(self.base_model))
     recomputes = False                         # gradient checkpointing?
+    prompt_length = property(lambda self: self.adapter_config.num_virtual_tokens)    # m
 
     def print_trainable_parameters(self):
         "Print what trains and what there is"

