@@ -55,9 +55,10 @@ def advice(
     if not intact: return 'the weights are not finite any more, so lower the learning rates'
     if rising(losses): return f'the loss had been rising (last {losses[-1]:.3g}), so lower the learning rates'
     tries = []
-    if not last['attention'].startswith('eager'): tries.append("another attention kernel (attn_implementation='eager')")
-    if last['dtype'] != 'float32': tries.append('32 bits (dtype=torch.float32)')
-    if tries: return f'load the foundation model with {" or ".join(tries)}'
+    if not last['attention'].startswith('eager'):
+        tries.append("--attn-implementation eager (attn_implementation='eager')")
+    if last['dtype'] != 'float32': tries.append('--dtype float32 (dtype=torch.float32)')
+    if tries: return f'load the foundation model with {" or with ".join(tries)}'
     return 'look at the rows of these steps'
 
 def complaint(

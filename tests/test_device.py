@@ -43,9 +43,18 @@ def test_first_vectors(init):
 
 @pytest.mark.parametrize('kind,position', [(k, p) for k in FULL for p in ('after_start', 'suffix')] + [('gpt2', 'suffix'), ('bloom', 'suffix')])
 def test_positions(kind, position):
-    "Also where a causal model reads the text first, into a cache"
     with fake_gpu() as device:
         model = on(device, kind, position=position)
+        step(model, batch(model, device))
+
+
+@pytest.mark.parametrize('kind', ['llama', 'gpt2', 'bloom'])
+def test_text_first(kind):
+    "Eager attention: a causal model reads the text before a suffix first, into a cache"
+    with fake_gpu() as device:
+        model = on(device, kind, position='suffix')
+        model.base_model.set_attn_implementation('eager')
+        assert model.reads_text_first()
         step(model, batch(model, device))
 
 
@@ -131,6 +140,7 @@ def test_a_planted_result_is_found(place, monkeypatch):
     if name == 'gate_sigmoid': monkeypatch.setitem(GATES, 'sigmoid', found)
     with fake_gpu() as device, wrong:
         model = on(device, **PLACES[place])
+        if name == 'outer_order': model.base_model.set_attn_implementation('eager')
         step(model, batch(model, device))
 
 
