@@ -1,15 +1,29 @@
-"On a real GPU: it computes what the CPU computes, in 16 bits too, and what one writes the other reads (skipped where there is none)"
+"""On a real GPU: it computes what the CPU computes, in 16 bits too, and what one writes the other reads;
+and at every length each attention kernel computes what the plain one does
+
+Skipped where there is no GPU. LOPA_TEST_DEVICE=cpu runs it all the same, on the CPU and with its kernels, to find
+mistakes in this file; LOPA_TEST_LENGTHS=1,54,63 tries these lengths only.
+"""
+import contextlib
+import math
+import os
+from collections import defaultdict
 from importlib.util import find_spec
+from unittest.mock import patch
 
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from helpers import FEATURES, PAIRS, adapted, features, padded, rows, tiny
-from lopa.baselines import load_adapted
+from lopa.baselines import BASELINES, load_adapted
 from lopa.predict import predict
+from lopa.prompts import METHODS
 
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning')]
-DEVICE = 'cuda'
+DEVICE = os.environ.get('LOPA_TEST_DEVICE', 'cuda')
+gpu_only = pytest.mark.skipif(DEVICE != 'cuda', reason='asks the GPU itself')
 CASES = [p for p in PAIRS if p[0] in ('llama', 'roberta', 't5')]
 each = pytest.mark.parametrize('kind,method', CASES)
 ENCODERS = [('self', 'last', False), ('self', 'last', True), ('embeddings', 'attention', False)]
@@ -130,6 +144,7 @@ def test_what_a_gpu_wrote_a_cpu_reads(kind, method, tmp_path):
     with torch.no_grad(): assert back.device.type == DEVICE and torch.equal(back.eval()(**labelled(back, kind)).logits.cpu(), there)
 
 
+@gpu_only
 @pytest.mark.parametrize('method', ['lopa', 'lora', 'full'])
 def test_gradient_checkpointing_saves_memory(method):
     "Peak of a step behind a model of many layers; the loss stays"
@@ -155,6 +170,7 @@ def test_autocast_leaves_the_prompt_alone():
     with torch.autocast(DEVICE, dtype=half()): assert torch.equal(model.prompt_embeds(**given), exact)
 
 
+@gpu_only
 @pytest.mark.skipif(find_spec('bitsandbytes') is None, reason='bitsandbytes is not installed')
 @pytest.mark.parametrize('method', ['lopa', 'pt', 'lora'])
 @pytest.mark.parametrize('bits', [4, 8])
@@ -170,3 +186,175 @@ def test_quantised(bits, method, tmp_path):
     assert model.generate(**given, max_new_tokens=3, do_sample=False, pad_token_id=0).shape == (2, 3)
     model.save_pretrained(tmp_path/'adapter')
     with torch.no_grad(): assert torch.equal(load_adapted(load(), tmp_path/'adapter').eval()(**given).logits, model.eval()(**given).logits)
+
+
+# --- every length, method, attention kernel and number format ---
+
+LENGTHS = [int(n) for n in os.environ.get('LOPA_TEST_LENGTHS', '').split(',') if n] or [*range(1, 201)]
+BLOCKS = [LENGTHS[i:i+10] for i in range(0, len(LENGTHS), 10)]
+PROMPTS = [(method, dict(position=p)) for p in ('prefix', 'suffix') for method in METHODS]
+TUNED = [(method, dict(alpha=2) if method == 'lora' else {}) for method in BASELINES]
+MASKED = [c for c in TUNED if c[0] != 'prefix'] + [('lopa', {})]
+FAMILIES = {    # → (architecture, its configuration, (method, configuration) …, kernels besides the plain one)
+    'grouped': ('llama', dict(num_key_value_heads=1), PROMPTS + TUNED, ['cudnn', 'flash']),
+    'llama': ('llama', dict(num_key_value_heads=2), PROMPTS + TUNED, ['efficient']),
+    'roberta': ('roberta', dict(hidden_dropout_prob=0., attention_probs_dropout_prob=0.), MASKED, ['default', 'efficient']),
+    't5': ('t5', dict(num_layers=1, dropout_rate=0., initializer_factor=.5), MASKED + [('prefix', {})], ['default', 'efficient'])}
+FORMATS = [(f, d) for f in FAMILIES for d in ('bfloat16', 'float16', 'float32') if (f, d) != ('grouped', 'float32')]  # no such kernel
+ROUNDING = {'bfloat16': .1, 'float16': .02, 'float32': 1e-3}        # relative difference of gradients that is allowed
+KERNELS = {'math': SDPBackend.MATH, 'cudnn': SDPBackend.CUDNN_ATTENTION,
+           'flash': SDPBackend.FLASH_ATTENTION, 'efficient': SDPBackend.EFFICIENT_ATTENTION}
+REFUSED = 'No available kernel', 'No viable backend'                # what torch says on a GPU, and on a CPU
+MASK = 'a mask was passed'
+
+
+class Attention(contextlib.ContextDecorator):
+    "Send every attention through one kernel, whatever else is allowed around it; `default` leaves the choice to others"
+    def __init__(self, kernel): self.kernel, self.calls, self.real = kernel, 0, F.scaled_dot_product_attention
+
+    def __enter__(self):
+        self.patch = patch.object(F, 'scaled_dot_product_attention', self.attend)
+        self.patch.start()
+        return self
+
+    def __exit__(self, *_): self.patch.stop()
+
+    def attend(self, query, key, value, attn_mask=None, *args, **kwargs):
+        self.calls += 1
+        if self.kernel == 'cudnn' and attn_mask is not None: raise RuntimeError(MASK)
+        only = contextlib.nullcontext() if self.kernel == 'default' else sdpa_kernel(KERNELS[self.kernel])
+        with only: return self.real(query, key, value, attn_mask, *args, **kwargs)
+
+
+def wide(family, dtype):
+    "A model of one layer whose heads are 64 wide, as fused kernels ask for, and with room for 512 tokens"
+    kind, config, *_ = FAMILIES[family]
+    size = {} if kind == 't5' else dict(num_hidden_layers=1, max_position_embeddings=512, initializer_range=.1)
+    return tiny(kind, width=128, attn_implementation='sdpa', **size, **config).to(DEVICE, dtype)
+
+
+def in_training(family, dtype, method, config):
+    "A model as it is trained, but without dropout, so that kernels can be compared"
+    model = adapted(wide(family, dtype), method, shaken=False, num_virtual_tokens=10, **config).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout): module.p = 0.
+    torch.manual_seed(0)
+    for p in model.parameters():
+        if p.requires_grad: p.data.add_(torch.randn(p.shape).to(p)*.05)
+    return model
+
+
+def batch_of(model, kind, t):
+    "Rows of t, t/2 and 1 tokens, in a causal model with one more as their answer, padded on the right"
+    causal = kind == 'llama'
+    ids, h = rows([n + causal for n in (t, (t + 1)//2, 1)])
+    text = padded(ids, 'right')
+    last = text['attention_mask'].cumsum(1) == text['attention_mask'].sum(1, keepdim=True)
+    answers = torch.where(last & (text['attention_mask'] == 1), text['input_ids'], -100)
+    labels = torch.tensor([[5, 7], [6, 7], [8, 7]]) if kind == 't5' else answers
+    return {k: v.to(DEVICE) for k, v in (text | dict(labels=labels) | features(model, h)).items()}
+
+
+def gradients(model, batch, kernel):
+    "Loss and gradients, in a list, by one kernel; None if attention went another way than through torch's function"
+    model.zero_grad()
+    with Attention(kernel) as attention:
+        loss = model(**batch).loss
+        loss.backward()
+    return [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)] if attention.calls else None
+
+
+def deviation(ours, theirs):
+    "Largest relative difference of a tensor (small ones are measured by all together); not finite if any of ours is"
+    difference = torch.stack(torch._foreach_norm(torch._foreach_sub(ours, theirs)))
+    size = torch.stack(torch._foreach_norm(theirs))
+    return (difference / (size + .05*size[1:].norm())).max().item()
+
+
+class Found:
+    "What a test has seen of each kernel"
+    def __init__(self): self.compared, self.worst, self.wrong, self.refused = defaultdict(int), defaultdict(float), [], defaultdict(list)
+
+    def compare(self, model, batch, truth, kernel, case, t, allowed):
+        "One step by one kernel"
+        try: ours = gradients(model, batch, kernel)
+        except RuntimeError as e:
+            why = next((known for known in REFUSED if known in str(e)), None)
+            if why: return self.refused[kernel, case, why].append(t)
+            return self.wrong.append(f'{kernel}, {case}, length {t}: {type(e).__name__}: {e}')
+        if ours is None: return self.refused[kernel, case, 'attention went another way'].append(t)
+        off = deviation(ours, truth)
+        self.compared[kernel] += 1
+        if math.isfinite(off): self.worst[kernel] = max(self.worst[kernel], off)
+        if not off <= allowed: self.wrong.append(f'{kernel}, {case}, length {t}: relative difference {off:.2g}, allowed {allowed}')
+
+    def record(self, record_property, family, format):
+        "For the report of `make test-gpu`"
+        name = f'{family}, {format}'
+        record_property('kernels', {f'{k}, {name}': {'compared': n, 'worst': self.worst[k]} for k, n in self.compared.items()})
+        record_property('left_out', [{'what': f'{k}, {name}, {case}', 'why': why, 'lengths': at} for (k, case, why), at in self.refused.items()])
+
+
+@pytest.mark.parametrize('lengths', BLOCKS, ids=lambda b: f'{b[0]}-{b[-1]}')
+@pytest.mark.parametrize('family,format', FORMATS)
+def test_every_length(family, format, lengths, record_property):
+    "In training: loss and gradients are finite, and those of the plain kernel up to rounding; a kernel may refuse, and that is told"
+    kind, _, cases, kernels = FAMILIES[family]
+    if DEVICE == 'cpu': kernels = ['default', 'flash']
+    found = Found()
+    for method, config in cases:
+        model, case = in_training(family, getattr(torch, format), method, config), ' '.join([method, *config.values()] if 'position' in config else [method])
+        for t in lengths:
+            batch = batch_of(model, kind, t)
+            truth = gradients(model, batch, 'math')
+            if not all(g.isfinite().all() for g in truth or ()): found.wrong.append(f'math, {case}, length {t}: not finite')
+            for kernel in kernels: found.compare(model, batch, truth, kernel, case, t, ROUNDING[format])
+    found.record(record_property, family, format)
+    assert not found.wrong, f'{len(found.wrong)} of {sum(found.compared.values())} cases: ' + '; '.join(found.wrong[:5])
+    if not found.compared: pytest.skip('; '.join(sorted({f'{kernel}: {why}' for kernel, _, why in found.refused})))
+
+
+# --- cuDNN's fault, and what guards against it ---
+
+def low_scores(t, width=64):
+    "Queries, keys and values `(2, 1, t, width)` of which every score is -120: its exponential is 0 in 32 bits"
+    q, k, v = (torch.randn(2, 1, t, width, device=DEVICE, dtype=torch.bfloat16)/10 for _ in range(3))
+    q[..., 0], k[..., 0] = 1., -120*math.sqrt(width)
+    return [x.requires_grad_() for x in (q, k, v)]
+
+
+def gradient_of_queries(kernel, t):
+    "By one kernel, under a causal mask that is handed over"
+    q, k, v = low_scores(t)
+    mask = torch.ones(t, t, dtype=torch.bool, device=DEVICE).tril()[None, None]
+    with sdpa_kernel(KERNELS[kernel]): out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    out.backward(torch.ones_like(out))
+    return q.grad
+
+
+@gpu_only
+def test_the_workaround_for_cudnn_is_still_needed():
+    "The backward pass with a mask, length 64 and low scores is not finite (PyTorch issue 196678)"
+    faulty = pytest.importorskip('lopa.attention').faulty_cudnn
+    if not faulty(): pytest.skip(f'torch {torch.__version__}: the library applies no workaround')
+    if torch.cuda.get_device_capability() != (9, 0): pytest.skip(f'{torch.cuda.get_device_name()}: the fault is one of H100 and H200')
+    assert gradient_of_queries('math', 64).isfinite().all()
+    try: found = gradient_of_queries('cudnn', 64)
+    except RuntimeError as e:
+        if REFUSED[0] not in str(e): raise
+        pytest.skip('cuDNN takes no such attention here')
+    assert not found.isfinite().all(), f"cuDNN's backward is finite again with torch {torch.__version__}: remove the workaround in lopa.attention"
+
+
+@gpu_only
+def test_the_guard_does_not_wait_for_the_gpu():
+    "SKELETON, to be finished when the guard exists: its hooks, around an ordinary step, synchronise nothing"
+    guard = getattr(pytest.importorskip('lopa.train'), 'LeaveOutSteps', None)      # TODO: the guard's name
+    if guard is None: pytest.skip('the guard against gradients that are not finite is not there yet')
+    model = in_training('llama', torch.bfloat16, 'lopa', {})
+    model(**batch_of(model, 'llama', 20)).loss.backward()
+    torch.cuda.synchronize()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode('error')                                        # from here on, waiting raises
+    try: pytest.skip('TODO: call the hooks of the guard here, as the Trainer does before and after its optimiser step')
+    finally: torch.cuda.set_sync_debug_mode(before)
