@@ -199,7 +199,7 @@ FAMILIES = {    # → (architecture, its configuration, (method, configuration) 
     'grouped': ('llama', dict(num_key_value_heads=1), PROMPTS + TUNED, ['cudnn', 'flash']),
     'llama': ('llama', dict(num_key_value_heads=2), PROMPTS + TUNED, ['efficient']),
     'roberta': ('roberta', dict(hidden_dropout_prob=0., attention_probs_dropout_prob=0.), MASKED, ['default', 'efficient']),
-    't5': ('t5', dict(num_layers=1, dropout_rate=0., initializer_factor=.5), MASKED + [('prefix', {})], ['default', 'efficient'])}
+    't5': ('t5', dict(num_layers=1, dropout_rate=0., initializer_factor=.5, feed_forward_proj='gated-gelu'), MASKED + [('prefix', {})], ['default', 'efficient'])}
 FORMATS = [(f, d) for f in FAMILIES for d in ('bfloat16', 'float16', 'float32') if (f, d) != ('grouped', 'float32')]  # no such kernel
 ROUNDING = {'bfloat16': .1, 'float16': .02, 'float32': 1e-3}        # relative difference of gradients that is allowed
 KERNELS = {'math': SDPBackend.MATH, 'cudnn': SDPBackend.CUDNN_ATTENTION,
@@ -245,14 +245,16 @@ def in_training(family, dtype, method, config):
 
 
 def batch_of(model, kind, t):
-    "Rows of t, t/2 and 1 tokens, in a causal model with one more as their answer, padded on the right"
+    "Rows of t, t/2 and 1 tokens, padded on the right; for a causal model with one more as their answer, and no mask"
     causal = kind == 'llama'
-    ids, h = rows([n + causal for n in (t, (t + 1)//2, 1)])
-    text = padded(ids, 'right')
-    last = text['attention_mask'].cumsum(1) == text['attention_mask'].sum(1, keepdim=True)
-    answers = torch.where(last & (text['attention_mask'] == 1), text['input_ids'], -100)
-    labels = torch.tensor([[5, 7], [6, 7], [8, 7]]) if kind == 't5' else answers
-    return {k: v.to(DEVICE) for k, v in (text | dict(labels=labels) | features(model, h)).items()}
+    lengths = [n + causal for n in (t, (t + 1)//2, 1)]
+    ids, h = rows(lengths)
+    batch = padded(ids, 'right') | features(model, h)
+    answers = torch.full_like(batch['input_ids'], -100)
+    for row, n in enumerate(lengths): answers[row, n-1] = ids[row][-1]
+    batch['labels'] = torch.tensor([[5, 7], [6, 7], [8, 7]]) if kind == 't5' else answers
+    if causal: del batch['attention_mask']
+    return {k: v.to(DEVICE) for k, v in batch.items()}
 
 
 def gradients(model, batch, kernel):

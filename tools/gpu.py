@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tools.gpu_parts import PARTS, left, root
 
-REHEARSAL = {'CUDA_VISIBLE_DEVICES': '', 'LOPA_TEST_DEVICE': 'cpu', 'LOPA_TEST_LENGTHS': '1,54,63', 'OMP_NUM_THREADS': '1'}
+REHEARSAL = {'CUDA_VISIBLE_DEVICES': '', 'LOPA_TEST_DEVICE': 'cpu', 'LOPA_TEST_LENGTHS': '1,53,63'}
 NO_GPU = ('No CUDA GPU here, and nothing was run: `python -m tools.gpu --list` says what would be, '
           '`python -m tools.gpu --rehearse --out FOLDER` tries it on the CPU.')
 

@@ -49,7 +49,7 @@ def load(path): return json.loads(Path(path).read_text(encoding='utf-8'))
 def test_command(folder, tiny):
     "Only files that hold such tests: others may import what a GPU machine lacks"
     files = sorted(str(p) for p in (root/'tests').glob('test_*.py') if 'mark.cuda' in p.read_text(encoding='utf-8'))
-    many = ['-n', str(2 if tiny else workers), '--dist', 'worksteal'] if find_spec('xdist') else []
+    many = ['-n', str(1 if tiny else workers), '--dist', 'worksteal'] if find_spec('xdist') else []
     few = ['-k', 'every_length'] if tiny else []
     return ['-m', 'pytest', '-q', '-rfE', '-m', 'cuda', '-p', 'no:cacheprovider', '-p', 'tools.gpu_log', *many, *few, *files]
 
@@ -97,7 +97,10 @@ def read_tests(folder):
 # --- the main job, and twelve of its kind ---
 
 def demo_command(folder, tiny):
-    return [*lopa, 'demo', '--output-dir', str(folder/'demo'), '--results', str(root/'results'/'rotten_tomatoes'), *['--smoke']*tiny]
+    "The command as it stands; in a rehearsal two steps of it"
+    out, quoted = folder/'demo', root/'results'/'rotten_tomatoes'
+    if tiny: return ['-c', f'from lopa.demo import run_demo; run_demo({str(out)!r}, True, {str(quoted)!r}, steps=2, eval_steps=2)']
+    return [*lopa, 'demo', '--output-dir', str(out), '--results', str(quoted)]
 
 
 def skipped_steps(runs):
@@ -122,7 +125,7 @@ def read_demo(folder):
 
 def sweep_grid(tiny):
     "With a prompt of 20, the first 20 steps of each of these seeds meet a batch of just 64 tokens, and one of 105"
-    if tiny: return {'method': ['pt', 'lora'], 'seed': 0, 'steps': 2, 'batch_size': 4, 'train_rows': 16, 'validation_rows': 0, 'test_rows': 8}
+    if tiny: return {'method': ['pt', 'lora'], 'steps': 2, 'batch_size': 2, 'train_rows': 8, 'validation_rows': 0, 'test_rows': 4}
     common = {'seed': [0, 1, 2], 'steps': 40, 'batch_size': 32, 'validation_rows': 0, 'test_rows': 200}
     return [{'method': ['pt', 'lopa', 'idpg'], 'num_virtual_tokens': 20} | common, {'method': 'lora'} | common]
 
@@ -130,7 +133,7 @@ def sweep_grid(tiny):
 def sweep_command(folder, tiny):
     (folder/'grid.json').write_text(json.dumps(sweep_grid(tiny)), encoding='utf-8')
     return [*lopa, 'sweep', str(folder/'grid.json'), '--out', str(folder/'runs'), '--executor', 'processes',
-            '--workers', str(2 if tiny else workers), '--json']
+            '--workers', str(1 if tiny else workers), '--json']
 
 
 def read_sweep(folder):
@@ -146,16 +149,16 @@ def read_sweep(folder):
 # --- the race of steps, and notebooks ---
 
 def steps_command(folder, tiny):
-    return [*lopa, 'bench', '--sizes', 'smollm2-135m' if tiny else sizes, *['--rounds', '1']*tiny, '--json-file', str(folder/'steps.json')]
+    return [*lopa, 'bench', '--sizes', 'tiny' if tiny else sizes, *['--rounds', '1']*tiny, '--json-file', str(folder/'steps.json')]
 
 
 def notebooks_command(folder, tiny): return ['-m', 'tools.gpu_notebooks', '--out', str(folder/'cells.json')]
 
 
 PARTS = [
-    Part('tests', 'tests marked `cuda`, attention at every length among them', ('pytest', 'hypothesis', 'peft'), 200, 45, test_command, read_tests),
-    Part('demo', '`lopa demo`', assets, 85, 60, demo_command, read_demo),
-    Part('sweep', 'twelve short runs by `lopa sweep`', assets, 85, 45, sweep_command, read_sweep),
-    Part('steps', 'the race of `lopa bench` between the sizes of the paper', ('peft',), 100, 30, steps_command, lambda folder: (load(folder/'steps.json'), [])),
+    Part('tests', 'tests marked `cuda`, attention at every length among them', ('pytest', 'hypothesis', 'peft'), 200, 35, test_command, read_tests),
+    Part('demo', '`lopa demo`', assets, 85, 40, demo_command, read_demo),
+    Part('sweep', 'twelve short runs by `lopa sweep`', assets, 85, 30, sweep_command, read_sweep),
+    Part('steps', 'the race of `lopa bench` between the sizes of the paper', ('peft',), 100, 15, steps_command, lambda folder: (load(folder/'steps.json'), [])),
     Part('notebooks', 'notebooks that have `#| cuda` cells', ('nbformat', 'nbclient', 'nbdev'), 3600, 3600, notebooks_command, lambda folder: (load(folder/'cells.json'), []), False),
 ]
