@@ -1,10 +1,10 @@
 """Run the notebooks that have `#| cuda` cells; `make test-gpu ARGS=--notebooks` does
 
-    python -m tools.gpu_notebooks --out cells.json      # with the seconds and the peak memory of every such cell
+    python -m tools.gpu_notebooks --out cells.json      # seconds and peak memory of every such cell
     python -m tools.gpu_notebooks                       # only list the cells
 
-A notebook is run as a whole, since its `#| cuda` cells stand on the others, and keeps its new outputs. Cells that
-need a model hub, too, are run if it can be reached.
+A notebook is run as a whole, since its `#| cuda` cells stand on the others, and keeps its new
+outputs. Cells that need a model hub, too, are run if it can be reached.
 """
 import argparse
 import contextlib
@@ -23,7 +23,8 @@ from tools.execute import directives, execute, notebooks, root, shown
 
 def gpu_cells(path):
     "Cells of a notebook that need a GPU"
-    return [c for c in nbformat.read(path, 4).cells if c.cell_type == 'code' and 'cuda' in directives(c.source)]
+    return [c for c in nbformat.read(path, 4).cells
+            if c.cell_type == 'code' and 'cuda' in directives(c.source)]
 
 
 def hub_answers():
@@ -63,23 +64,35 @@ def run_notebook(path, allowed):
         if 'cuda' not in directives(cell.source): yield; return
         start = time.perf_counter()
         with Peak() as peak: yield
-        entries.append({'notebook': str(shown(path)), 'cell': cell.get('id'), 'seconds': round(time.perf_counter() - start, 1), 'gpu_peak_mb': peak.most})
+        seconds = round(time.perf_counter() - start, 1)
+        entries.append({'notebook': str(shown(path)), 'cell': cell.get('id'),
+                        'seconds': seconds, 'gpu_peak_mb': peak.most})
     execute(path, allowed, around=around)
     return entries
 
 
+def needs(cell):
+    "What a cell needs of the machine"
+    return set(directives(cell.source)) & {'cuda', 'hub'}
+
+
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', type=Path, help='where the entries go; without it, cells are only listed')
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', type=Path, help='where the entries go; without, cells are listed')
     args, entries = parser.parse_args(argv), []
-    allowed = {'cuda', 'hub'} if args.out and hub_answers() else {'cuda'}
-    for path, cells in ((p, gpu_cells(p)) for p in notebooks(root/'nbs')):
-        if not args.out:
-            for c in cells: print(f'{shown(path)}: cell {c.id}' + (', needs a model hub' if 'hub' in directives(c.source) else ''))
-        elif any(set(directives(c.source)) & {'cuda', 'hub'} <= allowed for c in cells):
-            print(shown(path), flush=True)
-            entries += run_notebook(path, allowed)
-            args.out.write_text(json.dumps(entries), encoding='utf-8')
+    cells = {path: gpu_cells(path) for path in notebooks(root/'nbs')}
+    if not args.out:
+        for path, cell in ((path, cell) for path in cells for cell in cells[path]):
+            print(f'{shown(path)}: cell {cell.id} needs {", ".join(sorted(needs(cell)))}')
+        return
+    allowed = {'cuda', 'hub'} if hub_answers() else {'cuda'}
+    args.out.write_text('[]', encoding='utf-8')
+    for path in cells:
+        if not any(needs(cell) <= allowed for cell in cells[path]): continue
+        print(shown(path), flush=True)
+        entries += run_notebook(path, allowed)
+        args.out.write_text(json.dumps(entries), encoding='utf-8')
 
 
 if __name__ == '__main__': sys.exit(main())
