@@ -43,7 +43,7 @@ def tests_command(folder, tiny):
              if 'mark.cuda' in p.read_text(encoding='utf-8')]
     many = ['-n', str(workers), '--dist', 'worksteal'] if find_spec('xdist') else []
     plain = ['-p', 'no:cacheprovider', '-p', 'tools.gpu_log']
-    how = ['-k', 'every_length'] if tiny else many
+    how = ['-k', 'every_length and bfloat16'] if tiny else many
     return ['-m', 'pytest', '-q', '-rfE', '-m', 'cuda', *plain, *how, *files]
 
 
