@@ -17,7 +17,7 @@ def pytest_configure(config): config.addinivalue_line('markers', 'cuda: needs a 
 
 
 def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available(): return
+    if torch.cuda.is_available() or os.environ.get('LOPA_TEST_DEVICE') == 'cpu': return
     for item in items:
         if item.get_closest_marker('cuda'): item.add_marker(pytest.mark.skip(reason='torch finds no GPU here'))
 

@@ -1,118 +1,177 @@
-"""Run what needs a GPU, and nothing else, and write a report
+"""Run on a real GPU what matters there, in under 8 minutes, and write a report
 
-    make test-gpu                    # tests marked `cuda`; notebooks that have `#| cuda` cells
-    python -m tools.gpu --tests      # the tests only
-    python -m tools.gpu --list       # what would run
+    make test-gpu                         # tests, the main job, a sweep, the race of steps
+    make test-gpu ARGS='--only tests'     # one part; several are separated by commas
+    make test-gpu ARGS=--list             # what would run, and what would be left out
+    make test-gpu ARGS=--notebooks        # also the notebooks that have `#| cuda` cells; takes long
+    python -m tools.gpu --rehearse --out /tmp/gpu    # on the CPU with tiny sizes, to test this tool
 
-A notebook is run as a whole, since its `#| cuda` cells stand on the others, and keeps its new outputs. Cells that need a model hub, too,
-are run if it can be reached. The report, results/gpu/DEVICE.json, holds device, versions, and seconds and peak memory of every test and cell.
+Nothing is installed, and no network is asked. Each part (tools/gpu_parts.py) is a process with a
+time limit; what it leaves of that goes to the next. results/gpu/DEVICE.json is written whole after
+every part, with a log of each beside it: device, versions, what the parts found, seconds, and in
+`left_out` what did not run or failed, and why.
 """
 import argparse
-import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import xml.etree.ElementTree as xml
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import nbformat
+from tools.gpu_parts import PARTS, root
+from tools.gpu_read import left
+from tools.gpu_run import carry_out, environment, last_lines, why
 
-from tools.execute import directives, execute, notebooks, shown
-
-root = Path(__file__).resolve().parents[1]
-
-
-def gpu_cells(path):
-    "Cells of a notebook that need a GPU"
-    return [c for c in nbformat.read(path, 4).cells if c.cell_type == 'code' and 'cuda' in directives(c.source)]
+REAL = root/'results'/'gpu'
+NO_GPU = ('No CUDA GPU here, and nothing was run: `python -m tools.gpu --list` says what would be, '
+          '`python -m tools.gpu --rehearse --out FOLDER` tries it on the CPU.')
 
 
-def hub_answers():
-    "Can a model hub be reached?"
-    if os.environ.get('HF_HUB_OFFLINE') == '1': return False
-    from huggingface_hub import HfApi
-    try: return bool(HfApi().model_info('roberta-large', timeout=10))
-    except Exception: return False
+def gpu():
+    "What the first GPU is; None where there is none"
+    with suppress(ImportError):
+        import torch
+        if torch.cuda.is_available():
+            about = torch.cuda.get_device_properties(0)
+            return {'device': about.name, 'memory_mb': about.total_memory >> 20,
+                    'cuda': torch.version.cuda, 'cudnn': torch.backends.cudnn.version()}
 
 
-class Peak:
-    "Most memory in use on the GPU (MiB), by any process, as nvidia-smi sees it twice a second"
-    def __enter__(self):
-        self.most, self.done = 0, threading.Event()
-        self.thread = threading.Thread(target=self.watch, daemon=True)
-        self.thread.start()
-        return self
-
-    def watch(self):
-        ask = ['nvidia-smi', '--query-gpu=memory.used', '--format=csv,noheader,nounits']
-        while not self.done.wait(.5):
-            with contextlib.suppress(OSError, ValueError): self.most = max(self.most, *map(int, subprocess.run(ask, capture_output=True, text=True).stdout.split()))
-
-    def __exit__(self, *_):
-        self.done.set()
-        self.thread.join()
+def versions():
+    "Of Python and of what is installed"
+    from lopa import __version__
+    found = {'python': sys.version.split()[0], 'lopa': __version__}
+    for name in ('torch', 'transformers', 'accelerate', 'peft', 'datasets'):
+        with suppress(PackageNotFoundError): found[name] = version(name)
+    return found
 
 
-def run_tests():
-    "Run the tests marked `cuda` → one entry each"
+def commit():
+    "What is checked out, with `-dirty` if it was changed since; None without git"
+    ask = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+    with suppress(OSError):
+        return subprocess.run(ask, cwd=root, capture_output=True, text=True).stdout.strip() or None
+
+
+def attempt(part, log, limit, rehearse):
+    "Run a part → (what it found or None, entries of `left_out`)"
+    if missing := part.missing():
+        return None, [left(part.name, f"needs what is not installed: {', '.join(missing)}", False)]
     with tempfile.TemporaryDirectory() as tmp:
-        out = Path(tmp)/'tests.xml'
-        code = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-m', 'cuda', 'tests', f'--junitxml={out}'], cwd=root).returncode
-        cases = list(xml.parse(out).iter('testcase'))
-    state = lambda case: next((kind for kind in ('failure', 'error', 'skipped') if case.find(kind) is not None), 'passed')
-    return code, [{'test': f"{c.get('classname')}::{c.get('name')}", 'result': state(c), 'seconds': round(float(c.get('time')), 2),
-                   **{p.get('name'): json.loads(p.get('value')) for p in c.iter('property')}} for c in cases]
+        folder = Path(tmp)
+        env = environment(folder, root, part.offline, rehearse)
+        code = carry_out(part.command(folder, rehearse), log, limit, cwd=root, env=env)
+        failed = [left(part.name, why(code, log, limit))] if code != 0 else []
+        try: found, out = part.read(folder)
+        except Exception as e:                                   # the other parts run all the same
+            nothing = f'left nothing that can be read ({type(e).__name__}: {e})'
+            return None, failed or [left(part.name, nothing)]
+    return found, failed + out
 
 
-def run_notebook(path, allowed):
-    "Run one notebook → one entry for each cell that needs a GPU"
-    entries = []
-    @contextlib.contextmanager
-    def around(cell):
-        if 'cuda' not in directives(cell.source): yield; return
-        start = time.perf_counter()
-        with Peak() as peak: yield
-        entries.append({'notebook': str(shown(path)), 'cell': cell.get('id'), 'seconds': round(time.perf_counter() - start, 1), 'gpu_peak_mb': peak.most})
-    execute(path, allowed, around=around)
-    return entries
+def write(report, path):
+    "The whole report, or the one that was there"
+    part = path.with_name(f'.{path.name}.{os.getpid()}')
+    part.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding='utf-8')
+    part.replace(path)
 
 
-def machine():
-    "Device and versions"
-    import torch
-    from lopa.hardware import environment
-    where = environment(torch.device('cuda', 0))
-    return {k: where[k] for k in ('device', 'versions')} | {'memory_mb': torch.cuda.get_device_properties(0).total_memory >> 20, 'cuda': torch.version.cuda, 'date': time.strftime('%Y-%m-%d')}
+def tell(part, seconds, out, log):
+    "A line for a part; if it failed, the end of its log"
+    failed = [e for e in out if e['failed']]
+    whole = [e['why'] for e in out if e['what'] == part.name]
+    said = '; '.join(f"{e['what']}: {e['why']}" for e in failed[:3]) or ' '.join(whole) or 'done'
+    print(f'{part.name:10} {seconds:5.0f} s  {said}', flush=True)
+    if not (failed and log.exists()): return
+    for line in last_lines(log): print('   ', line[:300])
+    print(f'    ({log})', flush=True)
+
+
+def run_parts(parts, report, path, rehearse):
+    "Carry out the parts one after the other; the report is on disk after each"
+    spare = 0
+    for part in parts:
+        log, start = path.with_name(f'{path.stem}-{part.name}.log'), time.perf_counter()
+        limit = spare + (part.limit_tiny if rehearse else part.limit)
+        log.unlink(missing_ok=True)
+        report[part.name], out = attempt(part, log, limit, rehearse)
+        seconds = time.perf_counter() - start
+        spare = max(limit - seconds, 0)
+        report['seconds'][part.name] = round(seconds, 1)
+        report['left_out'] += out
+        write(report, path)
+        tell(part, seconds, out, log)
+
+
+def conclude(report, parts, path):
+    "The last lines; the exit status is 0 if something ran and nothing failed"
+    out = [e for e in report['left_out'] if not e['failed']]
+    failed, seconds = len(report['left_out']) - len(out), sum(report['seconds'].values())
+    for e in out: print(f"left out: {e['what']}: {e['why']}")
+    print(f"{path}: {report['device']}, {seconds:.0f} s, {failed} failed, {len(out)} left out")
+    return int(failed > 0 or all(report[p.name] is None for p in parts))
+
+
+def chosen(args, parser):
+    "The parts that were asked for, in their order"
+    known = [p.name for p in PARTS]
+    names = args.only.split(',') if args.only else [n for n in known if n != 'notebooks']
+    for name in names:
+        if name not in known:
+            parser.error(f"--only: received {name!r}, expected some of {', '.join(known)}")
+    return [p for p in PARTS if p.name in names or args.notebooks and p.name == 'notebooks']
+
+
+def show(parts):
+    "What would run"
+    for part in parts:
+        missing = ', '.join(part.missing())
+        lacks = f'; left out here, {missing} not installed' if missing else ''
+        print(f'{part.name:10} {part.what}: at most {part.limit} s{lacks}')
+
+
+def place(args, device, parser):
+    "File of the report; a rehearsal's is nowhere near those of real GPUs"
+    if args.rehearse and (not args.out or args.out.resolve().is_relative_to(REAL)):
+        parser.error('--rehearse: expected --out FOLDER, and not results/gpu, where real GPUs are')
+    folder = (args.out or REAL).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder/f"{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
+
+
+def options():
+    "What can be asked for"
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ', '.join(p.name for p in PARTS)
+    parser.add_argument('--only', metavar='PARTS', help=f'of {names}, separated by commas')
+    parser.add_argument('--out', metavar='FOLDER', type=Path, help='in place of results/gpu')
+    flags = {'list': 'say what would run', 'notebooks': 'run notebooks with cells for a GPU, too',
+             'rehearse': 'on the CPU with tiny sizes; needs --out'}
+    for name in flags: parser.add_argument(f'--{name}', action='store_true', help=flags[name])
+    return parser
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--tests', action='store_true', help='run the tests only')
-    parser.add_argument('--list', action='store_true', help='say what would run')
+    parser = options()
     args = parser.parse_args(argv)
-    with_cells = {p: gpu_cells(p) for p in notebooks(root/'nbs')}
-    if args.list:
-        subprocess.run([sys.executable, '-m', 'pytest', '-q', '-m', 'cuda', '--collect-only', 'tests'], cwd=root)
-        for path, cells in with_cells.items():
-            for c in cells: print(f'{shown(path)}: cell {c.id}' + (', needs a model hub' if 'hub' in directives(c.source) else ''))
-        return
-    import torch
-    if not torch.cuda.is_available(): raise SystemExit('No CUDA GPU here, and nothing was run; `python -m tools.gpu --list` says what would be.')
-    code, tests = run_tests()
-    allowed = {'cuda', 'hub'} if hub_answers() else {'cuda'}
-    report = machine() | {'hub': 'hub' in allowed, 'tests': tests, 'cells': []}
-    for path, cells in {} if args.tests else with_cells.items():
-        if any(set(directives(c.source)) & {'cuda', 'hub'} <= allowed for c in cells): report['cells'] += run_notebook(path, allowed)
-    out = root/'results'/'gpu'/f"{re.sub('[^a-z0-9]+', '-', report['device'].lower())}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=1))
-    print(f"{out.relative_to(root)}: {report['device']}, {len(tests)} tests, {len(report['cells'])} cells, {sum(e['seconds'] for e in tests + report['cells']):.0f} s")
-    return code
+    parts = chosen(args, parser)
+    if args.list: return show(parts)
+    about = {'device': 'CPU'} if args.rehearse else gpu()
+    if not about: raise SystemExit(NO_GPU)
+    path = place(args, about['device'], parser)
+    report = about | {'versions': versions(), 'date': time.strftime('%Y-%m-%d'), 'commit': commit(),
+                      'rehearsal': args.rehearse, 'seconds': {}, 'left_out': []}
+    run_parts(parts, report, path, args.rehearse)
+    return conclude(report, parts, path)
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))      # ends the part at work, too
+    sys.exit(main())
