@@ -9,6 +9,7 @@ import math
 import os
 from collections import Counter, defaultdict
 from importlib.util import find_spec
+from types import SimpleNamespace as NS
 from unittest.mock import patch
 
 import pytest
@@ -18,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from helpers import FEATURES, PAIRS, adapted, features, padded, rows, tiny
 from lopa.baselines import BASELINES, load_adapted
+from lopa.guard import StepGuard
 from lopa.predict import predict
 from lopa.prompts import METHODS
 
@@ -254,7 +256,7 @@ def in_training(family, dtype, case):
 
 
 def batch_of(model, family, t):
-    "Rows of t, t/2 and 1 tokens, padded on the right; in a causal model an answer, and no mask"
+    "Rows of t, t/2 and 1 tokens as the collator pads them; in a causal model an answer besides"
     causal = model.task_type == 'CAUSAL_LM'
     lengths = [n + causal for n in (t, (t + 1)//2, 1)]
     ids, h = rows(lengths)
@@ -262,7 +264,6 @@ def batch_of(model, family, t):
     labels = torch.full_like(batch['input_ids'], -100)
     for row, n in enumerate(lengths): labels[row, n-1] = ids[row][-1]
     batch['labels'] = torch.tensor([[5, 7], [6, 7], [8, 7]]) if family == 't5' else labels
-    if causal: del batch['attention_mask']
     return {k: v.to(DEVICE) for k, v in batch.items()}
 
 
@@ -396,14 +397,25 @@ def test_the_workaround_for_cudnn_is_still_needed():
 
 @gpu_only
 def test_the_guard_does_not_wait_for_the_gpu():
-    "SKELETON, for when the guard exists: around an ordinary step, its hooks synchronise nothing"
-    train = pytest.importorskip('lopa.train')
-    guard = getattr(train, 'LeaveOut', None)                        # TODO: the guard's name
-    if guard is None: pytest.skip('the guard against non-finite gradients is not there yet')
+    "Around an ordinary step and around one that is left out, its hooks synchronise nothing"
     model = in_training('llama', torch.bfloat16, 'lopa prefix')
-    model(**batch_of(model, 'llama', 20)).loss.backward()
-    torch.cuda.synchronize()
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode('error')                         # from here on, waiting raises
-    try: pytest.skip('TODO: call the hooks here, as the Trainer does around its optimiser step')
-    finally: torch.cuda.set_sync_debug_mode(before)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+    guard = StepGuard(optimiser, [].append, {'dtype': 'bfloat16', 'attention': 'sdpa'}, str)
+    batch, kept = batch_of(model, 'llama', 20), model.generator.prompt.detach().clone()
+    for step, spoilt in enumerate((False, True)):
+        loss = model(**batch).loss
+        loss.backward()
+        if spoilt: model.generator.prompt.grad.view(-1)[0] = float('nan')
+        torch.cuda.synchronize()
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode('error')                     # from here on, waiting raises
+        try:
+            guard.saw(loss.detach(), (3, 30))
+            guard.on_pre_optimizer_step(None, NS(global_step=step), None)
+            optimiser.step()
+        finally: torch.cuda.set_sync_debug_mode(before)
+        now = model.generator.prompt.detach().clone()
+        assert torch.equal(now, kept) == spoilt
+        kept = now
+        optimiser.zero_grad()
+    with pytest.warns(UserWarning, match='Step 2 was left out'): guard.look()
