@@ -35,7 +35,8 @@ pip = '''
 echo "$@" >> "$LOGS/pip"
 case "$*" in
   *"$(cat "$LOGS/pip-refuses" 2>/dev/null || echo nothing)"*)
-    echo "ERROR: No matching distribution found for torch>=2.5" >&2
+    [ $TERM = dumb ] || red="[31m"                           # pip in a kernel loves colours
+    echo "${red}ERROR: No matching distribution found for torch>=2.5" >&2
     echo "[notice] A new release of pip is available" >&2
     exit 1;;
   "install ./"*)

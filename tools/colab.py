@@ -24,14 +24,15 @@ NO_BADGE = f'''To run this in [Colab]({SITE}), choose *Upload* there, and give i
 
 # Uploads come first, then a clone. A zip is unpacked anew every time, and a clone gets its name
 # when it is whole, so nothing half-done is taken for good. pip would keep an installed lopa of the
-# same version, so that goes first. IPython shows a Stop as its sentence, and runs no further cell.
+# same version, so that goes first; on a dumb terminal it writes no colour codes. IPython shows a
+# Stop as its sentence, and runs no further cell.
 INSTALL = '''import glob, os, subprocess, sys, zipfile
 if 'google.colab' in sys.modules:          # install lopa; elsewhere this cell does nothing
     class Stop(Exception): _render_traceback_ = lambda self: [str(self)]
     def stop(why, do='upload $wanted to the Files pane'):
         raise Stop(f'lopa is not installed: {why}; {do}, and run this cell again.')
     def run(name, command, *do):
-        failed, said = subprocess.getstatusoutput(command)
+        failed, said = subprocess.getstatusoutput('export TERM=dumb; ' + command)
         last = sorted(said.strip().split('\\n'), key=lambda line: 'ERROR' in line)[-1].strip()
         if failed: stop(f'{name} ended with "{last}"', *do)
     newest = lambda pattern: max(glob.glob(pattern), key=os.path.getmtime, default=None)
