@@ -3,6 +3,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 root = Path(__file__).parent
 config = ConfigParser()
@@ -12,6 +13,16 @@ readme = root/'README.md'
 licenses = {'apache2': 'Apache-2.0'}
 statuses = {'2': '2 - Pre-Alpha', '3': '3 - Alpha', '4': '4 - Beta', '5': '5 - Production/Stable'}
 address = {} if cfg['user'] == 'OWNER' else {'url': cfg['git_url']} # no address before one is decided
+
+
+class WithAssets(build_py):
+    "The modules, and beside them assets.txt: who has only the wheel needs the list, too"
+    def run(self):
+        super().run()
+        if not self.editable_mode: self.copy_file('assets.txt', f'{self.build_lib}/lopa/assets.txt')
+
+    def get_source_files(self): return [*super().get_source_files(), 'assets.txt', 'settings.ini']
+
 
 setup(
     name=cfg['lib_name'],
@@ -29,6 +40,7 @@ setup(
         'Programming Language :: Python :: 3',
     ],
     packages=find_packages(include=['lopa*']),
+    cmdclass={'build_py': WithAssets},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},

