@@ -91,8 +91,9 @@ def interrupt(folder, n, seed):
     attempt(lambda: run(folder/'whole'))
     whole = time.perf_counter() - start
     while killed < n:
-        if attempt(lambda: run(folder/str(runs)), chance.uniform(.1, .9)*whole): runs += 1
-        else: killed += 1
+        moment = chance.uniform(.1, .9)*whole
+        if not attempt(lambda: run(folder/str(runs)), moment): killed += 1
+        else: runs, whole = runs + 1, moment             # it had come to its end: the first run was slow
     attempt(lambda: run(folder/str(runs)))
     print(killed, runs)
 
