@@ -114,7 +114,8 @@ def training_step(
 @dataclass
 class Out:
     "What a model here returns"
-    loss:object # A scalar tensor
+    loss:object        # A scalar tensor
+    logits:object=None # What it was computed from
 
 class Limit(nn.Module):
     "A frozen model over [free vectors | input], and nothing else"
@@ -191,7 +192,7 @@ class AuthorsWay(nn.Module):
         x = self.prompted.prompt_embeds(ids, mask, instance_features=features.float())
         full = F.pad(mask, (m, 0), value=1)
         logits = self.prompted.base_model(inputs_embeds=x, attention_mask=full).logits[:, m:]
-        return Out(token_loss(logits[:, :-1], labels[:, 1:]))
+        return Out(token_loss(logits[:, :-1], labels[:, 1:]), logits)
 
 # %% ../nbs/06_sizes.ipynb #5a1e0025
 def prompted(method, **how):
