@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESERVES', 'Ledger', 'read_config', 'sketch', 'to_fake_cpu', 'note_weights', 'fused_attention', 'norm_in_32_bits',
-           'narrow_dropout', 'as_on', 'masks', 'Job', 'Step', 'step_memory', 'watch', 'frozen_matrices', 'watch_step',
-           'cache_bytes', 'evaluation_memory', 'quantised']
+           'narrow_dropout', 'as_on', 'masks', 'hits', 'Job', 'Step', 'step_memory', 'watch', 'frozen_matrices',
+           'watch_step', 'cache_bytes', 'evaluation_memory', 'quantised']
 
 # %% ../nbs/07_footprint.ipynb #033e8b2b
 import weakref
@@ -136,7 +136,8 @@ def note_weights(
 def fused_attention(q, k, v, attn_mask=None, dropout_p=0., is_causal=False, scale=None, enable_gqa=False):
     "Torch's `scaled_dot_product_attention`, as a GPU's fused kernels compute it"
     if torch.is_autocast_enabled('cpu'): q, k, v = (x.to(torch.get_autocast_dtype('cpu')) for x in (q, k, v))
-    if attn_mask is None and not dropout_p: return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0., is_causal, scale=scale)[0]
+    if attn_mask is None and not dropout_p and q.itemsize == 2:             # in 16 bits, heads can share keys and values
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0., is_causal, scale=scale)[0]
     if enable_gqa: k, v = (x.repeat_interleave(q.shape[1]//x.shape[1], 1) for x in (k, v))
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool: attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype)
@@ -169,6 +170,14 @@ def masks(
     "Ask the collator"
     row = {'input_ids': [0], 'labels': [0]}
     return 'attention_mask' in Collator(SimpleNamespace(pad_token_id=0), None, family)([row])
+
+def hits(
+    length:int,   # Tokens of a row, with its answer
+    answer:int,   # Tokens of its answer
+    between:bool, # Does the prompt stand between text and answer, in two passes?
+)->tuple:
+    "What `nonzero` has to answer in a step, in turn"
+    return (length - answer, answer, answer) if between else (answer,)
 
 @dataclass
 class Job:
@@ -203,7 +212,7 @@ class Job:
     def ledger(self, model):
         "A ledger that knows how many positions there are with a label, and around a prompt that stands between text and answer"
         between = model.task_type == 'CAUSAL_LM' and getattr(model.adapter_config, 'position', '') == 'suffix'
-        return Ledger((self.length - self.answer, self.answer, self.answer) if between else (self.answer,), self.base.get_text_config().vocab_size)
+        return Ledger(hits(self.length, self.answer, between), self.base.get_text_config().vocab_size)
 
 # %% ../nbs/07_footprint.ipynb #59ed82a5
 class Step(NamedTuple):
@@ -256,16 +265,17 @@ def watch_step(
     size:Size,
     dtype=torch.bfloat16,# Of the foundation model
     left:bool=False,     # As in `random_batch`
-    lengths=None,        # What `nonzero` answers, in turn; default: the labelled tokens of a row
+    between:bool=False,  # As in `hits`
     cpu:bool=False,      # On a CPU, or on a GPU?
 )->Step:                 # `peak`: kind → bytes over what was there before
     "Run a competitor's second step on fake tensors"
     batch = random_batch(size, 'meta', left)
-    with torch.device('meta'), Ledger(): model, batch = make(random_base(size, 'meta', dtype), size, batch)
-    ledger = Ledger(lengths or (size.answer,), size.shape['vocab_size'])
+    with torch.device('meta'), Ledger(): model, batch = make(random_base(size, 'meta', dtype, cpu), size, batch)
+    ledger = Ledger(hits(size.length, size.answer, between), size.shape['vocab_size'])
     with FakeTensorMode(allow_non_fake_inputs=False), ledger, as_on(cpu):
         to_fake_cpu(model)
-        step = training_step(model, {k: torch.zeros(x.shape, dtype=x.dtype) for k, x in batch.items()})
+        batch = {k: torch.zeros(x.shape, dtype=x.dtype) for k, x in batch.items()}
+        step = training_step(model, batch, foreach=not cpu)
         step()
         before = ledger.now.copy()
         ledger.restart()

@@ -68,12 +68,15 @@ def random_base(
     size:Size,
     device='cpu',         # Where; `meta` for a model without weights
     dtype=torch.bfloat16, # In which format
+    eager:bool=None,      # Attention step by step? Default: on a CPU, as `load_foundation_model` does
 ):                        # A frozen transformers model with random weights
     "Build a foundation model"
     import transformers
     torch.manual_seed(0)
+    eager = str(device) == 'cpu' if eager is None else eager
+    how = {'attn_implementation': 'eager'} if eager else {}
     with torch.device(device):
-        base = getattr(transformers, size.head)._from_config(size.config, dtype=dtype)
+        base = getattr(transformers, size.head)._from_config(size.config, dtype=dtype, **how)
     base.name_or_path = 'random'
     return base.requires_grad_(False).eval()
 
@@ -99,10 +102,11 @@ def random_batch(
 def training_step(
     model,      # A model that takes `labels` and returns a `loss`
     batch:dict, # Its inputs
+    **how,      # For AdamW
 ):              # A function that does one step
     "Forward, backward and an optimiser step"
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=1e-6)
+    optimiser = torch.optim.AdamW(trained, lr=1e-6, **how)
     def step():
         out = model(**batch)
         out.loss.backward()
