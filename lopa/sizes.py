@@ -179,7 +179,8 @@ class AuthorsWay(nn.Module):
     ):
         super().__init__()
         from transformers import BertConfig, BertModel
-        config = BertConfig(hidden_size=size.width, num_hidden_layers=6,
+        config = BertConfig(vocab_size=base.config.vocab_size,     # it is given the same ids
+                            hidden_size=size.width, num_hidden_layers=6,
                             num_attention_heads=12 if size.width % 12 == 0 else 8,
                             intermediate_size=4*size.width)
         with torch.device(base.device): reader = BertModel._from_config(config, dtype=base.dtype)

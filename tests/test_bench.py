@@ -7,7 +7,8 @@ import torch
 
 from helpers import one_sentence, tiny
 from lopa import bench, sizes
-from lopa.sizes import EVERYWHERE, SIZES, Limit, competitors, find_size, random_base, random_batch, training_step
+from lopa.sizes import (EVERYWHERE, SIZES, Limit, competitors, find_size, random_base, random_batch,
+                        training_step)
 
 root = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -80,6 +81,17 @@ def test_a_mask_changes_no_loss():
     assert torch.allclose(model(**batch).loss, told.loss, atol=1e-5)
 
 
+@pytest.mark.parametrize('name', SIZES)
+def test_every_id_and_position_has_its_vector(name):
+    "On a GPU, an index out of range takes the whole process with it"
+    size = find_size(name)
+    if size.masked: assert size.length + 10 + 2 <= size.shape['max_position_embeddings']; return
+    with torch.device('meta'): reader = sizes.AuthorsWay(random_base(size, 'meta'), size).encoder
+    assert reader.config.vocab_size >= size.shape['vocab_size']
+    assert reader.config.max_position_embeddings >= size.padded >= size.length
+    assert size.shape['max_position_embeddings'] >= size.padded + 10
+
+
 def test_what_fails_is_reported(monkeypatch):
     def broken(base, size, batch): raise torch.OutOfMemoryError('too much')
     monkeypatch.setitem(EVERYWHERE, 'broken', broken)
@@ -104,7 +116,8 @@ def test_a_wrong_size_is_refused_before_anything_runs(monkeypatch):
 
 def test_a_cpu_is_warned(monkeypatch):
     monkeypatch.setattr(bench, 'bench_size', lambda name, *_: {'model': name})
-    with pytest.warns(UserWarning, match='minutes'): bench.bench_sizes(['roberta-large'], device='cpu')
+    with pytest.warns(UserWarning, match='minutes'):
+        bench.bench_sizes(['roberta-large'], device='cpu')
 
 
 def test_real_sizes_are_those_that_were_measured():
@@ -118,14 +131,16 @@ def test_real_sizes_are_those_that_were_measured():
 def lopa(*args):
     "Run the command"
     code = 'from lopa.cli import main; main()'
-    return subprocess.run([sys.executable, '-c', code, *map(str, args)], cwd=root, capture_output=True, text=True)
+    call = [sys.executable, '-c', code, *map(str, args)]
+    return subprocess.run(call, cwd=root, capture_output=True, text=True)
 
 
 def test_command(tmp_path):
-    ran = lopa('bench', '--sizes', 'tiny', '--rounds', 1, '--json-file', tmp_path/'new'/'steps.json', '--json')
+    to = tmp_path/'new'/'steps.json'
+    ran = lopa('bench', '--sizes', 'tiny', '--rounds', 1, '--json-file', to, '--json')
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout)
-    assert report == json.loads((tmp_path/'new'/'steps.json').read_text())
+    assert report == json.loads(to.read_text())
     assert [p.name for p in (tmp_path/'new').iterdir()] == ['steps.json']
     assert report['rows'][0]['model'] == 'tiny' and report['rows'][0]['rounds'] == 1
     ran = lopa('bench', '--sizes', 'tiny', '--length', 5)
