@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Task', 'Method', 'Variant', 'BatchSize', 'Encoder', 'Passes', 'Twice', 'Dtype', 'Attention', 'Bits', 'Base',
-           'DataDir', 'Limit', 'Weak', 'Json', 'train', 'evaluate', 'score', 'demo', 'bench', 'plan', 'sweep',
-           'results', 'figures', 'gallery', 'main']
+           'DataDir', 'Limit', 'Weak', 'Json', 'SIZES_HELP', 'train', 'evaluate', 'score', 'demo', 'bench', 'plan',
+           'sweep', 'results', 'figures', 'gallery', 'main']
 
 # %% ../nbs/12_cli.ipynb #6976ebf4
 import json, os, sys
@@ -161,20 +161,51 @@ def demo(
     _quiet()
     run_demo(output_dir, smoke, results)
 
-@app.command(epilog='Example:  lopa bench --rounds 7 --json')
-def bench(
-    rounds:Annotated[int, typer.Option(help='Turns of each competitor.', min=1)]=5,
-    batch_size:Annotated[int, typer.Option(help='Examples per step.', min=1)]=16,
-    length:Annotated[int, typer.Option(help='Tokens per example.', min=2)]=32,
-    base_model:Base='smollm2-135m', as_json:Json=False):
-    "Race one training step: LoPA, a bare soft prompt, PEFT's prompt tuning."
+# %% ../nbs/12_cli.ipynb #8e4a0002
+SIZES_HELP = ('Race at these sizes with random weights instead, separated by commas: tiny, smollm2-135m, '
+              'roberta-large, deepseek-coder-1.3b.')
+
+def _bench_small(base_model, batch_size, length, rounds, as_json):
+    "One small batch for the packaged model, or for another"
     from lopa.assets import load_foundation_model
     from lopa.bench import bench_report, bench_steps
-    _quiet()
-    report = bench_report(bench_steps(load_foundation_model(base_model), batch_size, length, rounds, progress=not as_json))
-    if as_json: return print(json.dumps(report))
+    base = load_foundation_model(base_model)
+    report = bench_report(bench_steps(base, batch_size, length, rounds, progress=not as_json))
+    if as_json: return report
     for name, s in report['seconds'].items(): print(f'{name:24} {s:.3f} s per step (median of {rounds})')
     for name in list(report)[1:]: print(f'{name:24} {report[name]:.3f}')
+    return report
+
+def _bench_sizes(names, rounds, as_json):
+    "Real sizes, random weights"
+    from lopa.bench import bench_sizes, show_sizes
+    report = bench_sizes([name.strip() for name in names], rounds, progress=not as_json)
+    if not as_json: show_sizes(report)
+    return report
+
+def _write(path, report):
+    "Write a report whole, or not at all"
+    from lopa.assets import write_files
+    write_files(path.parent, {path.name: (json.dumps(report, indent=1) + '\n').encode()})
+
+# %% ../nbs/12_cli.ipynb #8e4a0003
+@app.command(epilog='Example:  lopa bench --sizes roberta-large --json-file steps.json')
+def bench(
+    rounds:Annotated[int, typer.Option(help='Turns of each competitor.', min=1)]=5,
+    batch_size:Annotated[int, typer.Option(help='Examples per step; default: 16.', min=1)]=None,
+    length:Annotated[int, typer.Option(help='Tokens per example; default: 32.', min=2)]=None,
+    base_model:Annotated[str, typer.Option('--base-model', '--base', help='Default: smollm2-135m.')]=None,
+    sizes:Annotated[str, typer.Option(help=SIZES_HELP)]=None,
+    json_file:Annotated[Path, typer.Option(help='Write the report here, too.')]=None,
+    as_json:Json=False):
+    "Race one training step: LoPA, a bare soft prompt, PEFT, and at real sizes the least possible."
+    if sizes and (batch_size or length or base_model):
+        raise ValueError('--sizes: a size has its own batch and model; leave out --batch-size, --length and --base-model.')
+    _quiet()
+    if sizes: report = _bench_sizes(sizes.split(','), rounds, as_json)
+    else: report = _bench_small(base_model or 'smollm2-135m', batch_size or 16, length or 32, rounds, as_json)
+    if json_file: _write(json_file, report)
+    if as_json: print(json.dumps(report))
 
 # %% ../nbs/12_cli.ipynb #2a1a9fc2
 @app.command(epilog='Example:  lopa plan --base smollm2-135m --task rotten_tomatoes --method lopa --gpu t4 --gradient-checkpointing')

@@ -9,11 +9,14 @@ from hypothesis import given, settings, strategies as st
 
 from helpers import PAIRS, few, one_sentence, tiny
 from lopa.baselines import BASELINES, BaselineConfig, adapt_model
-from lopa.footprint import Job, Ledger, cache_bytes, evaluation_memory, note_weights, quantised, sketch, step_memory, watch
+from lopa.footprint import (Job, Ledger, as_on, cache_bytes, evaluation_memory, note_weights, quantised,
+                            sketch, step_memory, watch, watch_step)
 from lopa.hardware import Execution
-from lopa.plan import GPUS, number_format, plan_run, row_shape, show_plan, task_shape, verdict
+from lopa.plan import (GPUS, LAUNCH, number_format, plan_run, row_shape, show_plan, task_shape,
+                       time_bounds, verdict)
 from lopa.prompts import PromptConfig
 from lopa.recipes import Recipe, parameter_groups, recipe
+from lopa.sizes import Limit, competitors, find_size
 from lopa.tasks import TASKS
 
 root = Path(__file__).resolve().parents[1]
@@ -230,3 +233,93 @@ def test_against_measured_memory(method, rows, length, checkpointing):
     plan = plan_run('smollm2-135m', 'rotten_tomatoes', recipe('rotten_tomatoes', method, batch_size=rows, eval_batch_size=1),
                     Execution(gradient_checkpointing=checkpointing), 'cpu', length=length, dtype=torch.float32)
     assert abs(plan['total']/measured - 1) < .15, f"estimated {plan['total']/1e9:.2f} GB, measured {measured/1e9:.2f} GB"
+
+
+H100 = json.loads((root/'results'/'gpu'/'nvidia-h100-80gb-hbm3.json').read_text())
+STEPS = {row['model']: row for row in H100['steps']}
+ON_H100 = [('smollm2-135m', 'limit'), ('smollm2-135m', 'lopa'), ('smollm2-135m', 'peft-lora16'),
+           ('smollm2-135m', 'authors-way'), ('roberta-large', 'limit'), ('roberta-large', 'lopa'),
+           ('roberta-large', 'peft-lora16'), ('deepseek-coder-1.3b', 'limit'),
+           ('deepseek-coder-1.3b', 'lopa'), ('deepseek-coder-1.3b', 'peft-pt')]
+
+
+def close(mib, name, method, within=.15):
+    measured = STEPS[name]['step_peak_mb'][method]
+    assert abs(mib/measured - 1) < within, f'{name} {method}: {mib:.0f} MiB, measured {measured}'
+
+
+@pytest.mark.parametrize('name,method', ON_H100)
+def test_against_an_h100(name, method):
+    "Memory that a step takes over what was there before; a mask is given to all but the limit"
+    size = find_size(name)
+    step = watch_step(competitors(size)[method], size, left=True)
+    close(step.peak.total()/2**20, name, method)
+
+
+@pytest.mark.parametrize('name', STEPS)
+def test_the_planner_against_an_h100(name):
+    "The same of a job; pt, lopa and idpg differ by 0.2 % at most"
+    size = find_size(name)
+    config = PromptConfig('lopa', feature_width=size.width)
+    job = Job(size.config, Recipe(config, prompt_lr=1e-3, head_lr=1e-3), 'h100', torch.bfloat16,
+              size.length, size.answer, mask=True)
+    peak = step_memory(job, size.batch).peak
+    mib = sum(peak[kind] for kind in ('activations', 'logits', 'gradients'))/2**20
+    for method in 'pt', 'lopa', 'idpg': close(mib, name, method)
+
+
+def test_a_mask_costs_the_copies_of_shared_keys_and_values():
+    "SmolLM2: nine heads, three with keys and values of their own"
+    size = find_size('smollm2-135m')
+    size.shape = size.shape | {'num_hidden_layers': 4}
+    try: told, plain = (watch_step(lambda base, size, batch: (Limit(base, masked=masked), batch), size, left=True)
+                        for masked in (True, False))
+    finally: size.shape = size.shape | {'num_hidden_layers': 30}
+    copies = 4 * 2 * (9 - 3)*64 * size.batch*(size.length + 10) * 2      # layers, k and v, width, tokens, bytes
+    assert abs(told.peak.total() - plain.peak.total() - copies) < .35*copies
+
+
+def test_dropout_keeps_a_byte_on_a_gpu():
+    sizes = []
+    for cpu in True, False:
+        x = torch.ones(10_000, requires_grad=True)
+        with Ledger() as ledger, as_on(cpu): y = torch.nn.Dropout(.5)(x)
+        sizes.append(ledger.now.total())
+        with as_on(cpu): assert torch.nn.Dropout(.5).eval()(x) is x
+    assert sizes == [80_000, 50_000]
+
+
+def test_launches():
+    "What writes counts, what only looks does not"
+    x = torch.ones(4, 4)
+    for writes, do in [(1, lambda: x + 1), (1, lambda: x.add_(1)), (0, lambda: x.view(16)), (0, lambda: x.t()[1:]),
+                       (0, lambda: torch.empty(3)), (1, lambda: torch.zeros(3)), (1, lambda: x @ x)]:
+        with Ledger() as ledger: ledger.note(x); do()
+        assert ledger.launches == writes
+
+
+def test_more_layers_more_launches():
+    job = small(device='h100', dtype=torch.bfloat16)
+    a = step_memory(job, 2)
+    job.base.num_hidden_layers *= 2
+    b = step_memory(job, 2)
+    assert a.launches < b.launches < 2*a.launches and a.update == b.update > 0
+    assert step_memory(job, 8).launches == b.launches
+
+
+@pytest.mark.parametrize('name,method', [('smollm2-135m', 'lopa'), ('deepseek-coder-1.3b', 'lopa')])
+def test_time_against_an_h100(name, method):
+    "Within 15 % where launches decide; `LAUNCH` was fitted to these and others"
+    step = watch_step(competitors(find_size(name))[method], find_size(name), left=True)
+    bounds = time_bounds(step.flops, step.launches, GPUS['h100']['half']*1e12)
+    assert max(bounds, key=bounds.get) == 'launches' and bounds['launches'] == step.launches*LAUNCH
+    assert abs(1e3*bounds['launches']/STEPS[name]['ms'][method] - 1) < .15
+
+
+def test_a_plan_says_what_its_time_rests_on(capsys):
+    plan = recipe('rte', 'pt', steps=5, batch_size=4, eval_batch_size=1)
+    gpu, cpu = (plan_run(configured('llama'), 'rte', plan, device=d, length=40) for d in ('h100', 'cpu'))
+    assert gpu['seconds_per_step'] == max(gpu['bounds'].values()) and set(cpu['bounds']) == {'arithmetic'}
+    for p in gpu, cpu: show_plan(p)
+    shown = capsys.readouterr().out
+    assert shown.count('launches: ') == 1 and 'H100 host' in shown
