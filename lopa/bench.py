@@ -113,7 +113,8 @@ def planned(
 )->dict:   # Name → MiB that a step takes over what was there before, estimated
     "What the ledger says of each competitor"
     makers, mb = competitors(size), lambda step: round(step.peak.total()/2**20, 1)
-    return {name: mb(watch_step(makers[name], size, dtype, between=name == 'lopa-suffix', cpu=cpu))
+    two_passes = lambda name: cpu and name == 'lopa-suffix'
+    return {name: mb(watch_step(makers[name], size, dtype, between=two_passes(name), cpu=cpu))
             for name in names}
 
 def bench_size(

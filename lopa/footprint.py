@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RESERVES', 'Ledger', 'read_config', 'sketch', 'to_fake_cpu', 'note_weights', 'fused_attention', 'norm_in_32_bits',
-           'narrow_dropout', 'as_on', 'masks', 'hits', 'Job', 'Step', 'step_memory', 'watch', 'frozen_matrices',
+           'narrow_dropout', 'as_on', 'hits', 'Job', 'Step', 'step_memory', 'watch', 'frozen_matrices', 'old_layout',
            'watch_step', 'cache_bytes', 'evaluation_memory', 'quantised']
 
 # %% ../nbs/07_footprint.ipynb #033e8b2b
@@ -12,7 +12,6 @@ import weakref
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import NamedTuple
 from unittest.mock import patch
 import torch
@@ -24,7 +23,6 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 from .assets import model_class, resolve
 from .baselines import adapt_model
-from .batches import Collator
 from .encoders import OWN, Encoder
 from .prompts import METHODS
 from .recipes import Recipe, parameter_groups
@@ -164,13 +162,6 @@ def as_on(
     with alone, nullcontext() if cpu else fused: yield
 
 # %% ../nbs/07_footprint.ipynb #1f815370
-def masks(
-    family:str, # `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
-)->bool:        # Does a batch for training bring an attention mask?
-    "Ask the collator"
-    row = {'input_ids': [0], 'labels': [0]}
-    return 'attention_mask' in Collator(SimpleNamespace(pad_token_id=0), None, family)([row])
-
 def hits(
     length:int,   # Tokens of a row, with its answer
     answer:int,   # Tokens of its answer
@@ -190,7 +181,6 @@ class Job:
     answer:int=1          # Tokens of its answer
     new:int=0             # Tokens to be generated in evaluation
     encoder:object=None   # Configuration of the encoder, where its name cannot be looked up
-    mask:bool=None        # Is a mask given? Default: as `Collator` does it
     cpu = property(lambda self: self.device == 'cpu')
     half = property(lambda self: torch.autocast('cpu', torch.float16, enabled=self.dtype == torch.float16))   # as the Trainer's fp16
 
@@ -203,15 +193,16 @@ class Job:
     def batch(self, model, rows):
         "What `model` is given, all zeros"
         ids = torch.zeros(rows, self.length, dtype=torch.long)
-        batch = {'input_ids': ids, 'labels': ids[:, :self.answer] if model.task_type == 'SEQ_2_SEQ_LM' else ids + 1}
-        if masks(model.task_type) if self.mask is None else self.mask: batch['attention_mask'] = ids + 1
+        labels = ids[:, :self.answer] if model.task_type == 'SEQ_2_SEQ_LM' else ids + 1
+        batch = {'input_ids': ids, 'attention_mask': ids + 1, 'labels': labels}
         if not (model.generator and model.generator.uses_instance): return batch
         if model.encoder and model.encoder.trainable: return batch | {'instance_input_ids': ids + 1, 'instance_attention_mask': ids + 1}
         return batch | {'instance_features': torch.zeros(rows, model.adapter_config.feature_width)}
 
     def ledger(self, model):
         "A ledger that knows how many positions there are with a label, and around a prompt that stands between text and answer"
-        between = model.task_type == 'CAUSAL_LM' and getattr(model.adapter_config, 'position', '') == 'suffix'
+        behind = getattr(model.adapter_config, 'position', '') == 'suffix'
+        between = self.cpu and behind and model.task_type == 'CAUSAL_LM'
         return Ledger(hits(self.length, self.answer, between), self.base.get_text_config().vocab_size)
 
 # %% ../nbs/07_footprint.ipynb #59ed82a5
@@ -235,7 +226,7 @@ def step_memory(
     ledger = job.ledger(model)
     with FakeTensorMode(allow_non_fake_inputs=False), ledger, as_on(job.cpu):
         note_weights(ledger, to_fake_cpu(model))
-        optimiser = torch.optim.AdamW(parameter_groups(model, job.recipe), weight_decay=0., foreach=not job.cpu)
+        optimiser = torch.optim.AdamW(parameter_groups(model, job.recipe), weight_decay=0., fused=True)
         watch(ledger, model, optimiser, several)
         flops, passed, launches = ledger.flops, ledger.passed, ledger.launches
         with job.half: loss = model.train()(**job.batch(model, rows)).loss
@@ -260,11 +251,17 @@ def frozen_matrices(model):
     return [tuple(m.weight.shape) for m in model.base_model.modules() if isinstance(m, nn.Linear) and m is not last and not m.weight.requires_grad]
 
 # %% ../nbs/07_footprint.ipynb #5b7e0004
+@contextmanager
+def old_layout():
+    "Within this context, causal models are handed a mask in training, as one GPU measured it"
+    with patch('lopa.model.looks_ahead', lambda model: True), \
+         patch('lopa.baselines.looks_ahead', lambda model: True): yield
+
 def watch_step(
     make,                # Function of (base, size, batch) that returns a model and its inputs
     size:Size,
     dtype=torch.bfloat16,# Of the foundation model
-    left:bool=False,     # As in `random_batch`
+    left:bool=False,     # As in `random_batch`, and with a mask
     between:bool=False,  # As in `hits`
     cpu:bool=False,      # On a CPU, or on a GPU?
 )->Step:                 # `peak`: kind → bytes over what was there before
@@ -272,10 +269,10 @@ def watch_step(
     batch = random_batch(size, 'meta', left)
     with torch.device('meta'), Ledger(): model, batch = make(random_base(size, 'meta', dtype, cpu), size, batch)
     ledger = Ledger(hits(size.length, size.answer, between), size.shape['vocab_size'])
-    with FakeTensorMode(allow_non_fake_inputs=False), ledger, as_on(cpu):
+    with FakeTensorMode(allow_non_fake_inputs=False), ledger, as_on(cpu), old_layout() if left else nullcontext():
         to_fake_cpu(model)
         batch = {k: torch.zeros(x.shape, dtype=x.dtype) for k, x in batch.items()}
-        step = training_step(model, batch, foreach=not cpu)
+        step = training_step(model, batch)
         step()
         before = ledger.now.copy()
         ledger.restart()

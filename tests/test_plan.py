@@ -9,8 +9,8 @@ from hypothesis import given, settings, strategies as st
 
 from helpers import PAIRS, few, one_sentence, tiny
 from lopa.baselines import BASELINES, BaselineConfig, adapt_model
-from lopa.footprint import (Job, Ledger, as_on, cache_bytes, evaluation_memory, note_weights, quantised,
-                            sketch, step_memory, watch, watch_step)
+from lopa.footprint import (Job, Ledger, as_on, cache_bytes, evaluation_memory, note_weights,
+                            old_layout, quantised, sketch, step_memory, watch, watch_step)
 from lopa.hardware import Execution
 from lopa.plan import (GPUS, LAUNCH, number_format, plan_run, row_shape, show_plan, task_shape,
                        time_bounds, verdict)
@@ -58,7 +58,7 @@ def test_fake_is_real_to_the_byte(method):
     model = adapt_model(tiny(attn_implementation='eager').requires_grad_(False), job.recipe.config)
     batch = job.batch(model, rows)
     batch['labels'][:, :-1] = -100
-    optimiser = torch.optim.AdamW(parameter_groups(model, job.recipe), weight_decay=0., foreach=False)
+    optimiser = torch.optim.AdamW(parameter_groups(model, job.recipe), weight_decay=0., fused=True)
     with (ledger := job.ledger(model)):
         note_weights(ledger, model)
         watch(ledger, model, optimiser, several=False)
@@ -262,8 +262,8 @@ def test_the_planner_against_an_h100(name):
     size = find_size(name)
     config = PromptConfig('lopa', feature_width=size.width)
     job = Job(size.config, Recipe(config, prompt_lr=1e-3, head_lr=1e-3), 'h100', torch.bfloat16,
-              size.length, size.answer, mask=True)
-    peak = step_memory(job, size.batch).peak
+              size.length, size.answer)
+    with old_layout(): peak = step_memory(job, size.batch).peak
     mib = sum(peak[kind] for kind in ('activations', 'logits', 'gradients'))/2**20
     for method in 'pt', 'lopa', 'idpg': close(mib, name, method)
 

@@ -27,7 +27,7 @@ def main(method, rows, length, checkpointing, steps=3):
     ids = torch.randint(5, 40000, (rows, length))
     batch = {'input_ids': ids, 'attention_mask': torch.ones_like(ids), 'labels': ids.where(torch.arange(length) == length-1, -100)}
     if model.encoder: batch['instance_features'] = model.encoder(ids % 30000, batch['attention_mask'])    # read once, as before training
-    optimiser = torch.optim.AdamW(parameter_groups(model, plan), weight_decay=0.)
+    optimiser = torch.optim.AdamW(parameter_groups(model, plan), weight_decay=0., fused=True)
     Path('/proc/self/clear_refs').write_text('5')                                    # forget the peak of loading
     model.train()
     for _ in range(steps):
