@@ -93,6 +93,7 @@ def pad(
     "Stack rows of different lengths, filled up on the right"
     return pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=value)
 
+# %% ../nbs/05_batches.ipynb #batch-coll
 @dataclass
 class Collator:
     "Make a batch from rows of a tokenized task"

@@ -198,7 +198,7 @@ def bench(
     sizes:Annotated[str, typer.Option(help=SIZES_HELP)]=None,
     json_file:Annotated[Path, typer.Option(help='Write the report here, too.')]=None,
     as_json:Json=False):
-    "Race one training step: LoPA, a bare soft prompt, PEFT, and at real sizes the least possible."
+    "Race one training step: LoPA, a bare soft prompt, PEFT, and, with --sizes, a lower limit."
     if sizes and (batch_size or length or base_model):
         raise ValueError('--sizes: a size has its own batch and model; leave out --batch-size, --length and --base-model.')
     _quiet()

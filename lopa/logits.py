@@ -69,6 +69,7 @@ def position_ids(
     if task_type(model) != 'CAUSAL_LM' or not takes: return {}
     return {'position_ids': (mask.cumsum(1) - 1).clamp(min=0)}
 
+# %% ../nbs/03_logits.ipynb #logits-dec
 def decoder_input(
     model,              # A sequence-to-sequence model
     labels:Tensor,      # The answer `(b, a)`, or None
@@ -78,6 +79,7 @@ def decoder_input(
     if labels is not None: return model.prepare_decoder_input_ids_from_labels(labels)
     return torch.full_like(mask[:, :1], model.config.decoder_start_token_id)
 
+# %% ../nbs/03_logits.ipynb #logits-ask
 def ask(
     call,                    # What is called: a transformers model, or a wrapper around it
     model,                   # The transformers model itself

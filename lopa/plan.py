@@ -141,7 +141,7 @@ def time_bounds(
     launches:int,  # Operations of a step that write something
     rate:float,    # Floating-point operations per second
     cpu:bool=False,# On a CPU nobody waits for launches
-)->dict:           # `arithmetic` and, on a GPU, `launches`: seconds that a step takes at least
+)->dict:           # `arithmetic`, a lower bound, and on a GPU `launches`, an estimate: seconds
     "What holds a step up?"
     return {'arithmetic': flops/rate} | ({} if cpu else {'launches': launches*LAUNCH})
 
@@ -209,4 +209,4 @@ def show_plan(
     for how in plan['alternatives']: print(f"{described(how):40} {how['total']/1e9:5.1f} GB{'  fits' if how['fits'] else ''}")
     print(verdict(plan))
     steps = f", {plan['seconds']/60:.2g} minutes for {plan['steps']} steps" if plan['steps'] else ''
-    print(f"About {plan['seconds_per_step']:.2g} s per step or more{steps}. {time_in_words(plan)}")
+    print(f"About {plan['seconds_per_step']:.2g} s per step{steps}. {time_in_words(plan)}")

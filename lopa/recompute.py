@@ -29,6 +29,7 @@ def run_again(
     if cached or not torch.is_grad_enabled(): return forward(*args, **kwargs)
     return checkpoint(run_safely, forward, *args, use_reentrant=False, **kwargs)
 
+# %% ../nbs/03_recompute.ipynb #rec-layers
 def recompute_layers(
     model, # A transformers model, or a module that holds some
 ):

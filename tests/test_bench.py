@@ -124,7 +124,7 @@ def test_a_cpu_is_warned(monkeypatch):
 
 
 def test_real_sizes_are_those_that_were_measured():
-    rows = json.loads((root/'results'/'gpu'/'nvidia-h100-80gb-hbm3.json').read_text())['steps']
+    rows = json.loads((root/'results'/'gpu'/'nvidia-h100-80gb-hbm3-left-padding.json').read_text())['steps']
     for row in rows:
         size = find_size(row['model'])
         assert (size.batch, size.length) == (row['batch'], row['length'])

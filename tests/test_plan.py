@@ -235,7 +235,7 @@ def test_against_measured_memory(method, rows, length, checkpointing):
     assert abs(plan['total']/measured - 1) < .15, f"estimated {plan['total']/1e9:.2f} GB, measured {measured/1e9:.2f} GB"
 
 
-H100 = json.loads((root/'results'/'gpu'/'nvidia-h100-80gb-hbm3.json').read_text())
+H100 = json.loads((root/'results'/'gpu'/'nvidia-h100-80gb-hbm3-left-padding.json').read_text())
 STEPS = {row['model']: row for row in H100['steps']}
 ON_H100 = [('smollm2-135m', 'limit'), ('smollm2-135m', 'lopa'), ('smollm2-135m', 'peft-lora16'),
            ('smollm2-135m', 'authors-way'), ('roberta-large', 'limit'), ('roberta-large', 'lopa'),

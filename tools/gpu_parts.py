@@ -87,11 +87,11 @@ def notebooks_command(folder, tiny):
 
 PARTS = [
     Part('tests', 'tests marked `cuda`, attention at every length among them',
-         ('pytest', 'hypothesis', 'peft'), 190, 35, tests_command, read_tests),
-    Part('demo', '`lopa demo`', runs, 85, 40, demo_command, read_demo),
-    Part('sweep', 'twelve short runs by `lopa sweep`', runs, 85, 30, sweep_command, read_sweep),
-    Part('steps', 'the race of steps, `lopa bench`, with the sizes of the paper',
-         ('typer', 'peft'), 100, 15, steps_command, only('steps.json')),
+         ('pytest', 'hypothesis', 'peft'), 190, 120, tests_command, read_tests),
+    Part('demo', '`lopa demo`', runs, 85, 120, demo_command, read_demo),
+    Part('sweep', 'twelve short runs by `lopa sweep`', runs, 85, 120, sweep_command, read_sweep),
+    Part('steps', 'the race of steps, `lopa bench`, at three real sizes',
+         ('typer', 'peft'), 100, 90, steps_command, only('steps.json')),
     Part('notebooks', 'notebooks that have `#| cuda` cells',
          ('nbformat', 'nbclient', 'nbdev'), 3600, 3600, notebooks_command, only('cells.json'),
          offline=False),
