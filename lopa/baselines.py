@@ -51,6 +51,9 @@ def peft_config(
         return LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names, task_type=family if family != 'MASKED_LM' else None)
     if method == 'prefix':
         if family == 'MASKED_LM': raise ValueError(f'prefix: {type(base_model).__name__} is a masked language model and has no cache to put a prefix into; use lora, p-tuning or full.')
+        if family == 'CAUSAL_LM' and looks_ahead(base_model):
+            raise ValueError(f'prefix: {type(base_model).__name__} attends to later tokens and has no cache to put '
+                             'a prefix into; use lora, p-tuning or full, or configure it with is_decoder=True.')
         return PrefixTuningConfig(task_type=family, num_virtual_tokens=config.num_virtual_tokens)
     return PromptEncoderConfig(task_type=family if family != 'MASKED_LM' else 'FEATURE_EXTRACTION', num_virtual_tokens=config.num_virtual_tokens,
                                encoder_hidden_size=config.head_width, num_transformer_submodules=1)
@@ -149,7 +152,8 @@ class BaselineModel(Baseline):
     def pad_right(self, input_ids, mask, labels):
         "Rows, their mask and labels with the padding on the right; T5's labels are apart"
         order, mask = inner_order(mask, mask.argmax(1), 0, 'right')
-        if labels is not None and self.task_type != 'SEQ_2_SEQ_LM': labels = labels.gather(1, order)
+        if labels is not None and self.task_type != 'SEQ_2_SEQ_LM':
+            labels = labels.gather(1, order).masked_fill(mask == 0, -100)
         return input_ids.gather(1, order), mask, labels
 
     def by_rule(self):
@@ -167,7 +171,7 @@ class BaselineModel(Baseline):
         "With labels, the loss and logits where they stand `(b, k, vocabulary)`; without, all logits"
         causal, method = self.task_type == 'CAUSAL_LM', self.adapter_config.method
         asked, more = causal and labels is not None, {}
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
         if asked or self.in_front or not causal:
             input_ids, mask, labels = self.pad_right(input_ids, mask, labels)
         else: more |= position_ids(self.base_model, mask)

@@ -127,7 +127,9 @@ def evaluate(
     "Score an adapter, or the bare model, on one split of a task."
     from lopa.evaluate import evaluate as score_on
     from lopa.metrics import show_score
+    from lopa.assets import check_writable
     _quiet(bars=not as_json)
+    if predictions: check_writable(predictions)
     data = _task(task, data_dir, limit)
     if split not in data.splits: raise ValueError(f'--split: received {split!r}, expected one of {", ".join(data.splits)}.')
     how = dict(samples=samples, temperature=temperature, top_p=top_p, seed=seed) if data.target else {}
@@ -199,8 +201,11 @@ def bench(
     json_file:Annotated[Path, typer.Option(help='Write the report here, too.')]=None,
     as_json:Json=False):
     "Race one training step: LoPA, a bare soft prompt, PEFT, and, with --sizes, a lower limit."
+    from lopa.assets import check_writable
     if sizes and (batch_size or length or base_model):
         raise ValueError('--sizes: a size has its own batch and model; leave out --batch-size, --length and --base-model.')
+    if sizes is not None and not sizes.strip(): raise ValueError('--sizes: received nothing; see lopa bench --help.')
+    if json_file: check_writable(json_file)
     _quiet()
     if sizes: report = _bench_sizes(sizes.split(','), rounds, as_json)
     else: report = _bench_small(base_model or 'smollm2-135m', batch_size or 16, length or 32, rounds, as_json)

@@ -15,7 +15,7 @@ from .assets import load_tokenizer
 from .attention import looks_ahead
 from .encoders import OWN, make_encoder, without_autocast
 from .layout import insert_prompt, insertion_point
-from .logits import ask, position_ids, task_type
+from .logits import ask, counts_positions, position_ids, task_type
 from .prompts import METHODS, PromptConfig, start_vectors
 from .recompute import recompute_layers
 
@@ -164,7 +164,7 @@ class PromptedInput(AdaptedModel):
         "Prompted embeddings `(b, m + t, d)`, their mask and labels, and the columns before the prompts"
         moving = None if self.task_type == 'SEQ_2_SEQ_LM' else labels    # T5's are apart from its input
         padding = padding or ('keep' if self.task_type == 'CAUSAL_LM' else 'right')
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
         at, end = self.place(mask, labels)
         embeds = self.embed(input_ids, mask, end)                                       # (b, t, d)
         prompt = self.prompt(len(input_ids), **instance).to(embeds.dtype)               # (b, m, d)
@@ -202,11 +202,13 @@ class PromptModel(PromptedInput):
 
     def reads_text_first(self):
         "Is the text before a suffix computed on its own, without a gradient?"
+        model, config = self.base_model, self.adapter_config
         again = self.recomputes and torch.is_grad_enabled()          # a layer that writes a cache
         fixed = not hasattr(self.generator, 'update')                # DePT's text does change
-        eager = self.base_model.config._attn_implementation == 'eager'
-        config = self.adapter_config
-        return config.position == 'suffix' and config.num_virtual_tokens and eager and fixed and not again
+        behind = config.position == 'suffix' and config.num_virtual_tokens > 0
+        eager = model.config._attn_implementation == 'eager'
+        placed = counts_positions(model) and not looks_ahead(model)  # the second pass goes on counting
+        return behind and eager and placed and fixed and not again
 
     def text_first(self, input_ids, attention_mask, labels, num_items_in_batch, **instance):
         "`forward` in two passes: the text without a gradient, then prompt and answer"

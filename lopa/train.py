@@ -17,7 +17,7 @@ from .assets import write_files
 from .evaluate import answer_lines, judging, needs_sandbox, score_lines, write_predictions
 from .attention import describe_attention, looks_ahead
 from .factorize import count_parameters
-from .guard import StepGuard
+from .guard import StepGuard, fused_adamw
 from .hardware import Execution, environment, explain_memory, is_main, start_of_memory
 from .metrics import main_score
 from .predict import prepare
@@ -65,6 +65,11 @@ class PromptTrainer(ResumableTrainer):
     def keep(self, entry):
         "Put a step that the guard left out among what is kept with each checkpoint"
         self.kept.setdefault('left_out', []).append(entry)
+
+    def _save_checkpoint(self, model, trial):
+        "Nothing is kept before the guard has looked at it"
+        self.guard.look()
+        super()._save_checkpoint(model, trial)
 
     def newest(self):
         "Name of the last good checkpoint, or nothing"
@@ -192,7 +197,7 @@ def make_trainer(
     if execution.gradient_checkpointing: model.gradient_checkpointing_enable()
     return PromptTrainer(model, training_arguments(recipe, execution, folder, seed, model, 'validation' in splits), folder/'checkpoints', recipe.batch_size, data_collator=collate,
                          train_dataset=splits['fits'], eval_dataset=splits.get('validation'), task=task, run=run, progress=progress,
-                         optimizers=(torch.optim.AdamW(parameter_groups(model, recipe), weight_decay=0., fused=True), None))
+                         optimizers=(fused_adamw(parameter_groups(model, recipe)), None))
 
 # %% ../nbs/08_train.ipynb #a9dbe791
 def train(

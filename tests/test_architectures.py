@@ -185,7 +185,7 @@ def test_suffix_equals_one_pass(kind, attention):
     base = tiny(kind)
     base.set_attn_implementation(attention)
     model, (ids, _) = prompted(base, 'pt', position='suffix'), rows((4, 7, 6))
-    assert bool(model.reads_text_first()) == (attention == 'eager')
+    assert bool(model.reads_text_first()) == (attention == 'eager' and kind != 'bloom')
     labels = [torch.full_like(i, -100) for i in ids]
     for l, i, n in zip(labels, ids, (1, 3, 2)): l[-n:] = i[-n:]                            # answers of different lengths
     out = model(**padded(ids, 'left'), labels=padded(labels, 'left', -100)['input_ids'])

@@ -48,7 +48,7 @@ def test_positions(kind, position):
         step(model, batch(model, device))
 
 
-@pytest.mark.parametrize('kind', ['llama', 'gpt2', 'bloom'])
+@pytest.mark.parametrize('kind', ['llama', 'gpt2', 'opt'])
 def test_text_first(kind):
     "Eager attention: a causal model reads the text before a suffix first, into a cache"
     with fake_gpu() as device:

@@ -141,7 +141,8 @@ def place(args, device, parser):
     if args.rehearse and (not args.out or args.out.resolve().is_relative_to(REAL)):
         parser.error('--rehearse: expected --out FOLDER, and not results/gpu, where real GPUs are')
     folder = (args.out or REAL).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e: parser.error(f'--out: {folder} cannot be made a folder ({e.strerror})')
     return folder/f"{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
 
 
