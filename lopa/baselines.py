@@ -105,8 +105,9 @@ class Baseline(AdaptedModel):
         if config.method == 'full': self.model = base_model.float().requires_grad_(True)
         else:
             from peft import get_peft_model
+            settings = peft_config(base_model, config)
             start = word_prefix(base_model, config.num_virtual_tokens) if (config.method, config.init, self.task_type) == ('prefix', 'vocab', 'CAUSAL_LM') else None
-            self.model = get_peft_model(base_model, peft_config(base_model, config))
+            self.model = get_peft_model(base_model, settings)
             if start is not None: self.model.prompt_encoder['default'].embedding.weight.data.copy_(start)
         self.train(False)
 

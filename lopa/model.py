@@ -41,6 +41,7 @@ def check_length(
 ):
     "Refuse a row that is longer than the foundation model's positions"
     limit = getattr(config, 'max_position_embeddings', None)
+    if limit and limit < 0: return                                                          # XLNet has no limit
     if limit and 'roberta' in config.model_type: limit -= config.pad_token_id + 1          # its table begins after the padding
     if limit and m + t + new > limit:
         parts = f'Prompt ({m}) and input ({t})' if not new else f'Prompt ({m}), input ({t}) and new tokens ({new})'

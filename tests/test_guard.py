@@ -1,6 +1,7 @@
 "A step whose gradient is not finite: it changes nothing, is on record, and three in a row end a run"
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from types import SimpleNamespace as NS
 import lopa.predict
 from helpers import adapted, one_sentence, one_tokenizer, tiny, word_task
 from lopa.baselines import BASELINES, BaselineConfig
-from lopa.guard import StepGuard
+from lopa.guard import StepGuard, fused_adamw
 from lopa.hardware import Execution
 from lopa.prompts import PromptConfig
 from lopa.recipes import Recipe
@@ -64,8 +65,10 @@ def run(folder, words, method='pt', **how):
     model = adapted(base, method, shaken=False)
     config = (BaselineConfig if method in BASELINES else PromptConfig)(method, num_virtual_tokens=PROMPT)
     rates = dict(prompt_lr=how.pop('prompt_lr', .05), head_lr=.01)
-    plan = Recipe(config, steps=STEPS, batch_size=BATCH, eval_steps=4, **rates)
-    execution = Execution(save_steps=4, gradient_accumulation_steps=how.pop('passes', 1))
+    steps = dict(steps=how.pop('steps', STEPS), eval_steps=how.pop('eval_steps', 4))
+    plan = Recipe(config, batch_size=BATCH, **steps, **rates)
+    execution = Execution(save_steps=how.pop('save_steps', 4),
+                          gradient_accumulation_steps=how.pop('passes', 1))
     return model, lambda **more: train(model, word_task(), plan, folder, progress=False,
                                        execution=execution, **how, **more)
 
@@ -140,7 +143,50 @@ def test_what_was_left_out_outlives_an_interruption(tmp_path, monkeypatch, words
 def test_a_rate_that_throws_the_weights_out_of_range(tmp_path, words):
     "The gradient was finite, the step was not"
     with pytest.raises(FloatingPointError) as e: run(tmp_path, words, prompt_lr=1e39)[1]()
-    one_sentence(e.value, 'the weights are not finite any more', 'lower the learning rates')
+    one_sentence(e.value, 'the weights are not finite any more', 'lower the learning rates', 'another folder')
+    assert 'checkpoint-' not in str(e.value)
+
+
+@pytest.mark.filterwarnings('ignore:Step')
+def test_no_checkpoint_is_kept_before_the_guard_has_looked(tmp_path, monkeypatch, words):
+    "Without a validation split, logs and checkpoints fall apart: steps 9 to 11 are bad, 11 is the last"
+    whole = word_task()
+    bare = replace(whole, splits={k: d for k, d in whole.splits.items() if k != 'validation'})
+    monkeypatch.setattr('test_guard.word_task', lambda: bare)
+    with monkeypatch.context() as spoilt:
+        Spoil(spoilt, {9, 10, 11})
+        with pytest.raises(FloatingPointError) as e: run(tmp_path, words, steps=11, save_steps=11, eval_steps=None)[1]()
+    assert 'there is no good checkpoint' in str(e.value)
+    resumed = run(tmp_path, words, steps=11, save_steps=11, eval_steps=None)[1](resume=True)
+    assert resumed['resumed_at'] == [] and resumed['left_out'] == []
+
+
+@pytest.mark.filterwarnings('ignore:Step')
+def test_a_checkpoint_holds_what_was_left_out_before_it(tmp_path, monkeypatch, words):
+    with monkeypatch.context() as spoilt:
+        Spoil(spoilt, {6, 8, 9, 10})
+        with pytest.raises(FloatingPointError): run(tmp_path, words, save_steps=6)[1]()
+    kept = json.loads((tmp_path/'checkpoints'/'checkpoint-6'/'kept.json').read_text())
+    assert [e['step'] for e in kept['left_out']] == [6]
+
+
+def test_a_checkpoint_written_before_there_was_a_guard():
+    "Its optimiser was not fused; the one that takes it over is"
+    weight = torch.ones(4, requires_grad=True)
+    older, newer = torch.optim.AdamW([weight], lr=.1), fused_adamw([{'params': [weight], 'lr': .1}])
+    weight.sum().backward()
+    older.step()
+    newer.load_state_dict(older.state_dict())
+    guard = StepGuard(newer, [].append, {'dtype': 'float32', 'attention': 'eager'}, str)
+    guard.saw(torch.tensor(.5), (2, 7))
+    guard.on_pre_optimizer_step(None, NS(global_step=0), None)
+    newer.step()
+
+
+def test_an_optimiser_that_cannot_leave_a_step_out_is_refused():
+    with pytest.raises(ValueError) as e:
+        StepGuard(torch.optim.AdamW([torch.ones(2, requires_grad=True)]), [].append, {}, str)
+    one_sentence(e.value, 'fused')
 
 
 # --- on the device ---

@@ -7,6 +7,7 @@ import torch
 import transformers as tf
 from torch.nn import functional as F
 
+from lopa.attention import looks_ahead
 from helpers import (CAUSAL, MASKED, PAIRS, SEQ2SEQ, adapted, features, padded, prompted, rows,
                      tiny)
 
@@ -172,18 +173,101 @@ def test_right_padding_changes_no_number(kind, method, attention):
         for name in ours: torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=1e-3)
 
 
+SIZES = dict(vocab_size=100, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+             num_attention_heads=2, initializer_range=.2, max_position_embeddings=64)
+LOOK_AHEAD = {
+    'BERT': lambda: tf.BertLMHeadModel(tf.BertConfig(**SIZES)),
+    'Megatron-BERT': lambda: tf.MegatronBertForCausalLM(tf.MegatronBertConfig(**SIZES)),
+    'RoFormer': lambda: tf.RoFormerForCausalLM(tf.RoFormerConfig(**SIZES)),
+    'XLNet': lambda: tf.XLNetLMHeadModel(tf.XLNetConfig(vocab_size=100, d_model=32, n_layer=2, n_head=2,
+                                                        d_inner=32, initializer_range=.2)),
+    'a Llama that is told to': lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**SIZES, is_causal=False))}
+COUNTERS = {'RoBERTa': 'Roberta', 'CamemBERT': 'Camembert', 'XLM-RoBERTa': 'XLMRoberta',
+            'Data2Vec': 'Data2VecText'}
+
+
+def at_the_end(ids):
+    "A label on the last token of each row"
+    return [torch.where(torch.arange(len(i)) == len(i) - 1, i, -100) for i in ids]
+
+
+@pytest.mark.parametrize('kind,method', [(k, m) for k in LOOK_AHEAD for m in ('pt', 'lora', 'full')
+                                         if (k, m) != ('XLNet', 'lora')])     # no layer that LoRA knows
 @torch.no_grad()
-def test_a_model_that_looks_ahead_keeps_its_mask():
-    "BERT with a language-model head counts as causal and is not: a padded row equals the row alone"
-    sizes = dict(vocab_size=100, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
-                 num_attention_heads=2, initializer_range=.2)
-    bert = tf.BertLMHeadModel(tf.BertConfig(**sizes)).eval()
-    bert.config._name_or_path = bert.name_or_path = 'tiny-bert'
-    for method in 'pt', 'lora':
-        model = adapted(bert, method)
-        ids, _ = rows((7, 3))
-        labels = [torch.where(torch.arange(len(i)) == len(i) - 1, i, -100) for i in ids]
-        wide = padded(labels, 'right', -100)['input_ids']
-        together = model(**padded(ids, 'right'), labels=wide).logits[1]
-        alone = model(ids[1][None], labels=labels[1][None]).logits[0]
-        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
+def test_a_model_that_looks_ahead_keeps_its_mask(kind, method):
+    "It counts as causal and is not: a padded row equals the row alone"
+    torch.manual_seed(0)
+    base = LOOK_AHEAD[kind]().eval()
+    base.config._name_or_path = base.name_or_path = 'tiny'
+    model = adapted(base, method)
+    ids, _ = rows((7, 3))
+    labels = at_the_end(ids)
+    wide = padded(labels, 'right', -100)['input_ids']
+    together = model(**padded(ids, 'right'), labels=wide).logits[1]
+    alone = model(ids[1][None], labels=labels[1][None]).logits[0]
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
+    with pytest.raises(ValueError, match='prefix'): adapted(base, 'prefix')
+
+
+@pytest.mark.parametrize('kind', CAUSAL)
+def test_causal_models_are_found_causal(kind):
+    base = tiny(kind)
+    base.train()
+    assert not looks_ahead(base) and all(module.training for module in base.modules())
+
+
+@pytest.mark.parametrize('method', ['pt', 'lora'])
+@pytest.mark.parametrize('kind', COUNTERS)
+@torch.no_grad()
+def test_training_and_prediction_count_alike(kind, method):
+    "RoBERTa and its kin begin to count after the padding's number, with labels and without"
+    torch.manual_seed(0)
+    name, sizes = COUNTERS[kind], SIZES | {'is_decoder': True, 'pad_token_id': 1}
+    base = getattr(tf, f'{name}ForCausalLM')(getattr(tf, f'{name}Config')(**sizes)).eval()
+    base.config._name_or_path = base.name_or_path = 'tiny'
+    model, (ids, _) = adapted(base, method), rows((7, 4))
+    ids = [i.clamp(min=2) for i in ids]                             # no token is the padding's
+    given, labels = padded(ids, 'left', 2), padded(at_the_end(ids), 'left', -100)['input_ids']
+    asked = model(**given, labels=labels).logits[:, 0]
+    torch.testing.assert_close(asked, model(**given).logits[:, -2], atol=1e-4, rtol=1e-3)
+
+
+def test_a_model_that_hands_on_a_mask_of_its_own_is_not_told_otherwise():
+    "Doge's window is learned; a prefix before it must not lose the mask"
+    torch.manual_seed(0)
+    sizes = SIZES | {'keep_window_size': 4, 'num_key_value_heads': 1}
+    losses = []
+    for attention in 'eager', 'sdpa':
+        base = tf.DogeForCausalLM(tf.DogeConfig(**sizes, attn_implementation=attention)).eval()
+        if losses: base.load_state_dict(state)
+        state = base.state_dict()
+        base.config._name_or_path = base.name_or_path = 'tiny'
+        ids, _ = rows((12, 9))
+        labels = padded(at_the_end(ids), 'right', -100)['input_ids']
+        losses.append(adapted(base, 'prefix')(**padded(ids, 'right'), labels=labels).loss)
+    torch.testing.assert_close(*losses, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_a_suffix_is_the_same_for_every_kernel():
+    "BART's decoder counts by itself, so its text is not read first"
+    losses = []
+    for attention in 'eager', 'sdpa':
+        torch.manual_seed(0)
+        sizes = dict(vocab_size=100, d_model=32, decoder_layers=2, decoder_attention_heads=2,
+                     decoder_ffn_dim=32, max_position_embeddings=64, init_std=.2, is_encoder_decoder=False)
+        base = tf.BartForCausalLM(tf.BartConfig(**sizes, attn_implementation=attention)).eval()
+        base.config._name_or_path = base.name_or_path = 'tiny'
+        ids, _ = rows((12, 5))
+        labels = padded(at_the_end(ids), 'right', -100)['input_ids']
+        losses.append(prompted(base, 'pt', position='suffix')(**padded(ids, 'right'), labels=labels).loss)
+    torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('method', ['lopa', 'lora'])
+@torch.no_grad()
+def test_a_mask_of_booleans(method):
+    model, (ids, h) = adapted('llama', method), rows((6, 3))
+    given = padded(ids, 'left') | features(model, h)
+    exact = model(**given).logits
+    assert torch.equal(model(**given | {'attention_mask': given['attention_mask'].bool()}).logits, exact)
