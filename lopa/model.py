@@ -111,6 +111,7 @@ class PromptedInput(AdaptedModel):
         self.base_model, self.adapter_config, self.generator, self.encoder = base_model.requires_grad_(False), config, generator, encoder
         self.task_type = task_type(base_model)
         self.train(False)
+        if self.task_type == 'CAUSAL_LM': looks_ahead(base_model)     # asked once, before any compilation
 
     def train(self, mode=True):
         "Switch to training; the foundation model stays in evaluation mode"

@@ -214,6 +214,10 @@ def answers(tmp_path_factory):
         'data': ['train', '--data-dir', str(tmp/'no')], 'adapter': ['evaluate', '--adapter', str(tmp/'no')], 'damaged': ['evaluate', '--adapter', str(tmp/'bad')],
         'split': ['evaluate', '--adapter', str(tmp/'good'), '--split', 'dev'], 'model': ['bench', '--base-model', str(tmp/'no')], 'score': ['score', str(tmp/'good'/'adapter_config.json')],
         'limit': ['train', '--limit', '0'], 'option': ['train', '--tsak', 'x'], 'command': ['trian'], 'help': ['--help'],
+        'dtype': ['train', '--dtype', 'int8'], 'attention': ['train', '--attn-implementation', 'flash'],
+        'sizes': ['bench', '--sizes', ' '], 'size': ['bench', '--sizes', 'gpt-9'],
+        'race file': ['bench', '--sizes', 'tiny', '--json-file', str(tmp/'good')],
+        'answers file': ['evaluate', '--predictions', str(tmp/'good')],
         'grid': ['sweep', str(tmp/'no.json')], 'results': ['results', str(tmp/'no')], 'gallery': ['gallery', '--results', str(tmp/'no')],
         **{f'help {c}': [c, '--help'] for c in COMMANDS}}
     code = '''
@@ -239,6 +243,8 @@ print(json.dumps(done))
 @pytest.mark.parametrize('name,mention', [('task', 'rotten_tomatoes'), ('method', 'lopaa'), ('variant', 'best'), ('data', 'train.jsonl'), ('adapter', 'adapter_config.json'),
                                           ('damaged', WEIGHTS_FILE), ('split', "'dev'"),
                                           ('model', '/no'), ('score', 'JSON lines'),
+                                          ('dtype', "'int8'"), ('attention', "'flash'"), ('sizes', '--sizes'), ('size', 'gpt-9'),
+                                          ('race file', 'is a folder'), ('answers file', 'is a folder'),
                                           ('grid', 'no.json'), ('results', '/no'), ('gallery', '/no')])
 def test_command_refuses(answers, name, mention):
     "Exit code 2, nothing on stdout, one line on stderr"

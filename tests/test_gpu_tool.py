@@ -325,3 +325,9 @@ def test_the_workaround_is_asked_for(on_the_cpu, monkeypatch):
                                    f'{torch.__version__}: remove the workaround in lopa.attention')
     replace_attention(monkeypatch, Faulty.apply)
     check()
+
+
+def test_a_place_that_cannot_be_a_folder(tmp_path, capsys):
+    (tmp_path/'file').write_text('mine')
+    with pytest.raises(SystemExit): gpu.main(['--rehearse', '--out', str(tmp_path/'file'), '--only', 'steps'])
+    assert '--out' in capsys.readouterr().err and (tmp_path/'file').read_text() == 'mine'
