@@ -242,6 +242,7 @@ def test_a_model_that_hands_on_a_mask_of_its_own_is_not_told_otherwise():
         if losses: base.load_state_dict(state)
         state = base.state_dict()
         base.config._name_or_path = base.name_or_path = 'tiny'
+        if looks_ahead(base): pytest.skip("this transformers' Doge attends to later tokens, so it keeps its mask")
         ids, _ = rows((12, 9))
         labels = padded(at_the_end(ids), 'right', -100)['input_ids']
         losses.append(adapted(base, 'prefix')(**padded(ids, 'right'), labels=labels).loss)
