@@ -89,8 +89,8 @@ def attend_without_mask(
     "Causal attention by rule, also behind a prefix"
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     if attention_mask is not None:
-        raise ValueError(f'{type(module).__name__} makes an attention mask of its own, which a prefix '
-                         "would ignore: load the model with attn_implementation='eager'.")
+        raise ValueError(f'{type(module).__name__} makes an attention mask of its own, which a '
+                         "prefix would ignore: load the model with attn_implementation='eager'.")
     missing = key.shape[2] - query.shape[2]
     square = F.pad(query, (0, 0, missing, 0))
     out, _ = sdpa_attention_forward(module, square, key, value, None, **kwargs)

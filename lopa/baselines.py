@@ -52,8 +52,8 @@ def peft_config(
     if method == 'prefix':
         if family == 'MASKED_LM': raise ValueError(f'prefix: {type(base_model).__name__} is a masked language model and has no cache to put a prefix into; use lora, p-tuning or full.')
         if family == 'CAUSAL_LM' and looks_ahead(base_model):
-            raise ValueError(f'prefix: {type(base_model).__name__} attends to later tokens and has no cache to put '
-                             'a prefix into; use lora, p-tuning or full, or configure it with is_decoder=True.')
+            raise ValueError(f'prefix: {type(base_model).__name__} attends to later tokens (or could not be asked), so '
+                             'a prefix has no cache to stand in; use lora, p-tuning or full, or configure it with is_decoder=True.')
         return PrefixTuningConfig(task_type=family, num_virtual_tokens=config.num_virtual_tokens)
     return PromptEncoderConfig(task_type=family if family != 'MASKED_LM' else 'FEATURE_EXTRACTION', num_virtual_tokens=config.num_virtual_tokens,
                                encoder_hidden_size=config.head_width, num_transformer_submodules=1)

@@ -27,14 +27,17 @@ def leave_out(
     return in_a_row
 
 # %% ../nbs/07_guard.ipynb #gd-fused-c
-def say_fused(optimiser, saved):
+def say_fused(
+    optimiser,  # The one that takes over a state
+    saved:dict, # The state, as an optimiser of torch keeps it
+)->dict:        # The same, of a fused optimiser
     "Before an optimiser takes back its state: it is fused, whatever wrote the state"
     groups = [group | {'fused': True, 'foreach': False} for group in saved['param_groups']]
     return saved | {'param_groups': groups}
 
 def fused_adamw(
-    groups,   # As for torch's AdamW
-)->torch.optim.AdamW:
+    groups,              # Parameters with their rates, as for torch's AdamW
+)->torch.optim.AdamW:    # Fused
     "AdamW without weight decay, of which a step can be left out"
     optimiser = torch.optim.AdamW(groups, weight_decay=0., fused=True)
     optimiser.register_load_state_dict_pre_hook(say_fused)
@@ -57,8 +60,9 @@ def entry(
 )->dict:           # For the run's record
     "Put a step that was left out on record"
     finite = math.isfinite(loss)
-    return {'step': step, 'first': 'gradient' if finite else 'loss', 'loss': loss if finite else None,
-            'shapes': [list(shape) for shape in shapes], **where}
+    first, kept = ('gradient', loss) if finite else ('loss', None)
+    sizes = [list(shape) for shape in shapes]
+    return {'step': step, 'first': first, 'loss': kept, 'shapes': sizes, **where}
 
 # %% ../nbs/07_guard.ipynb #gd-adv
 def advice(
@@ -75,7 +79,8 @@ def advice(
     if not last['attention'].startswith('eager'):
         tries.append("attn_implementation='eager' (lopa train --attn-implementation eager)")
     if last['dtype'] != 'float32': tries.append('dtype=torch.float32 (lopa train --dtype float32)')
-    what = f'load the foundation model with {" or ".join(tries)}' if tries else 'look at the rows of these steps'
+    other = f'load the foundation model with {" or ".join(tries)}'
+    what = other if tries else 'look at the rows of these steps'
     return what + ', and go on with resume=True (--resume)'*bool(checkpoint)
 
 # %% ../nbs/07_guard.ipynb #gd-comp
@@ -91,7 +96,8 @@ def complaint(
     what = 'the loss' if loss is None else f'the gradient (the loss was {loss:.3g})'
     rows = ', '.join(dict.fromkeys(f'{b} × {t}' for b, t in last['shapes']))
     checkpoint = checkpoint if intact else ''
-    kept = f'the last good checkpoint is {checkpoint}' if checkpoint else 'there is no good checkpoint'
+    last_good = f'the last good checkpoint is {checkpoint}'
+    kept = last_good if checkpoint else 'there is no good checkpoint'
     return (f'Training ends: {len(left)} steps in a row ({steps}) were left out, since {what} was '
             f'not finite in rows × tokens {rows} (prompt included), {last["dtype"]}, attention '
             f'{last["attention"]}; no weight was changed by them, and {kept}: '
@@ -122,10 +128,12 @@ class LeftOut:
         self.left.append(what)
         self.keep(what)
         if len(self.left) == self.patience: self.end()
-        words = 'Step {step} was left out: its {first} was not finite ({dtype}, attention {attention}).'
+        words = ('Step {step} was left out: its {first} was not finite '
+                 '({dtype}, attention {attention}).')
         if self.warns: warnings.warn(words.format(**what), stacklevel=2)
 
     def end(self):
+        "Say what was seen, and end the run"
         intact = all(p.isfinite().all() for p in self.weights)
         raise FloatingPointError(complaint(self.left, self.losses, self.checkpoint(), intact))
 
@@ -142,8 +150,9 @@ class StepGuard(TrainerCallback):
     ):
         weights = [p for group in optimiser.param_groups for p in group['params']]
         if not all(group.get('fused') for group in optimiser.param_groups):
-            raise ValueError(f'optimiser: received {type(optimiser).__name__} that is not fused, expected fused=True, '
-                             'so that a step can be left out: use lopa.guard.fused_adamw.')
+            raise ValueError(f'optimiser: received {type(optimiser).__name__} that is not fused, '
+                             'expected fused=True, so that a step can be left out: use '
+                             'lopa.guard.fused_adamw.')
         self.optimiser, self.book = optimiser, LeftOut(keep, where, checkpoint, weights, scaled)
         self.in_a_row = self.last_loss = None
         self.passes, self.steps = [], []
