@@ -27,10 +27,10 @@ from transformers import set_seed
 
 import lopa.train
 from helpers import one_tokenizer, tiny, word_task
-from lopa.hardware import Execution
+from lopa.train import Execution
 from lopa.model import get_prompt_model
 from lopa.prompts import PromptConfig
-from lopa.recipes import Recipe
+from lopa.train import Recipe
 
 disable_progress_bars()
 STEPS, TOKENIZER = 20, one_tokenizer()

@@ -16,9 +16,9 @@ torch.set_num_threads(1)
 from datasets import disable_progress_bars
 from helpers import one_tokenizer, tiny, word_task
 from lopa.baselines import BASELINES, BaselineConfig, adapt_model
-from lopa.hardware import Execution
+from lopa.train import Execution
 from lopa.prompts import PromptConfig
-from lopa.recipes import Recipe
+from lopa.train import Recipe
 from lopa.train import train
 from transformers import set_seed
 

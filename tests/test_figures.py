@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lopa.figures import LOOKS, explore_ablations, explore_gate, plot_axis, plot_figure4, plot_heatmap, plot_pareto, to_png
-from lopa.gallery import GALLERY, stored, words
+from lopa.figures.axes import LOOKS
+from lopa.figures import explore_ablations, explore_gate, plot_axis, plot_figure4, plot_heatmap, plot_pareto, to_png
+from lopa.figures.gallery import GALLERY, stored, words
 from lopa.records import load_results
-from lopa.series import AXES, TITLES, USUAL
+from lopa.records import AXES, TITLES, USUAL
 
 RESULTS = Path(__file__).resolve().parents[1]/'results'
 RECORDS = [json.loads(p.read_text()) for p in (RESULTS/'ablations').glob('*.json')]
@@ -162,7 +163,7 @@ def test_the_committed_gallery_is_in_step_with_the_results():
 
 
 def test_pictures_fit_a_notebook():
-    from lopa.schematics import plot_server
+    from lopa.figures import plot_server
     width = int.from_bytes(to_png(plot_server())[16:20], 'big')
     assert 300 < width < 1300
     have = stored(RESULTS)

@@ -230,7 +230,7 @@ def test_record_of_a_sweep(tmp_path):
 
 @pytest.mark.parametrize('tiny,runs', [(False, 12), (True, 2)])
 def test_the_grid_is_one(tiny, runs):
-    from lopa.experiments import expand, experiment
+    from lopa.ablate import expand, experiment
     assert len([experiment(e) for e in expand(sweep_grid(tiny))]) == runs
 
 

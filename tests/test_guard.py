@@ -11,11 +11,12 @@ from types import SimpleNamespace as NS
 import lopa.predict
 from helpers import adapted, one_sentence, one_tokenizer, tiny, word_task
 from lopa.baselines import BASELINES, BaselineConfig
-from lopa.guard import StepGuard, fused_adamw
-from lopa.hardware import Execution
+from lopa.train.guard import StepGuard, fused_adamw
+from lopa.train import Execution
 from lopa.prompts import PromptConfig
-from lopa.recipes import Recipe
-from lopa.train import PromptTrainer, train
+from lopa.train import Recipe
+from lopa.train.loop import PromptTrainer
+from lopa.train import train
 
 STEPS, PROMPT, BATCH = 12, 3, 8
 

@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork'),
 
 from datasets import Dataset
 from helpers import one_sentence, prompted, tiny
-from lopa.assets import write_files
-from lopa.resume import ResumableTrainer, StepSampler, begin_run, last_checkpoint
+from lopa.files import write_files
+from lopa.train.resume import ResumableTrainer, StepSampler, begin_run, last_checkpoint
 from transformers import TrainerCallback, TrainingArguments
 
 HERE = Path(__file__).parent
@@ -109,7 +109,7 @@ def test_no_space_left(tmp_path, monkeypatch, where):
         return fail
     if where == 'adapter': monkeypatch.setattr(trainer, '_save', full(trainer._save))
     if where == 'optimiser': monkeypatch.setattr(torch, 'save', full(torch.save))
-    if where == 'kept': monkeypatch.setattr('lopa.resume.write_files', full(write_files))
+    if where == 'kept': monkeypatch.setattr('lopa.train.resume.write_files', full(write_files))
     if where == 'rename': monkeypatch.setattr(Path, 'rename', full(Path.rename))
     with pytest.raises(OSError) as e: trainer.to_the_end()
     one_sentence(e.value, 'No space left', 'step 4', 'checkpoint-2', '--resume')

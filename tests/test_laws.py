@@ -10,7 +10,7 @@ from lopa.gating import GATES, gate_sigmoid
 from lopa.layout import POSITIONS, insert_prompt, insertion_point
 from lopa.logits import wanted_positions
 from lopa.prompts import METHODS
-from lopa.batches import Collator, tokenize
+from lopa.tasks import Collator, tokenize
 from lopa.tasks import Task
 
 size, seeds = st.integers(1, 7), st.integers(0, 9999)

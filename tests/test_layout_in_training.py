@@ -1,5 +1,5 @@
 """What attention is asked for in training: no mask for causal models, a key for every query,
-and never cuDNN's kernel beside a mask (`nbs/01_attention.ipynb` says why)"""
+and never cuDNN's kernel beside a mask (`nbs/05_attention.ipynb` says why)"""
 from unittest.mock import patch
 
 import pytest

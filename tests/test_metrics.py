@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from helpers import few, one_sentence
-from lopa.metrics import accuracy, bootstrap_ci, compare_methods, f1, main_score, majority_baseline, pass_at_k, score, show_score
+from lopa.evaluate.metrics import accuracy, f1, majority_baseline
+from lopa.evaluate import bootstrap_ci, compare_methods, main_score, pass_at_k, score, show_score
 
 classes = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=30)
 

@@ -9,14 +9,13 @@ from hypothesis import given, settings, strategies as st
 
 from helpers import PAIRS, few, one_sentence, tiny
 from lopa.baselines import BASELINES, BaselineConfig, adapt_model
-from lopa.footprint import (Job, Ledger, as_on, cache_bytes, evaluation_memory, note_weights,
-                            old_layout, quantised, sketch, step_memory, watch, watch_step)
-from lopa.hardware import Execution
-from lopa.plan import (GPUS, LAUNCH, number_format, plan_run, row_shape, show_plan, task_shape,
-                       time_bounds, verdict)
+from lopa.plan.footprint import Job, Ledger, as_on, cache_bytes, evaluation_memory, note_weights, old_layout, quantised, sketch, step_memory, watch, watch_step
+from lopa.train import Execution
+from lopa.plan import GPUS, plan_run, show_plan, task_shape
+from lopa.plan.estimate import LAUNCH, number_format, row_shape, time_bounds, verdict
 from lopa.prompts import PromptConfig
-from lopa.recipes import Recipe, parameter_groups, recipe
-from lopa.sizes import Limit, competitors, find_size
+from lopa.train import Recipe, parameter_groups, recipe
+from lopa.plan.sizes import Limit, competitors, find_size
 from lopa.tasks import TASKS
 
 root = Path(__file__).resolve().parents[1]

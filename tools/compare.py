@@ -16,14 +16,16 @@ from pathlib import Path
 import numpy as np
 from transformers import set_seed
 
-from lopa.assets import load_foundation_model, write_files
+from lopa.assets import load_foundation_model
+from lopa.files import write_files
 from lopa.baselines import adapt_model, load_adapted
-from lopa.batches import choice_ids
+from lopa.tasks import choice_ids
 from lopa.demo import majority_row, probe_row, zero_shot_row
-from lopa.metrics import score
-from lopa.predict import predict, prepare
+from lopa.evaluate import score
+from lopa.evaluate.predict import predict
+from lopa.evaluate import prepare
 from lopa.tasks import load_task
-from lopa.recipes import RECIPES, recipe
+from lopa.train import RECIPES, recipe
 from lopa.train import train
 
 TASK, SEEDS, FOLDER = 'rotten_tomatoes', range(3), Path(__file__).resolve().parents[1]/'results'/'rotten_tomatoes'

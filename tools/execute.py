@@ -1,8 +1,8 @@
 """Execute notebooks in place and keep their outputs, as nbdev_test does not
 
     make notebooks                               # every notebook
-    make notebooks NB=nbs/02_gating.ipynb        # one of them
-    make notebooks NB=nbs/09_bench.ipynb ARGS=--slow
+    make notebooks NB=nbs/01_gating.ipynb        # one of them
+    make notebooks NB=nbs/plan/63_bench.ipynb ARGS=--slow
 
 Cells marked `#| eval: false`, `#| notest`, `#| slow`, `#| cuda` or `#| hub` are not run and keep the outputs they have;
 `--slow`, `--cuda` and `--hub` run them. A notebook with a failing cell stays as it was.

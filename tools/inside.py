@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 
-from lopa.ablate import cut, train_one
-from lopa.assets import load_foundation_model, write_files
+from lopa.ablate.runs import cut, train_one
+from lopa.assets import load_foundation_model
+from lopa.files import write_files
 from lopa.baselines import load_adapted
-from lopa.experiments import experiment, file_name, identity
-from lopa.predict import prepare
+from lopa.ablate import experiment
+from lopa.ablate.experiments import file_name, identity
+from lopa.evaluate import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 USUAL = {'seed': 0, 'method': 'lopa', 'num_virtual_tokens': 10, 'steps': 50, 'validation_rows': 0, 'test_rows': 500}

@@ -11,7 +11,7 @@ import torch
 
 from lopa.assets import load_foundation_model
 from lopa.baselines import adapt_model
-from lopa.recipes import parameter_groups, recipe
+from lopa.train import parameter_groups, recipe
 from transformers import Trainer  # imported, as in training, for the memory that it takes
 
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from lopa.assets import load_foundation_model, write_files
+from lopa.assets import load_foundation_model
+from lopa.files import write_files
 from lopa.baselines import adapt_model
 from lopa.demo import majority_row, probe_row
 from lopa.evaluate import evaluate, judging, score_lines
-from lopa.judges import judge_all
-from lopa.hardware import environment
+from lopa.evaluate.judges import judge_all
+from lopa.train import environment
 from lopa.prompts import PromptConfig
-from lopa.recipes import recipe
+from lopa.train import recipe
 from lopa.tasks import load_task
 from lopa.train import train
 
