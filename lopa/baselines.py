@@ -7,11 +7,14 @@ __all__ = ['BASELINES', 'QKV', 'BaselineConfig', 'peft_config', 'word_prefix', '
            'adapt_model', 'load_adapted']
 
 # %% ../nbs/12_baselines.ipynb #d48e70ad
-import contextlib, json
-from dataclasses import asdict, dataclass
+import contextlib
+import json
+from dataclasses import dataclass
+
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 from torch.nn import functional as F
+
 from .adapter import check_base, read_adapter, read_config, signature
 from .attention import looks_ahead, without_mask
 from .layout import inner_order
@@ -21,97 +24,162 @@ from .model import AdaptedModel, PromptModel, get_prompt_model
 # %% ../nbs/12_baselines.ipynb #a5519aa9
 BASELINES = ['lora', 'prefix', 'p-tuning', 'full']
 
+
 @dataclass
 class BaselineConfig:
     "A method that is not a prompt generator"
-    method:str = 'lora'         # One of `BASELINES`: `lora`, `prefix`, `p-tuning`, `full`
-    rank:int = 16               # LoRA: rank of the change
-    alpha:int = 32              # LoRA: the change is scaled by alpha/rank
-    dropout:float = .1          # LoRA: share of inputs dropped in training
-    num_virtual_tokens:int = 10 # Prefix and P-tuning: m
-    head_width:int = 256        # P-tuning: width of the small network
-    init:str = 'vocab'          # Prefix: `vocab` (keys and values of words) or `normal`
+
+    method: str = 'lora'  # One of `BASELINES`: `lora`, `prefix`, `p-tuning`, `full`
+    rank: int = 16  # LoRA: rank of the change
+    alpha: int = 32  # LoRA: the change is scaled by alpha/rank
+    dropout: float = 0.1  # LoRA: share of inputs dropped in training
+    num_virtual_tokens: int = 10  # Prefix and P-tuning: m
+    head_width: int = 256  # P-tuning: width of the small network
+    init: str = 'vocab'  # Prefix: `vocab` (keys and values of words) or `normal`
 
     def __post_init__(self):
         for name, known in dict(method=BASELINES, init=['vocab', 'normal']).items():
-            if getattr(self, name) not in known: raise ValueError(f'{name}: received {getattr(self, name)!r}, expected one of {", ".join(known)}.')
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f'{name}: received {getattr(self, name)!r}, expected one of {", ".join(known)}.'
+                )
 
 # %% ../nbs/12_baselines.ipynb #5f57782f
-QKV = {'q_proj', 'k_proj', 'v_proj', 'qkv_proj', 'query_key_value', 'c_attn', 'query', 'key', 'value', 'q', 'k', 'v'}
+QKV = {
+    'q_proj',
+    'k_proj',
+    'v_proj',
+    'qkv_proj',
+    'query_key_value',
+    'c_attn',
+    'query',
+    'key',
+    'value',
+    'q',
+    'k',
+    'v',
+}
+
 
 def peft_config(
-    base_model,            # A transformers language model
-    config:BaselineConfig, # Not `full`
-):                         # PEFT's configuration
+    base_model,  # A transformers language model
+    config: BaselineConfig,  # Not `full`
+):  # PEFT's configuration
     "Say in PEFT's words what the configuration says in ours"
     from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig
+
     family, method = task_type(base_model), config.method
     if method == 'lora':
         names = sorted(QKV & {n.rpartition('.')[2] for n, _ in base_model.named_modules()})
-        return LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names, task_type=family if family != 'MASKED_LM' else None)
+        return LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=names,
+            task_type=family if family != 'MASKED_LM' else None,
+        )
     if method == 'prefix':
-        if family == 'MASKED_LM': raise ValueError(f'prefix: {type(base_model).__name__} is a masked language model and has no cache to put a prefix into; use lora, p-tuning or full.')
+        if family == 'MASKED_LM':
+            raise ValueError(
+                f'prefix: {type(base_model).__name__} is a masked language model and has no cache to put a prefix into; use lora, p-tuning or full.'
+            )
         if family == 'CAUSAL_LM' and looks_ahead(base_model):
-            raise ValueError(f'prefix: {type(base_model).__name__} attends to later tokens (or could not be asked), so '
-                             'a prefix has no cache to stand in; use lora, p-tuning or full, or configure it with is_decoder=True.')
+            raise ValueError(
+                f'prefix: {type(base_model).__name__} attends to later tokens (or could not be asked), so '
+                'a prefix has no cache to stand in; use lora, p-tuning or full, or configure it with is_decoder=True.'
+            )
         return PrefixTuningConfig(task_type=family, num_virtual_tokens=config.num_virtual_tokens)
-    return PromptEncoderConfig(task_type=family if family != 'MASKED_LM' else 'FEATURE_EXTRACTION', num_virtual_tokens=config.num_virtual_tokens,
-                               encoder_hidden_size=config.head_width, num_transformer_submodules=1)
+    return PromptEncoderConfig(
+        task_type=family if family != 'MASKED_LM' else 'FEATURE_EXTRACTION',
+        num_virtual_tokens=config.num_virtual_tokens,
+        encoder_hidden_size=config.head_width,
+        num_transformer_submodules=1,
+    )
 
 # %% ../nbs/12_baselines.ipynb #31bcc948
 def word_prefix(
-    base_model, # A transformers causal language model
-    m:int,      # Length of the prefix
-)->Tensor:      # Keys and values of m random words, in the order in which PEFT stores them: `(m, layers · 2 · heads · width)`
+    base_model,  # A transformers causal language model
+    m: int,  # Length of the prefix
+) -> Tensor:  # Keys and values of m random words, in the order in which PEFT stores them: `(m, layers · 2 · heads · width)`
     "Let the model compute the keys and values of a few words"
-    words = torch.randperm(base_model.get_input_embeddings().weight.shape[0])[:m].to(base_model.device)
-    with torch.no_grad(): cache = base_model.base_model(input_ids=words[None], use_cache=True).past_key_values
-    both = torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers])      # (layers, 2, heads, m, width)
+    words = torch.randperm(base_model.get_input_embeddings().weight.shape[0])[:m].to(
+        base_model.device
+    )
+    with torch.no_grad():
+        cache = base_model.base_model(input_ids=words[None], use_cache=True).past_key_values
+    both = torch.stack(
+        [torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers]
+    )  # (layers, 2, heads, m, width)
     return both.permute(3, 0, 1, 2, 4).flatten(1).float()
 
 # %% ../nbs/12_baselines.ipynb #c22fa701
 def generate_rows(
-    call,                  # What generates: a transformers model, or PEFT's wrapper around it
-    model,                 # The transformers model itself
-    input_ids:Tensor,      # `(b, t)`
-    mask:Tensor,           # Attention mask: `(b, t)`
-    alike:bool,            # Generate rows of equal length together, without padding?
-    **kwargs,              # What transformers' `generate` takes
-)->Tensor:                 # New tokens: `(b, new)`
+    call,  # What generates: a transformers model, or PEFT's wrapper around it
+    model,  # The transformers model itself
+    input_ids: Tensor,  # `(b, t)`
+    mask: Tensor,  # Attention mask: `(b, t)`
+    alike: bool,  # Generate rows of equal length together, without padding?
+    **kwargs,  # What transformers' `generate` takes
+) -> Tensor:  # New tokens: `(b, new)`
     "Generate for padded rows, and return the new tokens only"
     order, mask = inner_order(mask, mask.argmax(1), 0, 'left')
     ids, lengths = input_ids.gather(1, order), mask.sum(1)
-    groups = [(lengths == n).nonzero()[:, 0] for n in lengths.unique()] if alike else [torch.arange(len(ids), device=ids.device)]
-    out, each = [None]*len(ids), kwargs.get('num_return_sequences') or 1
+    groups = (
+        [(lengths == n).nonzero()[:, 0] for n in lengths.unique()]
+        if alike
+        else [torch.arange(len(ids), device=ids.device)]
+    )
+    out, each = [None] * len(ids), kwargs.get('num_return_sequences') or 1
     for rows in groups:
         t = int(lengths[rows].max())
-        new = call.generate(input_ids=ids[rows, -t:], attention_mask=mask[rows, -t:], **kwargs)[:, t if task_type(model) == 'CAUSAL_LM' else 1:]
-        for i, row in enumerate(rows.tolist()): out[row] = new[i*each:(i+1)*each]
+        new = call.generate(input_ids=ids[rows, -t:], attention_mask=mask[rows, -t:], **kwargs)[
+            :, t if task_type(model) == 'CAUSAL_LM' else 1 :
+        ]
+        for i, row in enumerate(rows.tolist()):
+            out[row] = new[i * each : (i + 1) * each]
     width, filler = max(o.shape[1] for o in out), model.generation_config.pad_token_id or 0
     return torch.cat([F.pad(o, (0, width - o.shape[1]), value=filler) for o in out])
 
 # %% ../nbs/12_baselines.ipynb #ac64e960
 class Baseline(AdaptedModel):
     "The first half of `BaselineModel`: what is trained, and how it is kept"
+
     encoder = generator = encoder_tokenizer = None
-    signature = dtype = None                   # taken before anything is trained, or held in 32 bits for it
+    signature = dtype = None  # taken before anything is trained, or held in 32 bits for it
+
     def __init__(
         self,
-        base_model,            # A transformers language model; it is changed
-        config:BaselineConfig, # Which method
+        base_model,  # A transformers language model; it is changed
+        config: BaselineConfig,  # Which method
     ):
         super().__init__()
-        self.signature, self.task_type, self.adapter_config, self.dtype = signature(base_model), task_type(base_model), config, base_model.dtype
-        if config.method == 'full': self.model = base_model.float().requires_grad_(True)
+        self.signature, self.task_type, self.adapter_config, self.dtype = (
+            signature(base_model),
+            task_type(base_model),
+            config,
+            base_model.dtype,
+        )
+        if config.method == 'full':
+            self.model = base_model.float().requires_grad_(True)
         else:
             from peft import get_peft_model
+
             settings = peft_config(base_model, config)
-            start = word_prefix(base_model, config.num_virtual_tokens) if (config.method, config.init, self.task_type) == ('prefix', 'vocab', 'CAUSAL_LM') else None
+            start = (
+                word_prefix(base_model, config.num_virtual_tokens)
+                if (config.method, config.init, self.task_type) == ('prefix', 'vocab', 'CAUSAL_LM')
+                else None
+            )
             self.model = get_peft_model(base_model, settings)
-            if start is not None: self.model.prompt_encoder['default'].embedding.weight.data.copy_(start)
+            if start is not None:
+                self.model.prompt_encoder['default'].embedding.weight.data.copy_(start)
         self.train(False)
 
-    base_model = property(lambda self: self.model if self.adapter_config.method == 'full' else self.model.get_base_model())
+    base_model = property(
+        lambda self: (
+            self.model if self.adapter_config.method == 'full' else self.model.get_base_model()
+        )
+    )
     in_front = property(lambda self: self.adapter_config.method in ('prefix', 'p-tuning'))
     prompt_length = property(lambda self: self.in_front * self.adapter_config.num_virtual_tokens)
 
@@ -119,7 +187,8 @@ class Baseline(AdaptedModel):
         "Switch to training; what is frozen stays in evaluation mode"
         super().train(mode)
         if self.adapter_config.method != 'full':
-            for name, module in self.model.named_modules(): module.training = mode and ('lora_' in name or 'prompt_encoder' in name)
+            for name, module in self.model.named_modules():
+                module.training = mode and ('lora_' in name or 'prompt_encoder' in name)
         return self
 
     def part(self, name):
@@ -129,26 +198,40 @@ class Baseline(AdaptedModel):
     def trained_state(self):
         "Name → tensor of all that an adapter has to hold; LoRA's and a prefix' under PEFT's names"
         from peft import get_peft_model_state_dict
-        if self.adapter_config.method in ('lora', 'prefix'): return get_peft_model_state_dict(self.model, save_embedding_layers=False)
+
+        if self.adapter_config.method in ('lora', 'prefix'):
+            return get_peft_model_state_dict(self.model, save_embedding_layers=False)
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
     def take_state(self, state):
         "Put stored tensors where they belong"
         from peft import set_peft_model_state_dict
-        if self.adapter_config.method in ('lora', 'prefix'): set_peft_model_state_dict(self.model, state)
-        else: self.model.load_state_dict(state, strict=False)
+
+        if self.adapter_config.method in ('lora', 'prefix'):
+            set_peft_model_state_dict(self.model, state)
+        else:
+            self.model.load_state_dict(state, strict=False)
 
     def about(self):
         "What `adapter_config.json` says; for LoRA and prefix, PEFT understands it, too"
-        peft = {} if self.adapter_config.method == 'full' else json.loads(json.dumps(self.model.peft_config['default'].to_dict(), default=list))
+        peft = (
+            {}
+            if self.adapter_config.method == 'full'
+            else json.loads(json.dumps(self.model.peft_config['default'].to_dict(), default=list))
+        )
         return peft | super().about() | {'task_type': peft.get('task_type', self.task_type)}
 
 # %% ../nbs/12_baselines.ipynb #ede1cb06
 class BaselineModel(Baseline):
     "A foundation model, adapted by PEFT or trained as a whole"
+
     def precision(self):
         "Multiply in the number format that the foundation model came in"
-        return torch.autocast(self.device.type, self.dtype) if self.adapter_config.method == 'full' and self.dtype != torch.float32 else contextlib.nullcontext()
+        return (
+            torch.autocast(self.device.type, self.dtype)
+            if self.adapter_config.method == 'full' and self.dtype != torch.float32
+            else contextlib.nullcontext()
+        )
 
     def pad_right(self, input_ids, mask, labels):
         "Rows, their mask and labels with the padding on the right; T5's labels are apart"
@@ -159,15 +242,16 @@ class BaselineModel(Baseline):
 
     def by_rule(self):
         "The context in which a causal model attends without a mask"
-        if self.adapter_config.method != 'prefix': return contextlib.nullcontext()
+        if self.adapter_config.method != 'prefix':
+            return contextlib.nullcontext()
         return without_mask(self.base_model)
 
     def forward(
         self,
-        input_ids,               # Tokens: `(b, t)`, padded on either side
-        attention_mask=None,     # 1 for a token and 0 for padding: `(b, t)`
-        labels=None,             # Labels, -100 where there is none: `(b, t)`
-        num_items_in_batch=None, # Divide the loss by this instead of by the number of labels
+        input_ids,  # Tokens: `(b, t)`, padded on either side
+        attention_mask=None,  # 1 for a token and 0 for padding: `(b, t)`
+        labels=None,  # Labels, -100 where there is none: `(b, t)`
+        num_items_in_batch=None,  # Divide the loss by this instead of by the number of labels
     ):
         "With labels, the loss and logits where they stand `(b, k, vocabulary)`; without, all logits"
         causal, method = self.task_type == 'CAUSAL_LM', self.adapter_config.method
@@ -175,19 +259,27 @@ class BaselineModel(Baseline):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
         if asked or self.in_front or not causal:
             input_ids, mask, labels = self.pad_right(input_ids, mask, labels)
-        else: more |= position_ids(self.base_model, mask)
-        if not asked or looks_ahead(self.base_model): more['attention_mask'] = mask
-        if causal and method != 'prefix': more['use_cache'] = False
+        else:
+            more |= position_ids(self.base_model, mask)
+        if not asked or looks_ahead(self.base_model):
+            more['attention_mask'] = mask
+        if causal and method != 'prefix':
+            more['use_cache'] = False
         if method == 'p-tuning' and labels is not None and self.task_type != 'SEQ_2_SEQ_LM':
             labels = F.pad(labels, (self.adapter_config.num_virtual_tokens, 0), value=-100)
         with self.precision(), self.by_rule() if asked else contextlib.nullcontext():
-            return ask(self.model, self.base_model, labels, num_items_in_batch, input_ids=input_ids, **more)
+            return ask(
+                self.model, self.base_model, labels, num_items_in_batch, input_ids=input_ids, **more
+            )
 
     def generate(self, input_ids, attention_mask=None, **kwargs):
         "New tokens `(b, new)`; takes what transformers' `generate` takes"
         self.refuse_masked()
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        with self.precision(), torch.no_grad(): return generate_rows(self.model, self.base_model, input_ids, mask, self.in_front, **kwargs)
+        with self.precision(), torch.no_grad():
+            return generate_rows(
+                self.model, self.base_model, input_ids, mask, self.in_front, **kwargs
+            )
 
     @classmethod
     def from_pretrained(cls, base_model, folder):
@@ -199,17 +291,23 @@ class BaselineModel(Baseline):
 
 # %% ../nbs/12_baselines.ipynb #42e899e4
 def adapt_model(
-    base_model, # A transformers language model
-    config,     # A `PromptConfig` or a `BaselineConfig`
-):              # A `PromptModel` or a `BaselineModel`
+    base_model,  # A transformers language model
+    config,  # A `PromptConfig` or a `BaselineConfig`
+):  # A `PromptModel` or a `BaselineModel`
     "Adapt a foundation model by any method"
-    return BaselineModel(base_model, config) if isinstance(config, BaselineConfig) else get_prompt_model(base_model, config)
+    return (
+        BaselineModel(base_model, config)
+        if isinstance(config, BaselineConfig)
+        else get_prompt_model(base_model, config)
+    )
 
 # %% ../nbs/12_baselines.ipynb #e09bdfdc
 def load_adapted(
-    base_model, # The foundation model that the adapter was made for
-    folder,     # A folder written by `save_pretrained`
-):              # A `PromptModel` or a `BaselineModel`
+    base_model,  # The foundation model that the adapter was made for
+    folder,  # A folder written by `save_pretrained`
+):  # A `PromptModel` or a `BaselineModel`
     "Load an adapter of any method"
-    kind = BaselineModel if read_adapter(folder)[0]['config']['method'] in BASELINES else PromptModel
+    kind = (
+        BaselineModel if read_adapter(folder)[0]['config']['method'] in BASELINES else PromptModel
+    )
     return kind.from_pretrained(base_model, folder)

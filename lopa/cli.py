@@ -8,99 +8,239 @@ __all__ = ['app', 'Task', 'Method', 'Variant', 'BatchSize', 'Encoder', 'Passes',
            'sweep', 'results', 'figures', 'gallery', 'main']
 
 # %% ../nbs/96_cli.ipynb #6976ebf4
-import json, os, sys
+import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
+
 import typer
 
-app = typer.Typer(help='Low-Rank Prompt Adaptation of frozen foundation models.', no_args_is_help=True, add_completion=False,
-                  rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help='Low-Rank Prompt Adaptation of frozen foundation models.',
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 
 # %% ../nbs/96_cli.ipynb #00768f8a
-Task = Annotated[str, typer.Option(help='Name of a task: rotten_tomatoes, imdb, sst2, mnli, mrpc, qnli, qqp, rte, cruxeval-o, cruxeval-i, humaneval-io-o, humaneval-io-i, mbpp or humaneval.')]
-Method = Annotated[str, typer.Option(help='Method of the recipe: lopa, pt, idpg, idpg-phm, dept, lora, prefix, p-tuning or full.')]
-Variant = Annotated[str, typer.Option(help='Variant of the recipe: tuned or paper; some methods have more, and a wrong name lists them.')]
-BatchSize = Annotated[int, typer.Option(help='Examples per optimiser step, instead of those of the recipe.', min=1)]
-Encoder = Annotated[str, typer.Option(help="What reads the instance, instead of the recipe's encoder: packaged name, hub id, folder, self or embeddings.")]
-Passes = Annotated[int, typer.Option(help='Passes that a step is split into: less memory, same result.', min=1)]
-Twice = Annotated[bool, typer.Option('--gradient-checkpointing', help='Compute activations twice instead of keeping them: less memory, same result.')]
-Dtype = Annotated[str, typer.Option(help='float32, bfloat16 or float16: number format of the foundation model; '
-                                         'default: the fastest that the device has.')]
-Attention = Annotated[str, typer.Option(help='eager or sdpa: how attention is computed; '
-                                             'default: eager on a CPU, sdpa elsewhere.')]
-Bits = Annotated[int, typer.Option(help='4 or 8: hold the foundation model quantised, with bitsandbytes.')]
-Base = Annotated[str, typer.Option('--base-model', '--base', help='Foundation model: packaged name, hub id or folder.')]
-DataDir = Annotated[Path, typer.Option(help='Folder with JSON lines; default: $LOPA_DATA, the packaged data, the hub.')]
+Task = Annotated[
+    str,
+    typer.Option(
+        help='Name of a task: rotten_tomatoes, imdb, sst2, mnli, mrpc, qnli, qqp, rte, cruxeval-o, cruxeval-i, humaneval-io-o, humaneval-io-i, mbpp or humaneval.'
+    ),
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        help='Method of the recipe: lopa, pt, idpg, idpg-phm, dept, lora, prefix, p-tuning or full.'
+    ),
+]
+Variant = Annotated[
+    str,
+    typer.Option(
+        help='Variant of the recipe: tuned or paper; some methods have more, and a wrong name lists them.'
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option(help='Examples per optimiser step, instead of those of the recipe.', min=1)
+]
+Encoder = Annotated[
+    str,
+    typer.Option(
+        help="What reads the instance, instead of the recipe's encoder: packaged name, hub id, folder, self or embeddings."
+    ),
+]
+Passes = Annotated[
+    int, typer.Option(help='Passes that a step is split into: less memory, same result.', min=1)
+]
+Twice = Annotated[
+    bool,
+    typer.Option(
+        '--gradient-checkpointing',
+        help='Compute activations twice instead of keeping them: less memory, same result.',
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help='float32, bfloat16 or float16: number format of the foundation model; '
+        'default: the fastest that the device has.'
+    ),
+]
+Attention = Annotated[
+    str,
+    typer.Option(
+        help='eager or sdpa: how attention is computed; default: eager on a CPU, sdpa elsewhere.'
+    ),
+]
+Bits = Annotated[
+    int, typer.Option(help='4 or 8: hold the foundation model quantised, with bitsandbytes.')
+]
+Base = Annotated[
+    str,
+    typer.Option(
+        '--base-model', '--base', help='Foundation model: packaged name, hub id or folder.'
+    ),
+]
+DataDir = Annotated[
+    Path,
+    typer.Option(help='Folder with JSON lines; default: $LOPA_DATA, the packaged data, the hub.'),
+]
 Limit = Annotated[int, typer.Option(help='Use only the first N rows of each split.', min=1)]
-Weak = Annotated[bool, typer.Option('--allow-weak-isolation', help='Run model-written programs in a plain child process where there is no stronger sandbox.')]
+Weak = Annotated[
+    bool,
+    typer.Option(
+        '--allow-weak-isolation',
+        help='Run model-written programs in a plain child process where there is no stronger sandbox.',
+    ),
+]
 Json = Annotated[bool, typer.Option('--json', help='Print one JSON object and nothing else.')]
+
 
 def _task(name, data_dir, limit):
     from lopa.tasks import load_task
+
     task = load_task(name, data_dir)
     return task.limit(**{k: limit for k in task.splits}) if limit else task
+
 
 def _quiet(bars=True):
     "No bar for every tensor that is loaded; with `bars=False` none at all"
     from datasets import disable_progress_bars
     from transformers.utils import logging
+
     logging.disable_progress_bar()
-    if not bars: disable_progress_bars()
+    if not bars:
+        disable_progress_bars()
 
 # %% ../nbs/96_cli.ipynb #5704fd20
 def _recipe(task, method, variant, encoder, **changes):
     "The recipe of that name, with what was asked for on the command line"
     from dataclasses import replace
+
     from lopa.prompts import METHODS
     from lopa.train import recipe
+
     plan = recipe(task, method, variant, **{k: v for k, v in changes.items() if v})
-    if encoder and not getattr(METHODS.get(method), 'uses_instance', False): raise ValueError(f'--encoder: {method} does not look at the instance; leave it out.')
-    return replace(plan, config=replace(plan.config, encoder_name_or_path=encoder)) if encoder else plan
+    if encoder and not getattr(METHODS.get(method), 'uses_instance', False):
+        raise ValueError(f'--encoder: {method} does not look at the instance; leave it out.')
+    return (
+        replace(plan, config=replace(plan.config, encoder_name_or_path=encoder))
+        if encoder
+        else plan
+    )
+
 
 def _loading(dtype, attn_implementation):
     "What `load_foundation_model` is told besides the name"
     import torch
-    for option, given, known in (('--dtype', dtype, ('float32', 'bfloat16', 'float16')),
-                                 ('--attn-implementation', attn_implementation, ('eager', 'sdpa'))):
+
+    for option, given, known in (
+        ('--dtype', dtype, ('float32', 'bfloat16', 'float16')),
+        ('--attn-implementation', attn_implementation, ('eager', 'sdpa')),
+    ):
         if given and given not in known:
             raise ValueError(f'{option}: received {given!r}, expected {" or ".join(known)}.')
     kernels = {'attn_implementation': attn_implementation} if attn_implementation else {}
     return kernels | ({'dtype': getattr(torch, dtype)} if dtype else {})
 
-@app.command(epilog='Example:  lopa train --task rotten_tomatoes --method lopa --seed 1 --output-dir runs/lopa-1 --resume')
+
+@app.command(
+    epilog='Example:  lopa train --task rotten_tomatoes --method lopa --seed 1 --output-dir runs/lopa-1 --resume'
+)
 def train(
-    task:Task='rotten_tomatoes',
-    method:Method='lopa', variant:Variant='tuned',
-    seed:Annotated[int, typer.Option(help='Of the first vectors, the order of the data and dropout.')]=0,
-    steps:Annotated[int, typer.Option(help='Optimiser steps, instead of the length the recipe has.', min=1)]=None,
-    batch_size:BatchSize=None, encoder:Encoder=None,
-    output_dir:Annotated[Path, typer.Option(help='Where adapter/, result.json and predictions.jsonl go, and checkpoints/ meanwhile.')]=Path('runs/latest'),
-    resume:Annotated[bool, typer.Option('--resume', help='Go on where an interrupted run in this folder stopped; begin if there is none.')]=False,
-    save_steps:Annotated[int, typer.Option(help='Steps between two checkpoints.', min=1)]=50,
-    gradient_accumulation_steps:Passes=1, gradient_checkpointing:Twice=False, bits:Bits=None,
-    dtype:Dtype=None, attn_implementation:Attention=None,
-    torch_compile:Annotated[bool, typer.Option('--torch-compile', help='Compile the model, which takes a while before the first step.')]=False,
-    report_to:Annotated[str, typer.Option(help='Where to log: tensorboard, trackio, wandb, ...; the package has to be installed.')]='none',
-    base_model:Base='smollm2-135m', data_dir:DataDir=None, limit:Limit=None, allow_weak_isolation:Weak=False, as_json:Json=False):
+    task: Task = 'rotten_tomatoes',
+    method: Method = 'lopa',
+    variant: Variant = 'tuned',
+    seed: Annotated[
+        int, typer.Option(help='Of the first vectors, the order of the data and dropout.')
+    ] = 0,
+    steps: Annotated[
+        int, typer.Option(help='Optimiser steps, instead of the length the recipe has.', min=1)
+    ] = None,
+    batch_size: BatchSize = None,
+    encoder: Encoder = None,
+    output_dir: Annotated[
+        Path,
+        typer.Option(
+            help='Where adapter/, result.json and predictions.jsonl go, and checkpoints/ meanwhile.'
+        ),
+    ] = Path('runs/latest'),
+    resume: Annotated[
+        bool,
+        typer.Option(
+            '--resume',
+            help='Go on where an interrupted run in this folder stopped; begin if there is none.',
+        ),
+    ] = False,
+    save_steps: Annotated[int, typer.Option(help='Steps between two checkpoints.', min=1)] = 50,
+    gradient_accumulation_steps: Passes = 1,
+    gradient_checkpointing: Twice = False,
+    bits: Bits = None,
+    dtype: Dtype = None,
+    attn_implementation: Attention = None,
+    torch_compile: Annotated[
+        bool,
+        typer.Option(
+            '--torch-compile', help='Compile the model, which takes a while before the first step.'
+        ),
+    ] = False,
+    report_to: Annotated[
+        str,
+        typer.Option(
+            help='Where to log: tensorboard, trackio, wandb, ...; the package has to be installed.'
+        ),
+    ] = 'none',
+    base_model: Base = 'smollm2-135m',
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    allow_weak_isolation: Weak = False,
+    as_json: Json = False,
+):
     "Train a prompt, select on validation, evaluate once on test."
     from transformers import set_seed
+
     import lopa.train as t
-    from lopa.baselines import adapt_model
     from lopa.assets import load_foundation_model
-    from lopa.train import is_main
+    from lopa.baselines import adapt_model
     from lopa.evaluate import show_score
+    from lopa.train import is_main
+
     _quiet(bars=not as_json and is_main())
-    data, plan = _task(task, data_dir, limit), _recipe(task, method, variant, encoder, steps=steps, batch_size=batch_size)
+    data, plan = (
+        _task(task, data_dir, limit),
+        _recipe(task, method, variant, encoder, steps=steps, batch_size=batch_size),
+    )
     loading = _loading(dtype, attn_implementation)
-    how = t.Execution(gradient_accumulation_steps, gradient_checkpointing, torch_compile, save_steps, report_to)
+    how = t.Execution(
+        gradient_accumulation_steps, gradient_checkpointing, torch_compile, save_steps, report_to
+    )
     base = load_foundation_model(base_model, bits=bits, **loading)
     set_seed(seed)
-    result = t.train(adapt_model(base, plan.config), data, plan, output_dir, seed, not as_json, allow_weak_isolation, resume, how)
-    if not is_main(): return
-    if as_json: return print(json.dumps(result))
-    tested = f"test score {show_score(result['test'])}" if 'test' in result else 'no test split'
-    print(f"{tested}, {result['trainable_parameters']:,} parameters, {result['seconds']['total']:.0f} s")
-    print(f"{output_dir.resolve()} holds {', '.join(sorted(p.name + '/'*p.is_dir() for p in output_dir.iterdir()))}")
+    result = t.train(
+        adapt_model(base, plan.config),
+        data,
+        plan,
+        output_dir,
+        seed,
+        not as_json,
+        allow_weak_isolation,
+        resume,
+        how,
+    )
+    if not is_main():
+        return
+    if as_json:
+        return print(json.dumps(result))
+    tested = f'test score {show_score(result["test"])}' if 'test' in result else 'no test split'
+    print(
+        f'{tested}, {result["trainable_parameters"]:,} parameters, {result["seconds"]["total"]:.0f} s'
+    )
+    print(
+        f'{output_dir.resolve()} holds {", ".join(sorted(p.name + "/" * p.is_dir() for p in output_dir.iterdir()))}'
+    )
 
 # %% ../nbs/96_cli.ipynb #4bded66f
 def _asked(adapter, base_model):
@@ -109,206 +249,426 @@ def _asked(adapter, base_model):
     from lopa.assets import FOUNDATION_MODEL, load_foundation_model
     from lopa.baselines import adapt_model, load_adapted
     from lopa.prompts import PromptConfig
-    if adapter: return load_adapted(load_foundation_model(base_model or read_adapter(adapter)[0]['base_model_name_or_path']), adapter)
-    return adapt_model(load_foundation_model(base_model or FOUNDATION_MODEL), PromptConfig('pt', num_virtual_tokens=0))
 
-@app.command(epilog='Example:  lopa evaluate --adapter runs/demo/adapter --task rotten_tomatoes --split validation')
+    if adapter:
+        return load_adapted(
+            load_foundation_model(
+                base_model or read_adapter(adapter)[0]['base_model_name_or_path']
+            ),
+            adapter,
+        )
+    return adapt_model(
+        load_foundation_model(base_model or FOUNDATION_MODEL),
+        PromptConfig('pt', num_virtual_tokens=0),
+    )
+
+
+@app.command(
+    epilog='Example:  lopa evaluate --adapter runs/demo/adapter --task rotten_tomatoes --split validation'
+)
 def evaluate(
-    adapter:Annotated[Path, typer.Option(help='Folder of an adapter; default: none, the bare foundation model.')]=None,
-    task:Task='rotten_tomatoes',
-    split:Annotated[str, typer.Option(help='train, validation or test.')]='test',
-    predictions:Annotated[Path, typer.Option(help='Save every answer here, as JSON lines.')]=None,
-    samples:Annotated[int, typer.Option(help='Texts per question; more than one needs a temperature.', min=1)]=1,
-    temperature:Annotated[float, typer.Option(help='Of sampling; 0 takes the likeliest token.', min=0)]=0.,
-    top_p:Annotated[float, typer.Option(help='Share of the probability that is sampled from.', min=0, max=1)]=.95,
-    seed:Annotated[int, typer.Option(help='Of sampling.')]=0,
-    base_model:Annotated[str, typer.Option(help='Foundation model; default: the one the adapter names.')]=None,
-    data_dir:DataDir=None, limit:Limit=None, allow_weak_isolation:Weak=False, as_json:Json=False):
+    adapter: Annotated[
+        Path, typer.Option(help='Folder of an adapter; default: none, the bare foundation model.')
+    ] = None,
+    task: Task = 'rotten_tomatoes',
+    split: Annotated[str, typer.Option(help='train, validation or test.')] = 'test',
+    predictions: Annotated[
+        Path, typer.Option(help='Save every answer here, as JSON lines.')
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(help='Texts per question; more than one needs a temperature.', min=1)
+    ] = 1,
+    temperature: Annotated[
+        float, typer.Option(help='Of sampling; 0 takes the likeliest token.', min=0)
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help='Share of the probability that is sampled from.', min=0, max=1)
+    ] = 0.95,
+    seed: Annotated[int, typer.Option(help='Of sampling.')] = 0,
+    base_model: Annotated[
+        str, typer.Option(help='Foundation model; default: the one the adapter names.')
+    ] = None,
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    allow_weak_isolation: Weak = False,
+    as_json: Json = False,
+):
     "Score an adapter, or the bare model, on one split of a task."
     from lopa.evaluate import evaluate as score_on
     from lopa.evaluate import show_score
     from lopa.files import check_writable
+
     _quiet(bars=not as_json)
-    if predictions: check_writable(predictions)
+    if predictions:
+        check_writable(predictions)
     data = _task(task, data_dir, limit)
-    if split not in data.splits: raise ValueError(f'--split: received {split!r}, expected one of {", ".join(data.splits)}.')
-    how = dict(samples=samples, temperature=temperature, top_p=top_p, seed=seed) if data.target else {}
-    score, _ = score_on(_asked(adapter, base_model), data, split, predictions, allow_weak_isolation=allow_weak_isolation, progress=not as_json, **how)
+    if split not in data.splits:
+        raise ValueError(f'--split: received {split!r}, expected one of {", ".join(data.splits)}.')
+    how = (
+        dict(samples=samples, temperature=temperature, top_p=top_p, seed=seed)
+        if data.target
+        else {}
+    )
+    score, _ = score_on(
+        _asked(adapter, base_model),
+        data,
+        split,
+        predictions,
+        allow_weak_isolation=allow_weak_isolation,
+        progress=not as_json,
+        **how,
+    )
     result = {'adapter': str(adapter) if adapter else None, 'task': task, 'split': split, **score}
-    print(json.dumps(result) if as_json else f"{task}, {split}: {show_score(result)}, n = {result['n']}")
+    print(
+        json.dumps(result)
+        if as_json
+        else f'{task}, {split}: {show_score(result)}, n = {result["n"]}'
+    )
 
 # %% ../nbs/96_cli.ipynb #a4d7ee5a
 @app.command(epilog='Example:  lopa score runs/latest/predictions.jsonl --judge')
 def score(
-    predictions:Annotated[Path, typer.Argument(help='A file written by `lopa train` or `lopa evaluate`.')],
-    judge:Annotated[bool, typer.Option('--judge', help='Judge the texts again, running programs.')]=False,
-    allow_weak_isolation:Weak=False, as_json:Json=False):
+    predictions: Annotated[
+        Path, typer.Argument(help='A file written by `lopa train` or `lopa evaluate`.')
+    ],
+    judge: Annotated[
+        bool, typer.Option('--judge', help='Judge the texts again, running programs.')
+    ] = False,
+    allow_weak_isolation: Weak = False,
+    as_json: Json = False,
+):
     "Recompute a score from saved predictions, without the model."
     from functools import partial
-    from lopa.evaluate import rescore
-    from lopa.evaluate import show_score
+
+    from lopa.evaluate import rescore, show_score
     from lopa.sandbox import run_program
-    now, saved = rescore(predictions, judge, partial(run_program, timeout=10., allow_weak_isolation=allow_weak_isolation), progress=not as_json)
-    if as_json: return print(json.dumps({'score': now, 'saved': saved, 'equal': now == saved}))
-    print(f"{show_score(now)}, n = {now['n']}: " + ('the same as when it was saved, to the last digit' if now == saved else f'saved was {show_score(saved)}'))
+
+    now, saved = rescore(
+        predictions,
+        judge,
+        partial(run_program, timeout=10.0, allow_weak_isolation=allow_weak_isolation),
+        progress=not as_json,
+    )
+    if as_json:
+        return print(json.dumps({'score': now, 'saved': saved, 'equal': now == saved}))
+    print(
+        f'{show_score(now)}, n = {now["n"]}: '
+        + (
+            'the same as when it was saved, to the last digit'
+            if now == saved
+            else f'saved was {show_score(saved)}'
+        )
+    )
 
 # %% ../nbs/96_cli.ipynb #8db53a9a
 @app.command(epilog='Example:  lopa demo --smoke')
 def demo(
-    smoke:Annotated[bool, typer.Option('--smoke', help='A few hundred sentences and twenty steps: only see that it runs.')]=False,
-    output_dir:Annotated[Path, typer.Option(help='Where everything is written.')]=Path('runs/demo'),
-    results:Annotated[Path, typer.Option(help='Stored runs to quote in the table.')]=Path('results/rotten_tomatoes')):
+    smoke: Annotated[
+        bool,
+        typer.Option(
+            '--smoke', help='A few hundred sentences and twenty steps: only see that it runs.'
+        ),
+    ] = False,
+    output_dir: Annotated[Path, typer.Option(help='Where everything is written.')] = Path(
+        'runs/demo'
+    ),
+    results: Annotated[Path, typer.Option(help='Stored runs to quote in the table.')] = Path(
+        'results/rotten_tomatoes'
+    ),
+):
     "Train LoPA on real text and compare it with what it has to beat."
     from lopa.demo import run_demo
+
     _quiet()
     run_demo(output_dir, smoke, results)
 
 # %% ../nbs/96_cli.ipynb #8e4a0002
-SIZES_HELP = ('Race at these sizes with random weights instead, separated by commas: tiny, smollm2-135m, '
-              'roberta-large, deepseek-coder-1.3b.')
+SIZES_HELP = (
+    'Race at these sizes with random weights instead, separated by commas: tiny, smollm2-135m, '
+    'roberta-large, deepseek-coder-1.3b.'
+)
+
 
 def _bench_small(base_model, batch_size, length, rounds, as_json):
     "One small batch for the packaged model, or for another"
     from lopa.assets import load_foundation_model
     from lopa.plan import bench_report, bench_steps
+
     base = load_foundation_model(base_model)
     report = bench_report(bench_steps(base, batch_size, length, rounds, progress=not as_json))
-    if as_json: return report
-    for name, s in report['seconds'].items(): print(f'{name:24} {s:.3f} s per step (median of {rounds})')
-    for name in list(report)[1:]: print(f'{name:24} {report[name]:.3f}')
+    if as_json:
+        return report
+    for name, s in report['seconds'].items():
+        print(f'{name:24} {s:.3f} s per step (median of {rounds})')
+    for name in list(report)[1:]:
+        print(f'{name:24} {report[name]:.3f}')
     return report
+
 
 def _bench_sizes(names, rounds, as_json):
     "Real sizes, random weights"
     from lopa.plan import bench_sizes, show_sizes
+
     report = bench_sizes([name.strip() for name in names], rounds, progress=not as_json)
-    if not as_json: show_sizes(report)
+    if not as_json:
+        show_sizes(report)
     return report
+
 
 def _write(path, report):
     "Write a report whole, or not at all"
     from lopa.files import write_files
+
     write_files(path.parent, {path.name: (json.dumps(report, indent=1) + '\n').encode()})
 
 # %% ../nbs/96_cli.ipynb #8e4a0003
 @app.command(epilog='Example:  lopa bench --sizes roberta-large --json-file steps.json')
 def bench(
-    rounds:Annotated[int, typer.Option(help='Turns of each competitor.', min=1)]=5,
-    batch_size:Annotated[int, typer.Option(help='Examples per step; default: 16.', min=1)]=None,
-    length:Annotated[int, typer.Option(help='Tokens per example; default: 32.', min=2)]=None,
-    base_model:Annotated[str, typer.Option('--base-model', '--base', help='Default: smollm2-135m.')]=None,
-    sizes:Annotated[str, typer.Option(help=SIZES_HELP)]=None,
-    json_file:Annotated[Path, typer.Option(help='Write the report here, too.')]=None,
-    as_json:Json=False):
+    rounds: Annotated[int, typer.Option(help='Turns of each competitor.', min=1)] = 5,
+    batch_size: Annotated[int, typer.Option(help='Examples per step; default: 16.', min=1)] = None,
+    length: Annotated[int, typer.Option(help='Tokens per example; default: 32.', min=2)] = None,
+    base_model: Annotated[
+        str, typer.Option('--base-model', '--base', help='Default: smollm2-135m.')
+    ] = None,
+    sizes: Annotated[str, typer.Option(help=SIZES_HELP)] = None,
+    json_file: Annotated[Path, typer.Option(help='Write the report here, too.')] = None,
+    as_json: Json = False,
+):
     "Race one training step: LoPA, a bare soft prompt, PEFT, and, with --sizes, a lower limit."
     from lopa.files import check_writable
+
     if sizes and (batch_size or length or base_model):
-        raise ValueError('--sizes: a size has its own batch and model; leave out --batch-size, --length and --base-model.')
-    if sizes is not None and not sizes.strip(): raise ValueError('--sizes: received nothing; see lopa bench --help.')
-    if json_file: check_writable(json_file)
+        raise ValueError(
+            '--sizes: a size has its own batch and model; leave out --batch-size, --length and --base-model.'
+        )
+    if sizes is not None and not sizes.strip():
+        raise ValueError('--sizes: received nothing; see lopa bench --help.')
+    if json_file:
+        check_writable(json_file)
     _quiet()
-    if sizes: report = _bench_sizes(sizes.split(','), rounds, as_json)
-    else: report = _bench_small(base_model or 'smollm2-135m', batch_size or 16, length or 32, rounds, as_json)
-    if json_file: _write(json_file, report)
-    if as_json: print(json.dumps(report))
+    if sizes:
+        report = _bench_sizes(sizes.split(','), rounds, as_json)
+    else:
+        report = _bench_small(
+            base_model or 'smollm2-135m', batch_size or 16, length or 32, rounds, as_json
+        )
+    if json_file:
+        _write(json_file, report)
+    if as_json:
+        print(json.dumps(report))
 
 # %% ../nbs/96_cli.ipynb #2a1a9fc2
-@app.command(epilog='Example:  lopa plan --base smollm2-135m --task rotten_tomatoes --method lopa --gpu t4 --gradient-checkpointing')
+@app.command(
+    epilog='Example:  lopa plan --base smollm2-135m --task rotten_tomatoes --method lopa --gpu t4 --gradient-checkpointing'
+)
 def plan(
-    task:Task='rotten_tomatoes', method:Method='lopa', variant:Variant='tuned',
-    gpu:Annotated[str, typer.Option(help='t4, v100, l4, a100-40gb, a100-80gb, h100, h200, or cpu: this machine.')]='t4',
-    batch_size:BatchSize=None, encoder:Encoder=None,
-    gradient_accumulation_steps:Passes=1, gradient_checkpointing:Twice=False, bits:Bits=None,
-    length:Annotated[int, typer.Option(help='Tokens of a row with its answer; default: the longest row of the training split.', min=2)]=None,
-    base_model:Base='smollm2-135m', data_dir:DataDir=None, as_json:Json=False):
+    task: Task = 'rotten_tomatoes',
+    method: Method = 'lopa',
+    variant: Variant = 'tuned',
+    gpu: Annotated[
+        str,
+        typer.Option(help='t4, v100, l4, a100-40gb, a100-80gb, h100, h200, or cpu: this machine.'),
+    ] = 't4',
+    batch_size: BatchSize = None,
+    encoder: Encoder = None,
+    gradient_accumulation_steps: Passes = 1,
+    gradient_checkpointing: Twice = False,
+    bits: Bits = None,
+    length: Annotated[
+        int,
+        typer.Option(
+            help='Tokens of a row with its answer; default: the longest row of the training split.',
+            min=2,
+        ),
+    ] = None,
+    base_model: Base = 'smollm2-135m',
+    data_dir: DataDir = None,
+    as_json: Json = False,
+):
     "Estimate memory and time of a run, without loading any weights."
-    from lopa.train import Execution
     from lopa.plan import plan_run, show_plan, task_shape
+    from lopa.train import Execution
+
     _quiet(bars=not as_json)
     recipe = _recipe(task, method, variant, encoder, batch_size=batch_size)
-    found = plan_run(base_model, task_shape(task, data_dir, rows=not length), recipe, Execution(gradient_accumulation_steps, gradient_checkpointing), gpu, bits, length)
+    found = plan_run(
+        base_model,
+        task_shape(task, data_dir, rows=not length),
+        recipe,
+        Execution(gradient_accumulation_steps, gradient_checkpointing),
+        gpu,
+        bits,
+        length,
+    )
     print(json.dumps(found)) if as_json else show_plan(found)
 
 # %% ../nbs/96_cli.ipynb #f63db96c
 def _grid(path):
     "A grid from a file, every experiment of it spelt out once"
     from lopa.ablate import expand, experiment
-    if not path.is_file(): raise FileNotFoundError(f'{path}: expected a JSON file such as {{"rank": [1, 2, 4]}}, found none there.')
-    try: grid = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as e: raise ValueError(f'{path}: expected JSON such as {{"rank": [1, 2, 4]}}, received something else ({e}).') from None
-    for overrides in expand(grid): experiment(overrides)
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path}: expected a JSON file such as {{"rank": [1, 2, 4]}}, found none there.'
+        )
+    try:
+        grid = json.loads(path.read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as e:
+        raise ValueError(
+            f'{path}: expected JSON such as {{"rank": [1, 2, 4]}}, received something else ({e}).'
+        ) from None
+    for overrides in expand(grid):
+        experiment(overrides)
     return grid
 
-@app.command(epilog='Example:  lopa sweep grid.json --out runs/ablate --executor processes --workers 2')
+
+@app.command(
+    epilog='Example:  lopa sweep grid.json --out runs/ablate --executor processes --workers 2'
+)
 def sweep(
-    grid:Annotated[Path, typer.Argument(help='JSON: an object of settings, in which lists of values are combined; or a list of such objects.')],
-    out:Annotated[Path, typer.Option(help='Folder of results, a file for each experiment.')]=Path('runs/ablate'),
-    executor:Annotated[str, typer.Option(help='Who carries them out: none (this process, one after the other), processes, dask, ray or slurm.')]='none',
-    workers:Annotated[int, typer.Option(help='Experiments at the same time; default: one per core.', min=1)]=None,
-    allow_weak_isolation:Weak=False, as_json:Json=False):
+    grid: Annotated[
+        Path,
+        typer.Argument(
+            help='JSON: an object of settings, in which lists of values are combined; or a list of such objects.'
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help='Folder of results, a file for each experiment.')
+    ] = Path('runs/ablate'),
+    executor: Annotated[
+        str,
+        typer.Option(
+            help='Who carries them out: none (this process, one after the other), processes, dask, ray or slurm.'
+        ),
+    ] = 'none',
+    workers: Annotated[
+        int, typer.Option(help='Experiments at the same time; default: one per core.', min=1)
+    ] = None,
+    allow_weak_isolation: Weak = False,
+    as_json: Json = False,
+):
     "Carry out all experiments of a grid that have no result yet."
     from contextlib import nullcontext
-    from lopa.ablate import sweep as carry_out
+
     from lopa.ablate import EXECUTORS, make_executor
+    from lopa.ablate import sweep as carry_out
+
     _quiet(bars=False)
-    for bars in 'HF_HUB_DISABLE_PROGRESS_BARS', 'HF_DATASETS_DISABLE_PROGRESS_BARS': os.environ.setdefault(bars, '1')    # for the workers
+    for bars in 'HF_HUB_DISABLE_PROGRESS_BARS', 'HF_DATASETS_DISABLE_PROGRESS_BARS':
+        os.environ.setdefault(bars, '1')  # for the workers
     asked = _grid(grid)
-    if executor not in ('none', *EXECUTORS): raise ValueError(f'--executor: received {executor!r}, expected one of none, {", ".join(EXECUTORS)}.')
+    if executor not in ('none', *EXECUTORS):
+        raise ValueError(
+            f'--executor: received {executor!r}, expected one of none, {", ".join(EXECUTORS)}.'
+        )
     with nullcontext() if executor == 'none' else make_executor(executor, workers) as who:
         report = carry_out(asked, out, who, not as_json, allow_weak_isolation=allow_weak_isolation)
-    print(json.dumps(report) if as_json else f"{report['done']} done, {report['skipped']} skipped, {len(report['failed'])} failed")
+    print(
+        json.dumps(report)
+        if as_json
+        else f'{report["done"]} done, {report["skipped"]} skipped, {len(report["failed"])} failed'
+    )
     if not as_json:
-        for name, error in report['failed'].items(): print(f'{out/name}.failed.json: {" ".join(error.split())}')
-    if report['failed']: raise typer.Exit(1)
+        for name, error in report['failed'].items():
+            print(f'{out / name}.failed.json: {" ".join(error.split())}')
+    if report['failed']:
+        raise typer.Exit(1)
 
 # %% ../nbs/96_cli.ipynb #e718a09a
 def _readable(found):
     "The averages as people read them"
-    table = found.drop(columns=['score', 'lowest', 'highest', 'runs', 'parameters']).convert_dtypes().astype(object)
-    table['seeds'] = table.seeds.where(table.seeds > 0, '')                # a method without training has none, nor does the paper tell
-    table['score'] = [f'{100*s:.1f} % [{100*a:.1f}, {100*b:.1f}]' if n > 1 else f'{100*s:.1f} %' for s, a, b, n in zip(found.score, found.lowest, found.highest, found.runs)]
+    table = (
+        found.drop(columns=['score', 'lowest', 'highest', 'runs', 'parameters'])
+        .convert_dtypes()
+        .astype(object)
+    )
+    table['seeds'] = table.seeds.where(
+        table.seeds > 0, ''
+    )  # a method without training has none, nor does the paper tell
+    table['score'] = [
+        f'{100 * s:.1f} % [{100 * a:.1f}, {100 * b:.1f}]' if n > 1 else f'{100 * s:.1f} %'
+        for s, a, b, n in zip(found.score, found.lowest, found.highest, found.runs)
+    ]
     table['parameters'] = [f'{int(p):,}' if p == p else None for p in found.parameters]
     return table.where(table.notna(), '').to_string(index=False)
 
-@app.command(epilog='Example:  lopa results results/rotten_tomatoes results/published.json --csv table.csv')
+
+@app.command(
+    epilog='Example:  lopa results results/rotten_tomatoes results/published.json --csv table.csv'
+)
 def results(
-    folders:Annotated[list[Path], typer.Argument(help='Folders of results, or files; published.json among them brings the numbers of the paper.')],
-    csv:Annotated[Path, typer.Option(help='Write the whole table here, a line per run.')]=None, as_json:Json=False):
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            help='Folders of results, or files; published.json among them brings the numbers of the paper.'
+        ),
+    ],
+    csv: Annotated[Path, typer.Option(help='Write the whole table here, a line per run.')] = None,
+    as_json: Json = False,
+):
     "Show what folders of results hold, averaged over seeds."
     import warnings
+
     from lopa.records import average, load_results
+
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')                                   # the same is printed below
+        warnings.simplefilter('ignore')  # the same is printed below
         table = load_results(*folders)
     found, problems = average(table), table.attrs['problems']
-    if csv: table.drop(columns=['history', 'right']).to_csv(csv, index=False)
-    if as_json: return print(json.dumps({'results': json.loads(found.to_json(orient='records')), 'problems': problems}))
+    if csv:
+        table.drop(columns=['history', 'right']).to_csv(csv, index=False)
+    if as_json:
+        return print(
+            json.dumps(
+                {'results': json.loads(found.to_json(orient='records')), 'problems': problems}
+            )
+        )
     print(_readable(found) if len(found) else 'no results')
-    if len(twice := found[found.runs > found.seeds.clip(1)]): print(f'{len(twice)} of the lines average runs with the same seed, which differ in a setting that has no column.')
-    for file, why in problems: print(f'{file}: {why}')
+    if len(twice := found[found.runs > found.seeds.clip(1)]):
+        print(
+            f'{len(twice)} of the lines average runs with the same seed, which differ in a setting that has no column.'
+        )
+    for file, why in problems:
+        print(f'{file}: {why}')
 
 # %% ../nbs/96_cli.ipynb #8303a601
 @app.command(epilog='Example:  lopa figures --port 8866 --no-browser')
 def figures(
-    port:Annotated[int, typer.Option(help='Where the page is served; another port if this one is taken.', min=1, max=65535)]=8866,
-    browser:Annotated[bool, typer.Option(help='Open a browser?')]=True):
+    port: Annotated[
+        int,
+        typer.Option(
+            help='Where the page is served; another port if this one is taken.', min=1, max=65535
+        ),
+    ] = 8866,
+    browser: Annotated[bool, typer.Option(help='Open a browser?')] = True,
+):
     "Serve the tutorial on ablations, with its handles, as a web page."
     from lopa.figures import serve_figures
+
     serve_figures(port, browser)
+
 
 @app.command(epilog='Example:  lopa gallery --results results --out /tmp/figures')
 def gallery(
-    results:Annotated[Path, typer.Option(help='The folder of results.')]=Path('results'),
-    out:Annotated[Path, typer.Option(help='Where the pictures go; default: gallery/ in the folder of results.')]=None):
+    results: Annotated[Path, typer.Option(help='The folder of results.')] = Path('results'),
+    out: Annotated[
+        Path,
+        typer.Option(help='Where the pictures go; default: gallery/ in the folder of results.'),
+    ] = None,
+):
     "Draw all figures from stored results, as PNG and SVG."
     from lopa.figures import save_gallery
+
     names = save_gallery(results, out)
-    print(f"{out or results/'gallery'} holds {len(names)} figures as PNG and SVG, and README.md to look at them")
+    print(
+        f'{out or results / "gallery"} holds {len(names)} figures as PNG and SVG, and README.md to look at them'
+    )
 
 # %% ../nbs/96_cli.ipynb #c29830e2
 def main():
     "Entry point of the `lopa` command"
-    try: app()
+    try:
+        app()
     except (ValueError, OSError, ModuleNotFoundError, MemoryError, FloatingPointError) as e:
         print('lopa:', ' '.join(str(e).split()), file=sys.stderr)
         sys.exit(2)

@@ -7,92 +7,145 @@ __all__ = ['SENTENCES', 'majority_row', 'zero_shot_row', 'probe_row', 'quoted_ro
            'ask', 'run_demo']
 
 # %% ../nbs/95_demo.ipynb #09cea5c2
-import json, statistics, time
+import json
+import statistics
+import time
 from pathlib import Path
+
 import numpy as np
+
 from .assets import load_encoder, load_foundation_model, load_tokenizers
-from .files import write_files
 from .encoders import Encoder
-from .evaluate import evaluate
+from .evaluate import classify, encode_rows, evaluate, linear_probe, score, show_score
 from .figures import plot_accuracy, plot_training, to_png
-from .evaluate import linear_probe, score, show_score
+from .files import write_files
 from .model import PromptModel, get_prompt_model
-from .evaluate import classify, encode_rows
 from .prompts import PromptConfig
-from .train import environment
-from .train import recipe
 from .tasks import load_task
-from .train import train
+from .train import environment, recipe, train
 
 # %% ../nbs/95_demo.ipynb #50d2f12f
 def majority_row(
-    task, # A `Task`
-)->dict:  # A row of the table
+    task,  # A `Task`
+) -> dict:  # A row of the table
     "Always the commonest class"
     common = np.bincount(task.splits['train']['label']).argmax()
     labels = np.array(task.splits['test']['label'])
-    return {'name': 'majority class', **score(np.full(len(labels), common), labels), 'parameters': 0, 'seconds': 0.}
+    return {
+        'name': 'majority class',
+        **score(np.full(len(labels), common), labels),
+        'parameters': 0,
+        'seconds': 0.0,
+    }
 
 # %% ../nbs/95_demo.ipynb #91b23759
 def zero_shot_row(
-    base,          # The foundation model
-    task,          # A `Task`
-    progress=True, # Show a progress bar?
-)->dict:           # A row of the table
+    base,  # The foundation model
+    task,  # A `Task`
+    progress=True,  # Show a progress bar?
+) -> dict:  # A row of the table
     "The foundation model with a prompt of length zero"
-    start, model = time.perf_counter(), get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=0))
-    return {'name': 'zero-shot', **evaluate(model, task, progress=progress)[0], 'parameters': 0, 'seconds': time.perf_counter()-start}
+    start, model = (
+        time.perf_counter(),
+        get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=0)),
+    )
+    return {
+        'name': 'zero-shot',
+        **evaluate(model, task, progress=progress)[0],
+        'parameters': 0,
+        'seconds': time.perf_counter() - start,
+    }
 
 # %% ../nbs/95_demo.ipynb #9a21686e
 def probe_row(
-    encoder_name, # The encoder
-    task,         # A `Task`
+    encoder_name,  # The encoder
+    task,  # A `Task`
     device=None,  # Where it runs
-)->dict:          # A row of the table
+) -> dict:  # A row of the table
     "A linear classifier on the encoder's vectors"
     start, tokenizer = time.perf_counter(), load_tokenizers(encoder_name_or_path=encoder_name)[1]
     encoder = Encoder(load_encoder(encoder_name, device))
-    train, validation, test = (encode_rows(task, task.splits[k], encoder, tokenizer) for k in ('train', 'validation', 'test'))
+    train, validation, test = (
+        encode_rows(task, task.splits[k], encoder, tokenizer)
+        for k in ('train', 'validation', 'test')
+    )
     predicted = linear_probe(train, validation, test)
-    return {'name': 'encoder alone (linear probe)', **score(predicted, test['label']), 'parameters': encoder.width + 1, 'seconds': time.perf_counter()-start}
+    return {
+        'name': 'encoder alone (linear probe)',
+        **score(predicted, test['label']),
+        'parameters': encoder.width + 1,
+        'seconds': time.perf_counter() - start,
+    }
 
 # %% ../nbs/95_demo.ipynb #4b3d51e9
 def quoted_rows(
-    folder,               # A folder with result records (JSON)
-    variant:str='tuned',  # Which recipes
-)->list:                  # One row per method, averaged over seeds
+    folder,  # A folder with result records (JSON)
+    variant: str = 'tuned',  # Which recipes
+) -> list:  # One row per method, averaged over seeds
     "Rows of stored reference runs"
     groups = {}
     for path in sorted(Path(folder).glob('*.json')):
         r = json.loads(path.read_text())
-        if r.get('recipe', {}).get('variant') == variant: groups.setdefault(r['method'], []).append(r)
+        if r.get('recipe', {}).get('variant') == variant:
+            groups.setdefault(r['method'], []).append(r)
     mean = lambda runs, f: statistics.mean(map(f, runs))
-    return [{'name': f'{method}: {len(runs)} seed{"s"[:len(runs)>1]}', 'accuracy': mean(runs, lambda r: r['test']['accuracy']), 'low': min(r['test']['low'] for r in runs),
-             'high': max(r['test']['high'] for r in runs), 'n': runs[0]['test']['n'], 'parameters': runs[0]['trainable_parameters'],
-             'quoted': True} for method, runs in groups.items()]
+    return [
+        {
+            'name': f'{method}: {len(runs)} seed{"s"[: len(runs) > 1]}',
+            'accuracy': mean(runs, lambda r: r['test']['accuracy']),
+            'low': min(r['test']['low'] for r in runs),
+            'high': max(r['test']['high'] for r in runs),
+            'n': runs[0]['test']['n'],
+            'parameters': runs[0]['trainable_parameters'],
+            'quoted': True,
+        }
+        for method, runs in groups.items()
+    ]
 
 # %% ../nbs/95_demo.ipynb #676c458f
 def show_table(
-    rows:list, # Rows with `name`, score, `parameters`, `seconds`
-):             # Prints
+    rows: list,  # Rows with `name`, score, `parameters`, `seconds`
+):  # Prints
     "Print the table"
     from rich.console import Console
     from rich.table import Table
-    table = Table(title='Test accuracy on Rotten Tomatoes', caption='quoted: stored runs in results/, mean over seeds; their interval spans the seeds')
-    for name, side in ('method', 'left'), ('accuracy [95 % interval]', 'right'), ('trained parameters', 'right'), ('seconds', 'right'): table.add_column(name, justify=side)
+
+    table = Table(
+        title='Test accuracy on Rotten Tomatoes',
+        caption='quoted: stored runs in results/, mean over seeds; their interval spans the seeds',
+    )
+    for name, side in (
+        ('method', 'left'),
+        ('accuracy [95 % interval]', 'right'),
+        ('trained parameters', 'right'),
+        ('seconds', 'right'),
+    ):
+        table.add_column(name, justify=side)
     for r in rows:
-        table.add_row(r['name'] + (' (quoted)' if r.get('quoted') else ''), show_score(r), f"{r['parameters']:,}", f"{r['seconds']:.0f}" if 'seconds' in r else '', style='dim' if r.get('quoted') else '')
+        table.add_row(
+            r['name'] + (' (quoted)' if r.get('quoted') else ''),
+            show_score(r),
+            f'{r["parameters"]:,}',
+            f'{r["seconds"]:.0f}' if 'seconds' in r else '',
+            style='dim' if r.get('quoted') else '',
+        )
     Console(width=110).print(table)
 
 # %% ../nbs/95_demo.ipynb #3f214df0
-SENTENCES = ['A gripping, beautifully acted film that stays with you.', 'Two hours of my life that I will never get back.', 'Not bad at all, once the dull first half is over.']
+SENTENCES = [
+    'A gripping, beautifully acted film that stays with you.',
+    'Two hours of my life that I will never get back.',
+    'Not bad at all, once the dull first half is over.',
+]
+
 
 def demo_figure(
-    history:list, # `history` of the run's record
-    rows:list,    # The table's rows
-)->bytes:         # A PNG
+    history: list,  # `history` of the run's record
+    rows: list,  # The table's rows
+) -> bytes:  # A PNG
     "Training curve, and accuracy against trained parameters"
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 3.6), layout='constrained')
     left, right = figure.subplots(1, 2)
     plot_training(history, left)
@@ -101,12 +154,12 @@ def demo_figure(
 
 # %% ../nbs/95_demo.ipynb #de17702f
 def baseline_rows(
-    base,          # The foundation model
-    task,          # A `Task`
-    encoder:str,   # Name of the encoder
-    say=print,     # Called with a line of text before each long step
-    progress=True, # Show progress bars?
-)->list:           # Rows: majority, zero-shot, encoder alone
+    base,  # The foundation model
+    task,  # A `Task`
+    encoder: str,  # Name of the encoder
+    say=print,  # Called with a line of text before each long step
+    progress=True,  # Show progress bars?
+) -> list:  # Rows: majority, zero-shot, encoder alone
     "What a prompt has to beat"
     say('Baseline 1 of 2: the foundation model without a prompt ...')
     rows = [majority_row(task), zero_shot_row(base, task, progress)]
@@ -115,40 +168,77 @@ def baseline_rows(
 
 # %% ../nbs/95_demo.ipynb #5af0fe13
 def ask(
-    base,      # The foundation model
-    adapter,   # Folder of the adapter
-    task,      # The `Task` it was trained for
-    sentences, # Sentences
-):             # Prints
+    base,  # The foundation model
+    adapter,  # Folder of the adapter
+    task,  # The `Task` it was trained for
+    sentences,  # Sentences
+):  # Prints
     "Load an adapter from disk and classify sentences"
     model = PromptModel.from_pretrained(base, adapter)
-    for text, answer in zip(sentences, classify(model, task, sentences)): print(f'    {answer:10} {text}')
+    for text, answer in zip(sentences, classify(model, task, sentences)):
+        print(f'    {answer:10} {text}')
 
 # %% ../nbs/95_demo.ipynb #8b49fa61
 def run_demo(
-    output_dir='runs/demo', # Where everything is written
-    smoke:bool=False,       # Only see that it runs
-    results='results/rotten_tomatoes', # Stored runs to quote
-    progress:bool=True,     # Show progress bars?
-    **overrides,            # Fields of the recipe to change, e.g. `steps=50`
-)->list:                    # The table's rows
+    output_dir='runs/demo',  # Where everything is written
+    smoke: bool = False,  # Only see that it runs
+    results='results/rotten_tomatoes',  # Stored runs to quote
+    progress: bool = True,  # Show progress bars?
+    **overrides,  # Fields of the recipe to change, e.g. `steps=50`
+) -> list:  # The table's rows
     "Baselines, training, table, figure, adapter, reload, three sentences"
     from transformers import set_seed
-    folder, start, cpu, task = Path(output_dir), time.perf_counter(), time.process_time(), load_task('rotten_tomatoes').limit(validation=400)    # as in the stored runs
-    if smoke: task, overrides = task.limit(train=320, validation=64, test=128), {'steps': 20} | overrides
+
+    folder, start, cpu, task = (
+        Path(output_dir),
+        time.perf_counter(),
+        time.process_time(),
+        load_task('rotten_tomatoes').limit(validation=400),
+    )  # as in the stored runs
+    if smoke:
+        task, overrides = task.limit(train=320, validation=64, test=128), {'steps': 20} | overrides
     plan = recipe('rotten_tomatoes', 'lopa', **overrides)
-    say = lambda text: print(f'[{time.perf_counter()-start:4.0f} s] {text}', flush=True)
+    say = lambda text: print(f'[{time.perf_counter() - start:4.0f} s] {text}', flush=True)
     say('Loading the foundation model (the first time it is converted, about half a minute) ...')
     base = load_foundation_model()
     rows = baseline_rows(base, task, plan.config.encoder_name_or_path, say, progress)
     say(f'Training LoPA: {plan.steps} steps of {plan.batch_size} sentences ...')
     set_seed(0)
-    result = train(get_prompt_model(base, plan.config), task, plan, folder, progress=progress, resume=(folder/'checkpoints').exists())   # a demo that was interrupted goes on
-    rows += [{'name': 'LoPA (this run)', **result['test'], 'parameters': result['trainable_parameters'], 'seconds': result['seconds']['total']}] + quoted_rows(results)
+    result = train(
+        get_prompt_model(base, plan.config),
+        task,
+        plan,
+        folder,
+        progress=progress,
+        resume=(folder / 'checkpoints').exists(),
+    )  # a demo that was interrupted goes on
+    rows += [
+        {
+            'name': 'LoPA (this run)',
+            **result['test'],
+            'parameters': result['trainable_parameters'],
+            'seconds': result['seconds']['total'],
+        }
+    ] + quoted_rows(results)
     show_table(rows)
     say('Loading the adapter from disk and asking it about three sentences:')
-    ask(base, folder/'adapter', task, SENTENCES)
-    about = {'rows': rows, 'history': result['history'], 'seconds': round(time.perf_counter()-start), 'cpu_seconds': round(time.process_time()-cpu), 'smoke': smoke, **environment(base.device)}
-    write_files(folder, {'figure.png': demo_figure(result['history'], rows), 'table.json': json.dumps(about, indent=1).encode()})
-    say(f'Done. {folder} holds adapter/ (the adapter), figure.png, table.json, result.json (all about the run), predictions.jsonl (every answer).')
+    ask(base, folder / 'adapter', task, SENTENCES)
+    about = {
+        'rows': rows,
+        'history': result['history'],
+        'seconds': round(time.perf_counter() - start),
+        'cpu_seconds': round(time.process_time() - cpu),
+        'smoke': smoke,
+        **environment(base.device),
+    }
+    write_files(
+        folder,
+        {
+            'figure.png': demo_figure(result['history'], rows),
+            'table.json': json.dumps(about, indent=1).encode(),
+        },
+    )
+    say(
+        f'Done. {folder} holds adapter/ (the adapter), figure.png, table.json, result.json (all about the run), predictions.jsonl (every answer).'
+    )
     return rows

@@ -7,98 +7,131 @@ __all__ = ['POOLINGS', 'OWN', 'pool_cls', 'pool_mean', 'pool_last', 'pool_pooler
            'Encoder', 'EmbeddingTable', 'make_encoder', 'encoder_fingerprint', 'encode_dataset']
 
 # %% ../nbs/07_encoders.ipynb #63ce281e
-import contextlib, copy, inspect
+import contextlib
+import copy
+import inspect
+
 import torch
-from torch import nn, Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutput
+
 from .assets import ENCODER, load_encoder, load_tokenizer
-from .files import cache_dir, write_whole
+from .files import cache_dir
 
 # %% ../nbs/07_encoders.ipynb #39cc0bdc
 def pool_cls(
-    output,      # What a transformers model returns, with `last_hidden_state` `(b, t, e)`
-    mask:Tensor, # Attention mask: `(b, t)`, 1 for a token and 0 for padding
-)->Tensor:       # The vector of the first real token: `(b, e)`
+    output,  # What a transformers model returns, with `last_hidden_state` `(b, t, e)`
+    mask: Tensor,  # Attention mask: `(b, t)`, 1 for a token and 0 for padding
+) -> Tensor:  # The vector of the first real token: `(b, e)`
     "Take the first token, as BERT and RoBERTa were trained to be read"
     return output.last_hidden_state[torch.arange(len(mask), device=mask.device), mask.argmax(1)]
 
+
 def pool_mean(
-    output,      # What a transformers model returns, with `last_hidden_state` `(b, t, e)`
-    mask:Tensor, # Attention mask: `(b, t)`, 1 for a token and 0 for padding
-)->Tensor:       # The average over real tokens: `(b, e)`
+    output,  # What a transformers model returns, with `last_hidden_state` `(b, t, e)`
+    mask: Tensor,  # Attention mask: `(b, t)`, 1 for a token and 0 for padding
+) -> Tensor:  # The average over real tokens: `(b, e)`
     "Average the tokens, as sentence encoders do"
-    m = mask[..., None]                                           # (b, t, 1)
+    m = mask[..., None]  # (b, t, 1)
     return (output.last_hidden_state.float() * m).sum(1) / m.sum(1)
 
+
 def pool_last(
-    output,      # What a transformers model returns, with `last_hidden_state` `(b, t, e)`
-    mask:Tensor, # Attention mask: `(b, t)`, 1 for a token and 0 for padding
-)->Tensor:       # The vector of the last real token: `(b, e)`
+    output,  # What a transformers model returns, with `last_hidden_state` `(b, t, e)`
+    mask: Tensor,  # Attention mask: `(b, t)`, 1 for a token and 0 for padding
+) -> Tensor:  # The vector of the last real token: `(b, e)`
     "Take the last token, the only one in a decoder that has seen the whole text"
-    steps = torch.arange(1, mask.shape[1]+1, device=mask.device)
-    return output.last_hidden_state[torch.arange(len(mask), device=mask.device), (mask*steps).argmax(1)]
+    steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return output.last_hidden_state[
+        torch.arange(len(mask), device=mask.device), (mask * steps).argmax(1)
+    ]
 
 # %% ../nbs/07_encoders.ipynb #ba7d0624
 def pool_pooler(
-    output,           # What a transformers model returns, with `pooler_output` `(b, e)`
-    mask:Tensor=None, # Not used: the model has pooled already
-)->Tensor:            # The pooled vector at length one: `(b, e)`
+    output,  # What a transformers model returns, with `pooler_output` `(b, e)`
+    mask: Tensor = None,  # Not used: the model has pooled already
+) -> Tensor:  # The pooled vector at length one: `(b, e)`
     "Take the model's own pooled vector, normalised"
     pooled = getattr(output, 'pooler_output', None)
     if pooled is None:
-        raise ValueError("encoder_pooling='pooler': this encoder has no pooler layer; use 'cls', 'mean' or 'last'.")
+        raise ValueError(
+            "encoder_pooling='pooler': this encoder has no pooler layer; use 'cls', 'mean' or 'last'."
+        )
     return F.normalize(pooled, dim=-1)
 
 # %% ../nbs/07_encoders.ipynb #036ced11
 class AttentionPooling(nn.Module):
     "Average the tokens by their agreement with a learned query"
+
     def __init__(
         self,
-        width:int, # e, width of the hidden vectors
+        width: int,  # e, width of the hidden vectors
     ):
         super().__init__()
         self.query = nn.Parameter(torch.zeros(width))
 
     def forward(
         self,
-        output,      # What a transformers model returns, with `last_hidden_state` `(b, t, e)`
-        mask:Tensor, # Attention mask: `(b, t)`, 1 for a token and 0 for padding
-    )->Tensor:       # The weighted average: `(b, e)`
+        output,  # What a transformers model returns, with `last_hidden_state` `(b, t, e)`
+        mask: Tensor,  # Attention mask: `(b, t)`, 1 for a token and 0 for padding
+    ) -> Tensor:  # The weighted average: `(b, e)`
         "One vector per text"
         h = output.last_hidden_state.float()
-        scores = (h @ self.query / h.shape[-1]**.5).masked_fill(mask == 0, -torch.inf)         # (b, t)
+        scores = (h @ self.query / h.shape[-1] ** 0.5).masked_fill(mask == 0, -torch.inf)  # (b, t)
         return (scores.softmax(1)[..., None] * h).sum(1)
 
-POOLINGS = {'cls': pool_cls, 'mean': pool_mean, 'last': pool_last, 'pooler': pool_pooler, 'attention': AttentionPooling}
+
+POOLINGS = {
+    'cls': pool_cls,
+    'mean': pool_mean,
+    'last': pool_last,
+    'pooler': pool_pooler,
+    'attention': AttentionPooling,
+}
 
 # %% ../nbs/07_encoders.ipynb #8e0f4a61
 def without_autocast(
-    device, # A torch device
-):          # A context
+    device,  # A torch device
+):  # A context
     "Within this context, multiply in the format of the factors, whatever is around it"
     kind = device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext()
+    return (
+        torch.autocast(kind, enabled=False)
+        if torch.amp.is_autocast_available(kind)
+        else contextlib.nullcontext()
+    )
 
 # %% ../nbs/07_encoders.ipynb #187c935a
 class Encoder(nn.Module):
     "A transformers model that turns token ids into one vector per text"
+
     def __init__(
         self,
-        model,            # A transformers model without a task head
-        pooling:str='mean', # A key of `POOLINGS`: `cls`, `mean`, `last`, `pooler`, `attention`
-        tuned:bool=False, # Tune the model, or keep it frozen?
-        dtype=None,       # Torch dtype in which a tuned model multiplies; default: its own
+        model,  # A transformers model without a task head
+        pooling: str = 'mean',  # A key of `POOLINGS`: `cls`, `mean`, `last`, `pooler`, `attention`
+        tuned: bool = False,  # Tune the model, or keep it frozen?
+        dtype=None,  # Torch dtype in which a tuned model multiplies; default: its own
     ):
         super().__init__()
-        self.model, self.tuned, self.width = model.requires_grad_(tuned), tuned, model.config.hidden_size
+        self.model, self.tuned, self.width = (
+            model.requires_grad_(tuned),
+            tuned,
+            model.config.hidden_size,
+        )
         self.narrow = dtype if tuned and dtype in (torch.float16, torch.bfloat16) else None
-        self.options = {'use_cache': False} if 'use_cache' in inspect.signature(model.forward).parameters else {}     # a text is read once
+        self.options = (
+            {'use_cache': False}
+            if 'use_cache' in inspect.signature(model.forward).parameters
+            else {}
+        )  # a text is read once
         pool = POOLINGS[pooling]
         self.pool = pool(self.width).to(model.device) if isinstance(pool, type) else pool
         self.train(tuned)
 
-    trainable = property(lambda self: self.tuned or isinstance(self.pool, nn.Module))    # does anything here change in training?
+    trainable = property(
+        lambda self: self.tuned or isinstance(self.pool, nn.Module)
+    )  # does anything here change in training?
 
     def train(self, mode=True):
         "Switch dropout on or off; a frozen encoder stays in evaluation mode"
@@ -106,23 +139,33 @@ class Encoder(nn.Module):
 
     def forward(
         self,
-        input_ids:Tensor,      # Tokens of the encoder's own tokenizer: `(b, t)`
-        attention_mask:Tensor, # 1 for a token and 0 for padding: `(b, t)`
-    )->Tensor:                 # Features h, in 32 bits: `(b, e)`
+        input_ids: Tensor,  # Tokens of the encoder's own tokenizer: `(b, t)`
+        attention_mask: Tensor,  # 1 for a token and 0 for padding: `(b, t)`
+    ) -> Tensor:  # Features h, in 32 bits: `(b, e)`
         "One vector per text"
-        narrow = torch.autocast(input_ids.device.type, self.narrow) if self.narrow else contextlib.nullcontext()
+        narrow = (
+            torch.autocast(input_ids.device.type, self.narrow)
+            if self.narrow
+            else contextlib.nullcontext()
+        )
         with torch.set_grad_enabled(self.tuned and torch.is_grad_enabled()), narrow:
             hidden = self.model(input_ids=input_ids, attention_mask=attention_mask, **self.options)
-        with without_autocast(input_ids.device): return self.pool(hidden, attention_mask).float()
+        with without_autocast(input_ids.device):
+            return self.pool(hidden, attention_mask).float()
 
 # %% ../nbs/07_encoders.ipynb #dae44473
-OWN = 'self', 'embeddings'          # encoders that the foundation model brings along, and whose tokenizer is its own
+OWN = (
+    'self',
+    'embeddings',
+)  # encoders that the foundation model brings along, and whose tokenizer is its own
+
 
 class EmbeddingTable(nn.Module):
     "The input embeddings of a model, in the clothes of an encoder"
+
     def __init__(
         self,
-        base_model, # A transformers model
+        base_model,  # A transformers model
     ):
         super().__init__()
         self.table, self.config = base_model.get_input_embeddings(), base_model.config
@@ -131,61 +174,95 @@ class EmbeddingTable(nn.Module):
 
     def forward(
         self,
-        input_ids:Tensor,           # Tokens: `(b, t)`
-        attention_mask:Tensor=None, # Not used
-    ):                              # `last_hidden_state` `(b, t, e)`
+        input_ids: Tensor,  # Tokens: `(b, t)`
+        attention_mask: Tensor = None,  # Not used
+    ):  # `last_hidden_state` `(b, t, e)`
         "Look the tokens up"
         return BaseModelOutput(last_hidden_state=self.table(input_ids))
 
+
 def make_encoder(
-    name:str,           # A packaged name, hub id or folder; or `self`, `embeddings`
-    base_model,         # The foundation model
-    pooling:str='mean', # A key of `POOLINGS`
-    tuned:bool=False,   # Tune it?
-)->Encoder:             # On the device of `base_model`
+    name: str,  # A packaged name, hub id or folder; or `self`, `embeddings`
+    base_model,  # The foundation model
+    pooling: str = 'mean',  # A key of `POOLINGS`
+    tuned: bool = False,  # Tune it?
+) -> Encoder:  # On the device of `base_model`
     "Make the encoder that a configuration names"
     if name == 'embeddings':
-        if tuned: raise ValueError("train_encoder=True with encoder_name_or_path='embeddings': the table belongs to the frozen foundation model; what can be learned is encoder_pooling='attention'.")
+        if tuned:
+            raise ValueError(
+                "train_encoder=True with encoder_name_or_path='embeddings': the table belongs to the frozen foundation model; what can be learned is encoder_pooling='attention'."
+            )
         model = EmbeddingTable(base_model)
     elif name == 'self':
-        model = base_model.get_encoder() if base_model.config.is_encoder_decoder else base_model.base_model
-        if tuned: model = copy.deepcopy(model)
-    else: model = load_encoder(name, device=base_model.device)
+        model = (
+            base_model.get_encoder()
+            if base_model.config.is_encoder_decoder
+            else base_model.base_model
+        )
+        if tuned:
+            model = copy.deepcopy(model)
+    else:
+        model = load_encoder(name, device=base_model.device)
     return Encoder(model.float() if tuned else model, pooling, tuned, base_model.dtype)
 
 # %% ../nbs/07_encoders.ipynb #34cfc739
 def encoder_fingerprint(
-    encoder:Encoder, # A frozen encoder
-    *extra,          # Whatever else the features depend on
-)->str:              # A short hexadecimal name
+    encoder: Encoder,  # A frozen encoder
+    *extra,  # Whatever else the features depend on
+) -> str:  # A short hexadecimal name
     "Name the result of an encoder by what it depends on"
     from datasets.fingerprint import Hasher
+
     hasher = Hasher()
-    for name, weight in encoder.model.state_dict().items(): hasher.update((name, weight.float().cpu().numpy().tobytes()))
+    for name, weight in encoder.model.state_dict().items():
+        hasher.update((name, weight.float().cpu().numpy().tobytes()))
     hasher.update((encoder.pool.__name__, *extra))
     return hasher.hexdigest()
 
+
 def encode_dataset(
-    dataset,            # A `datasets.Dataset` with a column of texts
-    encoder:Encoder,    # A frozen encoder
-    tokenizer,          # The encoder's tokenizer
-    column:str='text',  # The column to encode
-    max_length:int=256, # Tokens after which a text is cut
-    batch_size:int=32,  # Texts per pass
-):                      # The data set with a column `instance_features` of e numbers
+    dataset,  # A `datasets.Dataset` with a column of texts
+    encoder: Encoder,  # A frozen encoder
+    tokenizer,  # The encoder's tokenizer
+    column: str = 'text',  # The column to encode
+    max_length: int = 256,  # Tokens after which a text is cut
+    batch_size: int = 32,  # Texts per pass
+):  # The data set with a column `instance_features` of e numbers
     "Add the features of a frozen encoder, from the cache if they were computed before"
-    if encoder.trainable: raise ValueError('encode_dataset received an encoder that is being tuned, or whose pooling is: its features change in every step, so they cannot be cached.')
+    if encoder.trainable:
+        raise ValueError(
+            'encode_dataset received an encoder that is being tuned, or whose pooling is: its features change in every step, so they cannot be cached.'
+        )
     device = next(encoder.parameters()).device
     key = encoder_fingerprint(encoder, max_length, column, dataset[:])
-    folder = cache_dir()/'features'
+    folder = cache_dir() / 'features'
     folder.mkdir(parents=True, exist_ok=True)
+
     def encode(texts):
         "Vectors of some texts, in their order"
-        order, h = sorted(range(len(texts)), key=lambda i: len(texts[i])), [None]*len(texts)
-        for k in range(0, len(order), batch_size):                             # texts of like length share a batch
-            some = order[k:k+batch_size]
-            batch = tokenizer([texts[i] for i in some], padding=True, truncation=True, max_length=max_length, return_tensors='pt').to(device)
-            for i, vector in zip(some, encoder(batch.input_ids, batch.attention_mask).cpu().numpy()): h[i] = vector
+        order, h = sorted(range(len(texts)), key=lambda i: len(texts[i])), [None] * len(texts)
+        for k in range(0, len(order), batch_size):  # texts of like length share a batch
+            some = order[k : k + batch_size]
+            batch = tokenizer(
+                [texts[i] for i in some],
+                padding=True,
+                truncation=True,
+                max_length=max_length,
+                return_tensors='pt',
+            ).to(device)
+            for i, vector in zip(
+                some, encoder(batch.input_ids, batch.attention_mask).cpu().numpy()
+            ):
+                h[i] = vector
         return {'instance_features': h}
-    return dataset.map(encode, batched=True, batch_size=16*batch_size, input_columns=column, cache_file_name=str(folder/f'{key}.arrow'),
-                       new_fingerprint=key, desc='Encoding texts')
+
+    return dataset.map(
+        encode,
+        batched=True,
+        batch_size=16 * batch_size,
+        input_columns=column,
+        cache_file_name=str(folder / f'{key}.arrow'),
+        new_fingerprint=key,
+        desc='Encoding texts',
+    )

@@ -7,81 +7,86 @@ __all__ = ['low_rank', 'head', 'LowRankHeads', 'count_parameters', 'PHMLinear']
 
 # %% ../nbs/00_factorize.ipynb #c7b2f684
 import torch
-from torch import nn, Tensor
+from torch import Tensor, nn
 
 # %% ../nbs/00_factorize.ipynb #c143a4e8
 def low_rank(
-    U:Tensor, # How much of each pattern: `(b, m, r)`
-    V:Tensor, # The patterns: `(b, d, r)`
-)->Tensor:    # Instance logits UVᵀ, of rank r at most: `(b, m, d)`
+    U: Tensor,  # How much of each pattern: `(b, m, r)`
+    V: Tensor,  # The patterns: `(b, d, r)`
+) -> Tensor:  # Instance logits UVᵀ, of rank r at most: `(b, m, d)`
     "Multiply two thin matrices into a prompt-shaped one"
     return U @ V.mT
 
 # %% ../nbs/00_factorize.ipynb #108bcd51
 def head(
-    e:int,            # Width of the features
-    w:int,            # Hidden width
-    out:int,          # Numbers to produce
-    dropout:float=.1, # Share of features dropped in training
-)->nn.Sequential:     # `(b, e)` → `(b, out)`
+    e: int,  # Width of the features
+    w: int,  # Hidden width
+    out: int,  # Numbers to produce
+    dropout: float = 0.1,  # Share of features dropped in training
+) -> nn.Sequential:  # `(b, e)` → `(b, out)`
     "A small network: dropout, linear, tanh, linear"
     layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(e, w), nn.Tanh(), nn.Linear(w, out))
     for layer in layers[1], layers[3]:
-        nn.init.normal_(layer.weight, std=.02)
+        nn.init.normal_(layer.weight, std=0.02)
         nn.init.zeros_(layer.bias)
     return layers
 
 # %% ../nbs/00_factorize.ipynb #940f89ad
 class LowRankHeads(nn.Module):
     "From the features of an instance to its factors U and V"
+
     def __init__(
         self,
-        feature_width:int,      # e, width of the features
-        num_virtual_tokens:int, # m, prompt length
-        width:int,              # d, width of the foundation model
-        rank:int,               # r
-        head_width:int,         # w, hidden width
+        feature_width: int,  # e, width of the features
+        num_virtual_tokens: int,  # m, prompt length
+        width: int,  # d, width of the foundation model
+        rank: int,  # r
+        head_width: int,  # w, hidden width
     ):
         super().__init__()
         self.rank = rank
-        self.u = head(feature_width, head_width, num_virtual_tokens*rank)
-        self.v = head(feature_width, head_width, width*rank)
+        self.u = head(feature_width, head_width, num_virtual_tokens * rank)
+        self.v = head(feature_width, head_width, width * rank)
         nn.init.normal_(self.u[-1].bias)
         nn.init.zeros_(self.v[-1].weight)
 
     def forward(
         self,
-        features:Tensor, # Encoder's vectors h: `(b, e)`
-    )->tuple:            # U `(b, m, r)` and V `(b, d, r)`
+        features: Tensor,  # Encoder's vectors h: `(b, e)`
+    ) -> tuple:  # U `(b, m, r)` and V `(b, d, r)`
         "Both factors of each instance"
         return tuple(f(features).unflatten(1, (-1, self.rank)) for f in (self.u, self.v))
 
 # %% ../nbs/00_factorize.ipynb #54354826
 def count_parameters(
-    module:nn.Module, # Any module
-)->int:               # Numbers that are trained
+    module: nn.Module,  # Any module
+) -> int:  # Numbers that are trained
     "Count the parameters that ask for a gradient"
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 # %% ../nbs/00_factorize.ipynb #084072d6
 class PHMLinear(nn.Module):
     "A linear layer whose weight is a sum of Kronecker products"
+
     def __init__(
         self,
-        inputs:int,  # Numbers in; divisible by n
-        outputs:int, # Numbers out; divisible by n
-        n:int,       # Number of products, and size of A
+        inputs: int,  # Numbers in; divisible by n
+        outputs: int,  # Numbers out; divisible by n
+        n: int,  # Number of products, and size of A
     ):
         super().__init__()
-        if inputs % n or outputs % n: raise ValueError(f'PHMLinear: received {inputs} inputs and {outputs} outputs, expected both to be divisible by n = {n}.')
+        if inputs % n or outputs % n:
+            raise ValueError(
+                f'PHMLinear: received {inputs} inputs and {outputs} outputs, expected both to be divisible by n = {n}.'
+            )
         self.A = nn.Parameter(torch.randn(n, n, n) / n)
-        self.B = nn.Parameter(.02 * torch.randn(n, inputs//n, outputs//n))
+        self.B = nn.Parameter(0.02 * torch.randn(n, inputs // n, outputs // n))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(
         self,
-        x:Tensor, # `(b, in)`
-    )->Tensor:    # `(b, out)`
+        x: Tensor,  # `(b, in)`
+    ) -> Tensor:  # `(b, out)`
         "Multiply without building the matrix"
-        pieces = x.unflatten(1, (self.A.shape[0], -1))                                # (b, n, in/n)
+        pieces = x.unflatten(1, (self.A.shape[0], -1))  # (b, n, in/n)
         return torch.einsum('bpi,kpq,kio->bqo', pieces, self.A, self.B).flatten(1) + self.bias

@@ -13,9 +13,9 @@ from pathlib import Path
 
 # %% ../nbs/03_files.ipynb #42288b27
 def write_whole(
-    folder:Path, # The folder to make; an existing one is replaced
-    write,       # Called with a temporary folder, into which it writes
-)->Path:         # `folder`
+    folder: Path,  # The folder to make; an existing one is replaced
+    write,  # Called with a temporary folder, into which it writes
+) -> Path:  # `folder`
     "Make a folder that exists complete or not at all"
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -23,52 +23,67 @@ def write_whole(
     try:
         write(tmp)
         tmp.chmod(0o755)
-        if folder.exists(): shutil.rmtree(folder)
+        if folder.exists():
+            shutil.rmtree(folder)
         tmp.rename(folder)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
 # %% ../nbs/03_files.ipynb #068e3d6c
 def refuse_folder(
-    path:Path, # Where a file is to be written
+    path: Path,  # Where a file is to be written
 ):
     "Say so if a folder is there"
-    if path.is_dir(): raise IsADirectoryError(f'{path}: is a folder, expected the name of a file.')
+    if path.is_dir():
+        raise IsADirectoryError(f'{path}: is a folder, expected the name of a file.')
+
 
 def check_writable(
-    path:Path, # Where a file is to be written, later
+    path: Path,  # Where a file is to be written, later
 ):
     "Refuse a place that cannot be written to, before anything is computed for it"
     refuse_folder(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as e: raise OSError(f'{path}: cannot be written ({e.strerror}); name another file.') from None
+    except OSError as e:
+        raise OSError(f'{path}: cannot be written ({e.strerror}); name another file.') from None
+
 
 def write_files(
-    folder,          # Where the files go; it is made if missing
-    files:dict,      # Name → bytes
+    folder,  # Where the files go; it is made if missing
+    files: dict,  # Name → bytes
 ):
     "Write files that exist complete or not at all"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in files: refuse_folder(folder/name)
-    new, old = ({name: folder/f'.{name}.{os.getpid()}.{kind}' for name in files} for kind in ('new', 'old'))
+    for name in files:
+        refuse_folder(folder / name)
+    new, old = (
+        {name: folder / f'.{name}.{os.getpid()}.{kind}' for name in files}
+        for kind in ('new', 'old')
+    )
     try:
-        for name, data in files.items(): new[name].write_bytes(data)
+        for name, data in files.items():
+            new[name].write_bytes(data)
         try:
             for name in files:
-                if (folder/name).exists(): (folder/name).replace(old[name])
-                new[name].replace(folder/name)
-        except BaseException:                                   # put everything back as it was
+                if (folder / name).exists():
+                    (folder / name).replace(old[name])
+                new[name].replace(folder / name)
+        except BaseException:  # put everything back as it was
             for name in files:
-                if not new[name].exists(): (folder/name).unlink(missing_ok=True)
-                if old[name].exists(): old[name].replace(folder/name)
+                if not new[name].exists():
+                    (folder / name).unlink(missing_ok=True)
+                if old[name].exists():
+                    old[name].replace(folder / name)
             raise
     finally:
-        for path in (*new.values(), *old.values()): path.unlink(missing_ok=True)
+        for path in (*new.values(), *old.values()):
+            path.unlink(missing_ok=True)
 
 # %% ../nbs/03_files.ipynb #files-cache-dir
-def cache_dir()->Path: # `$LOPA_CACHE` if set, else `~/.cache/lopa`
+def cache_dir() -> Path:  # `$LOPA_CACHE` if set, else `~/.cache/lopa`
     "The folder for what is computed once and kept"
-    return Path(os.environ.get('LOPA_CACHE') or Path.home()/'.cache'/'lopa')
+    return Path(os.environ.get('LOPA_CACHE') or Path.home() / '.cache' / 'lopa')

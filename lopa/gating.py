@@ -13,69 +13,77 @@ from torch import Tensor
 # %% ../nbs/01_gating.ipynb #4328b66e
 GATES = {}
 
+
 def register_gate(
-    name:str, # What `PromptConfig(gate=…)` calls it
-):            # A decorator that files a function `(prompt, logits) -> Z` under that name
+    name: str,  # What `PromptConfig(gate=…)` calls it
+):  # A decorator that files a function `(prompt, logits) -> Z` under that name
     "Make a gate known by name"
-    def register(f): GATES[name] = f; return f
+
+    def register(f):
+        GATES[name] = f
+        return f
+
     return register
 
 # %% ../nbs/01_gating.ipynb #b819c352
 @register_gate('sigmoid')
 def gate_sigmoid(
-    prompt:Tensor, # Task prompt Z_S: `(m, d)`
-    logits:Tensor, # Instance logits UVᵀ: `(b, m, d)`
-)->Tensor:         # Soft prompt Z: `(b, m, d)`
+    prompt: Tensor,  # Task prompt Z_S: `(m, d)`
+    logits: Tensor,  # Instance logits UVᵀ: `(b, m, d)`
+) -> Tensor:  # Soft prompt Z: `(b, m, d)`
     "Scale each entry of the task prompt by a value in (0, 1)"
     return prompt * logits.sigmoid()
 
 # %% ../nbs/01_gating.ipynb #3a11eb90
 @register_gate('tanh')
 def gate_tanh(
-    prompt:Tensor, # Task prompt Z_S: `(m, d)`
-    logits:Tensor, # Instance logits UVᵀ: `(b, m, d)`
-)->Tensor:         # Soft prompt Z: `(b, m, d)`
+    prompt: Tensor,  # Task prompt Z_S: `(m, d)`
+    logits: Tensor,  # Instance logits UVᵀ: `(b, m, d)`
+) -> Tensor:  # Soft prompt Z: `(b, m, d)`
     "Scale each entry of the task prompt by a value in (-1, 1)"
     return prompt * logits.tanh()
 
 # %% ../nbs/01_gating.ipynb #05dda996
 @register_gate('add')
 def gate_add(
-    prompt:Tensor, # Task prompt Z_S: `(m, d)`
-    logits:Tensor, # Instance part Z_I = UVᵀ: `(b, m, d)`
-)->Tensor:         # Soft prompt Z: `(b, m, d)`
+    prompt: Tensor,  # Task prompt Z_S: `(m, d)`
+    logits: Tensor,  # Instance part Z_I = UVᵀ: `(b, m, d)`
+) -> Tensor:  # Soft prompt Z: `(b, m, d)`
     "Add the instance's part to the task's"
     return prompt + logits
 
+
 @register_gate('max')
 def gate_max(
-    prompt:Tensor, # Task prompt Z_S: `(m, d)`
-    logits:Tensor, # Instance part Z_I = UVᵀ: `(b, m, d)`
-)->Tensor:         # Soft prompt Z: `(b, m, d)`
+    prompt: Tensor,  # Task prompt Z_S: `(m, d)`
+    logits: Tensor,  # Instance part Z_I = UVᵀ: `(b, m, d)`
+) -> Tensor:  # Soft prompt Z: `(b, m, d)`
     "Take the larger of the two, entry by entry"
     return torch.maximum(prompt.expand_as(logits), logits)
 
+
 @register_gate('concat')
 def gate_concat(
-    prompt:Tensor, # Task prompt Z_S: `(m, d)`
-    logits:Tensor, # Instance part Z_I = UVᵀ: `(b, m, d)`
-)->Tensor:         # Soft prompt Z, twice as long: `(b, 2m, d)`
+    prompt: Tensor,  # Task prompt Z_S: `(m, d)`
+    logits: Tensor,  # Instance part Z_I = UVᵀ: `(b, m, d)`
+) -> Tensor:  # Soft prompt Z, twice as long: `(b, 2m, d)`
     "Put the instance's part behind the task's"
     return torch.cat([prompt.expand_as(logits), logits], 1)
 
 # %% ../nbs/01_gating.ipynb #b1add0f5
 @register_gate('shared')
 def gate_shared(
-    prompt:Tensor, # Task prompt Z_S: `(m, d)`
-    logits:Tensor, # Used for its shape only: `(b, m, d)`
-)->Tensor:         # Z_S for every instance: `(b, m, d)`
+    prompt: Tensor,  # Task prompt Z_S: `(m, d)`
+    logits: Tensor,  # Used for its shape only: `(b, m, d)`
+) -> Tensor:  # Z_S for every instance: `(b, m, d)`
     "Ignore the instance: prompt tuning"
     return prompt.expand_as(logits)
 
+
 @register_gate('instance')
 def gate_instance(
-    prompt:Tensor, # Not used: `(m, d)`
-    logits:Tensor, # Instance part Z_I = UVᵀ: `(b, m, d)`
-)->Tensor:         # Z_I: `(b, m, d)`
+    prompt: Tensor,  # Not used: `(m, d)`
+    logits: Tensor,  # Instance part Z_I = UVᵀ: `(b, m, d)`
+) -> Tensor:  # Z_I: `(b, m, d)`
     "Ignore the task's prompt: the instance's part alone"
     return logits

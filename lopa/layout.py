@@ -12,68 +12,89 @@ from torch import Tensor
 # %% ../nbs/02_layout.ipynb #3acfc603
 POSITIONS = ['prefix', 'after_start', 'suffix']
 
+
 def insertion_point(
-    mask:Tensor,          # Attention mask, 1 for a token and 0 for padding: `(b, t)`
-    position:str,         # `prefix`, `after_start` or `suffix`
-    labels:Tensor=None,   # Labels, -100 where there is none: `(b, t)`; `suffix` stands before the first one
-)->Tensor:                # Column before which the prompt goes: `(b,)`
+    mask: Tensor,  # Attention mask, 1 for a token and 0 for padding: `(b, t)`
+    position: str,  # `prefix`, `after_start` or `suffix`
+    labels: Tensor = None,  # Labels, -100 where there is none: `(b, t)`; `suffix` stands before the first one
+) -> Tensor:  # Column before which the prompt goes: `(b,)`
     "Find the place of the prompt in every row"
     first = mask.argmax(1)
-    if position == 'prefix': return first
-    if position == 'after_start': return first + 1
-    end = (mask * torch.arange(1, mask.shape[1]+1, device=mask.device)).amax(1)      # column after the last token
-    if labels is None: return end
+    if position == 'prefix':
+        return first
+    if position == 'after_start':
+        return first + 1
+    end = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(
+        1
+    )  # column after the last token
+    if labels is None:
+        return end
     labelled = labels != -100
     return torch.where(labelled.any(1), labelled.long().argmax(1), end)
 
 # %% ../nbs/02_layout.ipynb #f10574e7
 def inner_order(
-    mask:Tensor,         # Attention mask of the input: `(b, t)`
-    at:Tensor,           # From `insertion_point`: `(b,)`
-    m:int,               # Length of the prompt
-    padding:str='keep',  # Where padding goes: `keep` (it stays on its side), `left`, `right`
-)->tuple:                # Order in which the columns of [Z | X] are read `(b, m + t)`, and the mask in that order
+    mask: Tensor,  # Attention mask of the input: `(b, t)`
+    at: Tensor,  # From `insertion_point`: `(b,)`
+    m: int,  # Length of the prompt
+    padding: str = 'keep',  # Where padding goes: `keep` (it stays on its side), `left`, `right`
+) -> (
+    tuple
+):  # Order in which the columns of [Z | X] are read `(b, m + t)`, and the mask in that order
     "Put the prompt into the rows, and keep everything else in order"
     column = torch.arange(mask.shape[1], device=mask.device)
     place = torch.where(column < at[:, None], 1, 3)
-    if padding == 'keep': place = place.masked_fill(mask.cumsum(1) == 0, 0)
-    else: place = place.masked_fill(mask == 0, 0 if padding == 'left' else 4)
+    if padding == 'keep':
+        place = place.masked_fill(mask.cumsum(1) == 0, 0)
+    else:
+        place = place.masked_fill(mask == 0, 0 if padding == 'left' else 4)
     ours = mask.new_ones(len(mask), m)
-    order = torch.cat([2*ours.long(), place], 1).argsort(dim=1, stable=True)
+    order = torch.cat([2 * ours.long(), place], 1).argsort(dim=1, stable=True)
     return order, torch.cat([ours, mask], 1).gather(1, order)
 
 # %% ../nbs/02_layout.ipynb #9cf682c7
 def outer_order(
-    mask:Tensor, # Attention mask of the input: `(b, t)`
-    at:Tensor,   # From `insertion_point`: `(b,)`
-    m:int,       # Length of the prompt
-)->tuple:        # Order of the columns of [Z | X] `(b, q + m + a)`, the mask in that order, and q
+    mask: Tensor,  # Attention mask of the input: `(b, t)`
+    at: Tensor,  # From `insertion_point`: `(b,)`
+    m: int,  # Length of the prompt
+) -> tuple:  # Order of the columns of [Z | X] `(b, q + m + a)`, the mask in that order, and q
     "Align the prompts of all rows: texts to their left, answers to their right"
     column, real = torch.arange(mask.shape[1], device=mask.device), mask.bool()
-    def block(which, side):                                         # columns in which some row has a token, in order
+
+    def block(which, side):  # columns in which some row has a token, in order
         order = (which if side == 'right' else ~which).long().argsort(dim=1, stable=True)
         there = which.gather(1, order)
         used = there.any(0).nonzero()[:, 0]
         return order[:, used] + m, there[:, used].to(mask.dtype)
-    texts, answers = block(real & (column < at[:, None]), 'right'), block(real & (column >= at[:, None]), 'left')
+
+    texts, answers = (
+        block(real & (column < at[:, None]), 'right'),
+        block(real & (column >= at[:, None]), 'left'),
+    )
     prompt = torch.arange(m, device=mask.device).expand(len(mask), -1), mask.new_ones(len(mask), m)
     order, wide = (torch.cat(parts, 1) for parts in zip(texts, prompt, answers))
     return order, wide, texts[0].shape[1]
 
 # %% ../nbs/02_layout.ipynb #af1f5185
 def insert_prompt(
-    prompt:Tensor,          # Soft prompt Z: `(b, m, d)`
-    embeds:Tensor,          # Embedded input X_e: `(b, t, d)`
-    mask:Tensor,            # Attention mask of the input: `(b, t)`
-    at:Tensor,              # Column before which the prompt goes: `(b,)`
-    labels:Tensor=None,     # Labels, -100 where there is none: `(b, t)`
-    padding:str='keep',     # Where padding goes: `keep`, `left`, `right`
-    align:bool=False,       # Put all prompts into the same columns?
-)->tuple:                   # Prompted embeddings `(b, m + t, d)`, their mask and labels, and q columns before the prompts
+    prompt: Tensor,  # Soft prompt Z: `(b, m, d)`
+    embeds: Tensor,  # Embedded input X_e: `(b, t, d)`
+    mask: Tensor,  # Attention mask of the input: `(b, t)`
+    at: Tensor,  # Column before which the prompt goes: `(b,)`
+    labels: Tensor = None,  # Labels, -100 where there is none: `(b, t)`
+    padding: str = 'keep',  # Where padding goes: `keep`, `left`, `right`
+    align: bool = False,  # Put all prompts into the same columns?
+) -> (
+    tuple
+):  # Prompted embeddings `(b, m + t, d)`, their mask and labels, and q columns before the prompts
     "Put the prompts into a padded batch"
     b, m, d = prompt.shape
     order, wide, q = outer_order(mask, at, m) if align else (*inner_order(mask, at, m, padding), 0)
     x = torch.cat([prompt, embeds], 1).gather(1, order[..., None].expand(-1, -1, d))
     if labels is not None:
-        labels = torch.cat([labels.new_full((b, m), -100), labels], 1).gather(1, order).masked_fill(wide == 0, -100)
+        labels = (
+            torch.cat([labels.new_full((b, m), -100), labels], 1)
+            .gather(1, order)
+            .masked_fill(wide == 0, -100)
+        )
     return x, wide, labels, q

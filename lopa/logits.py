@@ -9,28 +9,32 @@ __all__ = ['task_type', 'wanted_positions', 'only_at', 'token_loss', 'first_posi
 # %% ../nbs/06_logits.ipynb #778d9d71
 import inspect
 from contextlib import contextmanager, nullcontext
+
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 from torch.nn import functional as F
+
 from .attention import safe_kernels
 
 # %% ../nbs/06_logits.ipynb #fd9e3310
 def task_type(
-    base_model, # A transformers model with a language-model head
-)->str:         # `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
+    base_model,  # A transformers model with a language-model head
+) -> str:  # `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
     "Tell the family of a language model"
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as masked
-    if base_model.config.is_encoder_decoder: return 'SEQ_2_SEQ_LM'
+
+    if base_model.config.is_encoder_decoder:
+        return 'SEQ_2_SEQ_LM'
     return 'MASKED_LM' if type(base_model).__name__ in masked.values() else 'CAUSAL_LM'
 
 # %% ../nbs/06_logits.ipynb #5fd11e9e
 def wanted_positions(
-    labels:Tensor, # Labels, -100 where there is none: `(b, t)`
-    shift:int=1,   # How far before its token a label is predicted
-)->tuple:          # Where a prediction is wanted `(b, k)`, and the label there `(b, k)`
+    labels: Tensor,  # Labels, -100 where there is none: `(b, t)`
+    shift: int = 1,  # How far before its token a label is predicted
+) -> tuple:  # Where a prediction is wanted `(b, k)`, and the label there `(b, k)`
     "Find where predictions are wanted, and which"
-    there = F.pad(labels[:, shift:], (0, shift), value=-100)                          # label predicted at each place
-    order = (there == -100).long().argsort(dim=1, stable=True)                        # those with a label first
+    there = F.pad(labels[:, shift:], (0, shift), value=-100)  # label predicted at each place
+    order = (there == -100).long().argsort(dim=1, stable=True)  # those with a label first
     there = there.gather(1, order)
     k = (there != -100).any(0).nonzero()[:, 0]
     return order[:, k], there[:, k]
@@ -38,70 +42,80 @@ def wanted_positions(
 # %% ../nbs/06_logits.ipynb #7db63e14
 @contextmanager
 def only_at(
-    model,        # A transformers model with a head
-    index:Tensor, # Which hidden vectors the last layer gets to see, per row: `(b, k)`
+    model,  # A transformers model with a head
+    index: Tensor,  # Which hidden vectors the last layer gets to see, per row: `(b, k)`
 ):
     "Within this context, compute logits at some positions only"
+
     def pick(module, args):
         "Take the wanted columns of the hidden vectors `(b, t, d)`"
         return (args[0].gather(1, index[..., None].expand(-1, -1, args[0].shape[-1])), *args[1:])
+
     hook = model.get_output_embeddings().register_forward_pre_hook(pick)
-    try: yield
-    finally: hook.remove()
+    try:
+        yield
+    finally:
+        hook.remove()
 
 # %% ../nbs/06_logits.ipynb #cbfa3d58
 def token_loss(
-    logits:Tensor,           # `(b, k, vocabulary)`
-    targets:Tensor,          # `(b, k)`, -100 where there is none
-    num_items_in_batch=None, # Divide by this instead of by the number of labels here
-)->Tensor:                   # Cross-entropy, a scalar in nats
+    logits: Tensor,  # `(b, k, vocabulary)`
+    targets: Tensor,  # `(b, k)`, -100 where there is none
+    num_items_in_batch=None,  # Divide by this instead of by the number of labels here
+) -> Tensor:  # Cross-entropy, a scalar in nats
     "Cross-entropy at the labelled positions"
     reduction = 'mean' if num_items_in_batch is None else 'sum'
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction=reduction)
+    loss = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction=reduction
+    )
     return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 # %% ../nbs/06_logits.ipynb #db02bcc9
 def first_position(
-    model, # A transformers model
-)->int:    # 0, or what comes after the padding's position in RoBERTa's table and its kin's
+    model,  # A transformers model
+) -> int:  # 0, or what comes after the padding's position in RoBERTa's table and its kin's
     "At which number does this model begin to count?"
     tables = (m for n, m in model.named_modules() if n.endswith('position_embeddings'))
     padding = getattr(next(tables, None), 'padding_idx', None)
     return 0 if padding is None else padding + 1
 
+
 def counts_positions(
-    model, # A transformers model
-)->bool:
+    model,  # A transformers model
+) -> bool:
     "Is this a causal model that can be told its position numbers?"
     takes = 'position_ids' in inspect.signature(model.forward).parameters
     return takes and task_type(model) == 'CAUSAL_LM'
 
+
 def position_ids(
-    model,       # A transformers model
-    mask:Tensor, # Attention mask: `(b, t)`
-)->dict:         # `position_ids` `(b, t)`, for causal models that take them
+    model,  # A transformers model
+    mask: Tensor,  # Attention mask: `(b, t)`
+) -> dict:  # `position_ids` `(b, t)`, for causal models that take them
     "Number the real tokens of each row, whatever the padding"
-    if not counts_positions(model): return {}
+    if not counts_positions(model):
+        return {}
     return {'position_ids': (mask.cumsum(1) - 1).clamp(min=0) + first_position(model)}
 
 # %% ../nbs/06_logits.ipynb #logits-dec
 def decoder_input(
-    model,              # A sequence-to-sequence model
-    labels:Tensor,      # The answer `(b, a)`, or None
-    mask:Tensor,        # Attention mask of the question: `(b, t)`
-)->Tensor:              # What its decoder reads: the answer, one place later, or only the start `(b, 1)`
+    model,  # A sequence-to-sequence model
+    labels: Tensor,  # The answer `(b, a)`, or None
+    mask: Tensor,  # Attention mask of the question: `(b, t)`
+) -> Tensor:  # What its decoder reads: the answer, one place later, or only the start `(b, 1)`
     "Begin an answer"
-    if labels is not None: return model.prepare_decoder_input_ids_from_labels(labels)
+    if labels is not None:
+        return model.prepare_decoder_input_ids_from_labels(labels)
     return torch.full_like(mask[:, :1], model.config.decoder_start_token_id)
 
 # %% ../nbs/06_logits.ipynb #logits-ask
 def ask(
-    call,                    # What is called: a transformers model, or a wrapper around it
-    model,                   # The transformers model itself
-    labels:Tensor=None,      # Labels in the columns of the model's output, -100 for none: `(b, t)`
-    num_items_in_batch=None, # For the loss
-    **inputs,                # What `call` takes
-):                           # What `call` returns; with labels, `(b, k, vocabulary)` logits, a loss
+    call,  # What is called: a transformers model, or a wrapper around it
+    model,  # The transformers model itself
+    labels: Tensor = None,  # Labels in the columns of the model's output, -100 for none: `(b, t)`
+    num_items_in_batch=None,  # For the loss
+    **inputs,  # What `call` takes
+):  # What `call` returns; with labels, `(b, k, vocabulary)` logits, a loss
     "Run a language model, and its head only where a label stands"
     family, targets, where = task_type(model), labels, nullcontext()
     mask = inputs.get('attention_mask')
@@ -111,6 +125,8 @@ def ask(
     elif labels is not None:
         index, targets = wanted_positions(labels, shift=int(family == 'CAUSAL_LM'))
         where = only_at(model, index)
-    with where, safe_kernels(model, mask is not None): out = call(**inputs)
-    if labels is not None: out.loss = token_loss(out.logits, targets, num_items_in_batch)
+    with where, safe_kernels(model, mask is not None):
+        out = call(**inputs)
+    if labels is not None:
+        out.loss = token_loss(out.logits, targets, num_items_in_batch)
     return out

@@ -8,9 +8,11 @@ __all__ = ['METHODS', 'register_method', 'SharedPrompt', 'LoPA', 'IDPG', 'IDPGPH
 # %% ../nbs/08_prompts.ipynb #deb55d97
 import difflib
 from dataclasses import asdict, dataclass, fields
+
 import torch
-from torch import nn, Tensor
-from .encoders import OWN, POOLINGS
+from torch import Tensor, nn
+
+from .encoders import POOLINGS
 from .factorize import LowRankHeads, PHMLinear, head, low_rank
 from .gating import GATES
 from .layout import POSITIONS
@@ -18,31 +20,38 @@ from .layout import POSITIONS
 # %% ../nbs/08_prompts.ipynb #0d23c8bf
 METHODS = {}
 
+
 def register_method(
-    name:str, # What `PromptConfig(method=…)` calls it
-):            # A class decorator
+    name: str,  # What `PromptConfig(method=…)` calls it
+):  # A class decorator
     "Make a prompt generator known by name"
-    def register(cls): METHODS[name] = cls; return cls
+
+    def register(cls):
+        METHODS[name] = cls
+        return cls
+
     return register
 
 # %% ../nbs/08_prompts.ipynb #4a0fcc64
 @register_method('pt')
 class SharedPrompt(nn.Module):
     "Prompt tuning: one prompt for all instances"
+
     uses_instance, task_part = False, 'prompt'
+
     def __init__(
         self,
-        config,                 # A `PromptConfig`
-        start:Tensor,           # First vectors: `(m, d)`
-        feature_width:int=None, # Not used: the instance is not looked at
+        config,  # A `PromptConfig`
+        start: Tensor,  # First vectors: `(m, d)`
+        feature_width: int = None,  # Not used: the instance is not looked at
     ):
         super().__init__()
         self.prompt = nn.Parameter(start.clone())
 
     def forward(
         self,
-        features:Tensor=None, # Not used: `(b, e)`
-    )->Tensor:                # The same vectors for every instance: `(1, m, d)`
+        features: Tensor = None,  # Not used: `(b, e)`
+    ) -> Tensor:  # The same vectors for every instance: `(1, m, d)`
         "The shared prompt"
         return self.prompt[None]
 
@@ -50,33 +59,38 @@ class SharedPrompt(nn.Module):
 @register_method('lopa')
 class LoPA(nn.Module):
     "A task prompt, gated by a low-rank function of the instance"
+
     uses_instance, task_part = True, 'prompt'
+
     def __init__(
         self,
-        config,            # A `PromptConfig`
-        start:Tensor,      # Where Z begins: `(m, d)`
-        feature_width:int, # Width e of the features
+        config,  # A `PromptConfig`
+        start: Tensor,  # Where Z begins: `(m, d)`
+        feature_width: int,  # Width e of the features
     ):
         super().__init__()
         m, d = start.shape
         self.gate = GATES[config.gate]
-        at_zero = [v.item() for v in self.gate(torch.ones(1, 1), torch.zeros(1, 1, 1))[0, :, 0]] # what becomes of a one, for each vector
-        scale = 1. if config.init == 'normal' else at_zero[0] or 1.
+        at_zero = [
+            v.item() for v in self.gate(torch.ones(1, 1), torch.zeros(1, 1, 1))[0, :, 0]
+        ]  # what becomes of a one, for each vector
+        scale = 1.0 if config.init == 'normal' else at_zero[0] or 1.0
         self.prompt = nn.Parameter(start / scale)
         self.heads = LowRankHeads(feature_width, m, d, config.rank, config.head_width)
-        if not all(at_zero): nn.init.normal_(self.heads.v[-1].weight, std=.02)    # no vector may begin as zeros
+        if not all(at_zero):
+            nn.init.normal_(self.heads.v[-1].weight, std=0.02)  # no vector may begin as zeros
 
     def logits(
         self,
-        features:Tensor, # Encoder's vectors h: `(b, e)`
-    )->Tensor:           # Instance logits UVᵀ: `(b, m, d)`
+        features: Tensor,  # Encoder's vectors h: `(b, e)`
+    ) -> Tensor:  # Instance logits UVᵀ: `(b, m, d)`
         "Low-rank logits of each instance"
         return low_rank(*self.heads(features))
 
     def forward(
         self,
-        features:Tensor, # Encoder's vectors h: `(b, e)`
-    )->Tensor:           # Soft prompt Z: `(b, m, d)`
+        features: Tensor,  # Encoder's vectors h: `(b, e)`
+    ) -> Tensor:  # Soft prompt Z: `(b, m, d)`
         "The prompt of each instance"
         return self.gate(self.prompt, self.logits(features))
 
@@ -84,23 +98,27 @@ class LoPA(nn.Module):
 @register_method('idpg')
 class IDPG(nn.Module):
     "A prompt that is made of the instance alone, by one head"
+
     uses_instance, task_part = True, 'head.3.bias'
+
     def __init__(
         self,
-        config,            # A `PromptConfig`
-        start:Tensor,      # Where Z begins, up to small random weights: `(m, d)`
-        feature_width:int, # Width e of the features
+        config,  # A `PromptConfig`
+        start: Tensor,  # Where Z begins, up to small random weights: `(m, d)`
+        feature_width: int,  # Width e of the features
     ):
         super().__init__()
         self.shape, self.head = start.shape, self.make_head(config, feature_width, start.numel())
-        with torch.no_grad(): self.head[3].bias.copy_(start.flatten())
+        with torch.no_grad():
+            self.head[3].bias.copy_(start.flatten())
 
-    def make_head(self, config, e, out): return head(e, config.head_width, out)
+    def make_head(self, config, e, out):
+        return head(e, config.head_width, out)
 
     def forward(
         self,
-        features:Tensor, # Encoder's vectors h: `(b, e)`
-    )->Tensor:           # Soft prompt Z: `(b, m, d)`
+        features: Tensor,  # Encoder's vectors h: `(b, e)`
+    ) -> Tensor:  # Soft prompt Z: `(b, m, d)`
         "The prompt of each instance"
         return self.head(features).unflatten(1, self.shape)
 
@@ -108,19 +126,21 @@ class IDPG(nn.Module):
 @register_method('idpg-phm')
 class IDPGPHM(IDPG):
     "IDPG with sums of Kronecker products in the place of its matrices"
+
     def make_head(self, config, e, out):
         n, w = config.phm_blocks, config.head_width
-        return nn.Sequential(nn.Dropout(.1), PHMLinear(e, w, n), nn.Tanh(), PHMLinear(w, out, n))
+        return nn.Sequential(nn.Dropout(0.1), PHMLinear(e, w, n), nn.Tanh(), PHMLinear(w, out, n))
 
 # %% ../nbs/08_prompts.ipynb #1a52dd20
 @register_method('dept')
 class DePT(SharedPrompt):
     "A short prompt, and a low-rank change of the input's embeddings"
+
     def __init__(
         self,
-        config,                 # A `PromptConfig`
-        start:Tensor,           # First vectors: `(m, d)`
-        feature_width:int=None, # Not used: the instance is not looked at
+        config,  # A `PromptConfig`
+        start: Tensor,  # First vectors: `(m, d)`
+        feature_width: int = None,  # Not used: the instance is not looked at
     ):
         super().__init__(config, start)
         self.A = nn.Parameter(torch.randn(config.update_length, config.rank))
@@ -128,67 +148,95 @@ class DePT(SharedPrompt):
 
     def update(
         self,
-        place:Tensor, # Which token of its text each column is, counted from 0: `(b, t)`
-    )->Tensor:        # What is added to the embedding there: `(b, t, d)`
+        place: Tensor,  # Which token of its text each column is, counted from 0: `(b, t)`
+    ) -> Tensor:  # What is added to the embedding there: `(b, t, d)`
         "Change of the input embeddings"
         inside = ((place >= 0) & (place < len(self.A)))[..., None]
-        return self.A[place.clamp(0, len(self.A)-1)] @ self.B * inside
+        return self.A[place.clamp(0, len(self.A) - 1)] @ self.B * inside
 
 # %% ../nbs/08_prompts.ipynb #192c96dc
 def _nearest(name, known):
-    guess = difflib.get_close_matches(str(name), known, n=1, cutoff=.4)
+    guess = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
     return f'did you mean {guess[0]!r}?' if guess else f'known are {", ".join(map(repr, known))}.'
+
 
 @dataclass
 class PromptConfig:
     "What kind of prompt stands before the frozen model"
-    method:str = 'lopa'              # A key of `METHODS`: `lopa`, `pt`, `idpg`, `idpg-phm`, `dept`
-    num_virtual_tokens:int = 10      # m, prompt length; 0 is the bare foundation model
-    rank:int = 4                     # r, rank of LoPA's instance logits, or of DePT's change of the embeddings
-    head_width:int = 256             # w, hidden width of the heads
-    gate:str = 'sigmoid'             # A key of `GATES`
-    encoder_name_or_path:str = None  # A packaged name, hub id or folder; `self`, `embeddings`; None if you bring features or none are needed
-    encoder_pooling:str = 'mean'     # A key of `POOLINGS`
-    train_encoder:bool = False       # Tune the encoder, too?
-    feature_width:int = None         # e, when you bring the features and no encoder is named
-    init:str = 'vocab'               # `vocab`, `normal`, `zeros`, or `text:` followed by a text
-    position:str = 'prefix'          # Where the prompt stands: `prefix`, `after_start`, `suffix`
-    phm_blocks:int = 8               # n, Kronecker products of IDPG-PHM
-    update_length:int = 256          # Words whose embeddings DePT changes
+
+    method: str = 'lopa'  # A key of `METHODS`: `lopa`, `pt`, `idpg`, `idpg-phm`, `dept`
+    num_virtual_tokens: int = 10  # m, prompt length; 0 is the bare foundation model
+    rank: int = 4  # r, rank of LoPA's instance logits, or of DePT's change of the embeddings
+    head_width: int = 256  # w, hidden width of the heads
+    gate: str = 'sigmoid'  # A key of `GATES`
+    encoder_name_or_path: str = None  # A packaged name, hub id or folder; `self`, `embeddings`; None if you bring features or none are needed
+    encoder_pooling: str = 'mean'  # A key of `POOLINGS`
+    train_encoder: bool = False  # Tune the encoder, too?
+    feature_width: int = None  # e, when you bring the features and no encoder is named
+    init: str = 'vocab'  # `vocab`, `normal`, `zeros`, or `text:` followed by a text
+    position: str = 'prefix'  # Where the prompt stands: `prefix`, `after_start`, `suffix`
+    phm_blocks: int = 8  # n, Kronecker products of IDPG-PHM
+    update_length: int = 256  # Words whose embeddings DePT changes
 
     def __new__(cls, *args, **kwargs):
         known = [f.name for f in fields(cls)]
         for k in kwargs:
-            if k not in known: raise ValueError(f'PromptConfig received the unknown key {k!r}: {_nearest(k, known)}')
+            if k not in known:
+                raise ValueError(
+                    f'PromptConfig received the unknown key {k!r}: {_nearest(k, known)}'
+                )
         return super().__new__(cls)
 
-    def __post_init__(self): _validate(self)
+    def __post_init__(self):
+        _validate(self)
 
 # %% ../nbs/08_prompts.ipynb #5ecaf1f5
 def _validate(c):
-    for name, least in dict(num_virtual_tokens=0, rank=1, head_width=1, feature_width=1, phm_blocks=1, update_length=1).items():
+    for name, least in dict(
+        num_virtual_tokens=0, rank=1, head_width=1, feature_width=1, phm_blocks=1, update_length=1
+    ).items():
         value = getattr(c, name)
-        if value is None and name == 'feature_width': continue
-        if type(value) is not int or value < least: raise ValueError(f'{name}: received {value!r}, expected a whole number of at least {least}.')
-    for name, known in dict(method=METHODS, gate=GATES, encoder_pooling=POOLINGS, position=POSITIONS).items():
+        if value is None and name == 'feature_width':
+            continue
+        if type(value) is not int or value < least:
+            raise ValueError(
+                f'{name}: received {value!r}, expected a whole number of at least {least}.'
+            )
+    for name, known in dict(
+        method=METHODS, gate=GATES, encoder_pooling=POOLINGS, position=POSITIONS
+    ).items():
         value = getattr(c, name)
-        if value not in list(known): raise ValueError(f'{name}: received {value!r}, expected one of {", ".join(known)}; {_nearest(value, list(known))}')
-    if type(c.train_encoder) is not bool: raise ValueError(f'train_encoder: received {c.train_encoder!r}, expected True or False.')
-    if c.train_encoder and not c.encoder_name_or_path: raise ValueError('train_encoder=True needs an encoder to tune: set encoder_name_or_path.')
-    if c.init not in ('vocab', 'normal', 'zeros') and not (str(c.init).startswith('text:') and len(c.init) > 5):
-        raise ValueError(f"init: received {c.init!r}, expected 'vocab', 'normal', 'zeros' or 'text:' followed by a text.")
+        if value not in list(known):
+            raise ValueError(
+                f'{name}: received {value!r}, expected one of {", ".join(known)}; {_nearest(value, list(known))}'
+            )
+    if type(c.train_encoder) is not bool:
+        raise ValueError(f'train_encoder: received {c.train_encoder!r}, expected True or False.')
+    if c.train_encoder and not c.encoder_name_or_path:
+        raise ValueError('train_encoder=True needs an encoder to tune: set encoder_name_or_path.')
+    if c.init not in ('vocab', 'normal', 'zeros') and not (
+        str(c.init).startswith('text:') and len(c.init) > 5
+    ):
+        raise ValueError(
+            f"init: received {c.init!r}, expected 'vocab', 'normal', 'zeros' or 'text:' followed by a text."
+        )
 
 # %% ../nbs/08_prompts.ipynb #ad1a4c1b
 def start_vectors(
-    config:PromptConfig, # Its `init` and `num_virtual_tokens` are used
-    table:Tensor,        # The foundation model's input embeddings: `(vocabulary, d)`
-    tokenizer=None,      # The foundation model's tokenizer, for `text:…` only
-)->Tensor:               # Where the prompt begins: `(m, d)`, 32 bits
+    config: PromptConfig,  # Its `init` and `num_virtual_tokens` are used
+    table: Tensor,  # The foundation model's input embeddings: `(vocabulary, d)`
+    tokenizer=None,  # The foundation model's tokenizer, for `text:…` only
+) -> Tensor:  # Where the prompt begins: `(m, d)`, 32 bits
     "First vectors of a prompt"
     m = config.num_virtual_tokens
-    if m > len(table): raise ValueError(f'num_virtual_tokens: received {m}, more than the {len(table)} rows of the vocabulary.')
-    if config.init in ('normal', 'zeros'): return torch.randn(m, table.shape[1], device=table.device) * (config.init == 'normal')
-    if config.init == 'vocab': rows = torch.randperm(len(table))[:m]
+    if m > len(table):
+        raise ValueError(
+            f'num_virtual_tokens: received {m}, more than the {len(table)} rows of the vocabulary.'
+        )
+    if config.init in ('normal', 'zeros'):
+        return torch.randn(m, table.shape[1], device=table.device) * (config.init == 'normal')
+    if config.init == 'vocab':
+        rows = torch.randperm(len(table))[:m]
     else:
         ids = tokenizer(config.init.removeprefix('text:'), add_special_tokens=False).input_ids
         rows = torch.tensor([ids[i % len(ids)] for i in range(m)], dtype=torch.long)

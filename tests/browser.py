@@ -1,5 +1,10 @@
 "A notebook in a real browser: servers that always end, and what a reader's hands do"
-import os, shutil, socket, subprocess, time
+
+import os
+import shutil
+import socket
+import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,35 +13,59 @@ import nbformat
 from tools.execute import runs
 
 root = Path(__file__).resolve().parents[1]
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-PATIENCE = 300           # seconds; a limit for what hangs, not an expectation
-SHOTS = root/'runs'/'browser'
-HARMLESS = ['cdn.jsdelivr.net/npm/@fortawesome/'] # on the console: Voilà asks for icons from outside, and shows the page without them
+CHROMIUM = next(
+    filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None
+)
+PATIENCE = 300  # seconds; a limit for what hangs, not an expectation
+SHOTS = root / 'runs' / 'browser'
+HARMLESS = [
+    'cdn.jsdelivr.net/npm/@fortawesome/'
+]  # on the console: Voilà asks for icons from outside, and shows the page without them
 
 
 def free_port():
-    with socket.create_server(('127.0.0.1', 0)) as s: return s.getsockname()[1]
+    with socket.create_server(('127.0.0.1', 0)) as s:
+        return s.getsockname()[1]
 
 
 def clone(folder, notebook):
     "What the notebook reads, laid out as in the repository, without the cells that a reader does not wait for"
-    nb, copy = nbformat.read(root/notebook, 4), folder/notebook
+    nb, copy = nbformat.read(root / notebook, 4), folder / notebook
     nb.cells = [c for c in nb.cells if c.cell_type != 'code' or runs(c)]
     for cell in nb.cells:
-        if cell.cell_type == 'code': cell.update(outputs=[], execution_count=None)
+        if cell.cell_type == 'code':
+            cell.update(outputs=[], execution_count=None)
     copy.parent.mkdir(parents=True)
     nbformat.write(nb, copy)
-    (folder/'results').symlink_to(root/'results')
+    (folder / 'results').symlink_to(root / 'results')
     return nb
 
 
 @contextmanager
 def serving(command, port, folder):
     "A server, from the moment it listens until the block is left; whatever fails meanwhile shows the end of its log"
-    log, said = folder/'server.log', lambda: f'The server said:\n{log.read_text(errors="replace")[-3000:]}'
-    env = os.environ | {'PYTHONPATH': str(root), 'IPYTHONDIR': str(folder/'ipython')} | {
-        f'JUPYTER{name}': str(folder/'jupyter') for name in ('_CONFIG_DIR', '_DATA_DIR', '_RUNTIME_DIR', 'LAB_SETTINGS_DIR', 'LAB_WORKSPACES_DIR')}
-    with open(log, 'w') as out: server = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=subprocess.STDOUT)
+    log, said = (
+        folder / 'server.log',
+        lambda: f'The server said:\n{log.read_text(errors="replace")[-3000:]}',
+    )
+    env = (
+        os.environ
+        | {'PYTHONPATH': str(root), 'IPYTHONDIR': str(folder / 'ipython')}
+        | {
+            f'JUPYTER{name}': str(folder / 'jupyter')
+            for name in (
+                '_CONFIG_DIR',
+                '_DATA_DIR',
+                '_RUNTIME_DIR',
+                'LAB_SETTINGS_DIR',
+                'LAB_WORKSPACES_DIR',
+            )
+        }
+    )
+    with open(log, 'w') as out:
+        server = subprocess.Popen(
+            command, cwd=folder, env=env, stdout=out, stderr=subprocess.STDOUT
+        )
     try:
         end = time.monotonic() + PATIENCE
         while True:
@@ -44,29 +73,43 @@ def serving(command, port, folder):
                 socket.create_connection(('127.0.0.1', port), timeout=30).close()
                 break
             except OSError:
-                assert server.poll() is None and time.monotonic() < end, f'Nobody listens on port {port}. {said()}'
-                time.sleep(.2)
-        try: yield
-        except Exception as e: raise AssertionError(f'{e}\n{said()}') from e
+                assert server.poll() is None and time.monotonic() < end, (
+                    f'Nobody listens on port {port}. {said()}'
+                )
+                time.sleep(0.2)
+        try:
+            yield
+        except Exception as e:
+            raise AssertionError(f'{e}\n{said()}') from e
     finally:
         server.terminate()
-        try: server.wait(30)
-        except subprocess.TimeoutExpired: server.kill()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 @contextmanager
 def open_page(browser, address):
     "A page, and at the end a look at what went wrong on it"
     page, faults = browser.new_page(viewport={'width': 1200, 'height': 1400}), []
-    page.set_default_timeout(PATIENCE*1000)
-    page.on('console', lambda m: m.type == 'error' and faults.append(f'{m.text} ({m.location.get("url")})'))
+    page.set_default_timeout(PATIENCE * 1000)
+    page.on(
+        'console',
+        lambda m: m.type == 'error' and faults.append(f'{m.text} ({m.location.get("url")})'),
+    )
     page.on('pageerror', lambda e: faults.append(str(e)))
-    page.route(lambda url: not url.startswith('http://127.0.0.1'), lambda route: route.abort()) # nothing depends on the world outside
+    page.route(
+        lambda url: not url.startswith('http://127.0.0.1'), lambda route: route.abort()
+    )  # nothing depends on the world outside
     try:
         page.goto(address)
         yield page
-    finally: page.close()
-    assert not (wrong := [f for f in faults if not any(h in f for h in HARMLESS)]), 'on the console: ' + '; '.join(wrong)
+    finally:
+        page.close()
+    assert not (wrong := [f for f in faults if not any(h in f for h in HARMLESS)]), (
+        'on the console: ' + '; '.join(wrong)
+    )
 
 
 PIXELS = """image => {
@@ -88,7 +131,11 @@ def until(page, ask, hope):
 
 def pixels(image, other_than=None):
     "What a picture shows, as soon as it shows something else"
-    return until(image.page, lambda: (seen := image.evaluate(PIXELS)) != other_than and seen, 'the picture changes')
+    return until(
+        image.page,
+        lambda: (seen := image.evaluate(PIXELS)) != other_than and seen,
+        'the picture changes',
+    )
 
 
 def one_step(slider):
@@ -104,9 +151,16 @@ def another_choice(menu):
 
 def play(page, name):
     "Move the first slider and choose from the first menu: the picture next to each has to follow"
-    for what, selector, move in ('slider', '.widget-slider [role=slider]', one_step), ('menu', '.widget-dropdown select', another_choice):
+    for what, selector, move in (
+        ('slider', '.widget-slider [role=slider]', one_step),
+        ('menu', '.widget-dropdown select', another_choice),
+    ):
         control = page.locator(f'.widget-box:has(img) {selector}:visible').first
-        image = control.locator('xpath=ancestor::*[contains(@class, "widget-box")][.//img][1]').locator('img').first
+        image = (
+            control.locator('xpath=ancestor::*[contains(@class, "widget-box")][.//img][1]')
+            .locator('img')
+            .first
+        )
         image.scroll_into_view_if_needed()
         before = pixels(image)
         shoot(page, f'{name}-{what}-before')
@@ -118,8 +172,13 @@ def play(page, name):
 def shoot(page, name, whole=False):
     "What can be seen, or the whole of a page whose content scrolls inside of it"
     SHOTS.mkdir(parents=True, exist_ok=True)
-    usual, height = page.viewport_size, page.evaluate('Math.max(...[...document.querySelectorAll("*")].map(e => e.scrollHeight))')
-    if whole: page.set_viewport_size(usual | {'height': min(height, 16000)})
-    page.wait_for_timeout(300)                   # for the eye: what follows the picture, such as a table
-    page.screenshot(path=SHOTS/f'{name}.png')
-    if whole: page.set_viewport_size(usual)
+    usual, height = (
+        page.viewport_size,
+        page.evaluate('Math.max(...[...document.querySelectorAll("*")].map(e => e.scrollHeight))'),
+    )
+    if whole:
+        page.set_viewport_size(usual | {'height': min(height, 16000)})
+    page.wait_for_timeout(300)  # for the eye: what follows the picture, such as a table
+    page.screenshot(path=SHOTS / f'{name}.png')
+    if whole:
+        page.set_viewport_size(usual)

@@ -5,29 +5,34 @@ os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 
 import pytest
 import torch
+from helpers import FEATURES, prompted, tiny
 from transformers import BertConfig, BertModel
 
-from helpers import FEATURES, prompted, tiny
 from lopa.gating import GATES
 
-torch.set_num_threads(1)                         # tiny models are slower on several threads
+torch.set_num_threads(1)  # tiny models are slower on several threads
 
 
-def pytest_configure(config): config.addinivalue_line('markers', 'cuda: needs a GPU that torch can use; skipped without one')
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'cuda: needs a GPU that torch can use; skipped without one')
 
 
 def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available() or os.environ.get('LOPA_TEST_DEVICE') == 'cpu': return
+    if torch.cuda.is_available() or os.environ.get('LOPA_TEST_DEVICE') == 'cpu':
+        return
     for item in items:
-        if item.get_closest_marker('cuda'): item.add_marker(pytest.mark.skip(reason='torch finds no GPU here'))
+        if item.get_closest_marker('cuda'):
+            item.add_marker(pytest.mark.skip(reason='torch finds no GPU here'))
 
 
 @pytest.fixture(scope='session')
-def bases(): return {kind: tiny(kind) for kind in ('llama', 'gpt2')}
+def bases():
+    return {kind: tiny(kind) for kind in ('llama', 'gpt2')}
 
 
 @pytest.fixture(scope='session')
-def llama(bases): return bases['llama']
+def llama(bases):
+    return bases['llama']
 
 
 @pytest.fixture(scope='session', params=['llama', 'gpt2'])
@@ -37,7 +42,8 @@ def base(request, bases):
 
 
 @pytest.fixture(scope='session', params=sorted(GATES))
-def gate(request): return request.param
+def gate(request):
+    return request.param
 
 
 @pytest.fixture(scope='session', params=[*sorted(GATES), 'pt'])
@@ -51,8 +57,16 @@ def encoder_folder(tmp_path_factory):
     "A random BERT with strong dropout, in a folder"
     folder = tmp_path_factory.mktemp('encoder')
     torch.manual_seed(1)
-    config = BertConfig(vocab_size=50, hidden_size=FEATURES, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-                        max_position_embeddings=32, hidden_dropout_prob=.5, attention_probs_dropout_prob=.5)
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=FEATURES,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        hidden_dropout_prob=0.5,
+        attention_probs_dropout_prob=0.5,
+    )
     BertModel(config).save_pretrained(folder)
     return str(folder)
 

@@ -6,6 +6,7 @@
 All that were interrupted go on until they are done. Everything is imported and the rows are prepared once, and every attempt
 is a fork, so that ten attempts do not cost ten starts of torch.
 """
+
 import os
 import random
 import shutil
@@ -19,18 +20,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 
-torch.set_num_threads(1)                          # no thread pool: it would not survive the fork
+torch.set_num_threads(1)  # no thread pool: it would not survive the fork
 
-import scipy.stats                                # imported when it is needed; here once for all forks
 from datasets import disable_progress_bars
+from helpers import one_tokenizer, tiny, word_task
 from transformers import set_seed
 
 import lopa.train
-from helpers import one_tokenizer, tiny, word_task
-from lopa.train import Execution
 from lopa.model import get_prompt_model
 from lopa.prompts import PromptConfig
-from lopa.train import Recipe
+from lopa.train import Execution, Recipe
 
 disable_progress_bars()
 STEPS, TOKENIZER = 20, one_tokenizer()
@@ -39,8 +38,18 @@ STEPS, TOKENIZER = 20, one_tokenizer()
 def model():
     "A tuned encoder, and dropout in it and in the heads"
     set_seed(3)
-    base = tiny(vocab_size=len(TOKENIZER), max_position_embeddings=80, attention_dropout=.1)
-    return get_prompt_model(base, PromptConfig('lopa', num_virtual_tokens=3, rank=2, head_width=8, encoder_name_or_path='self', train_encoder=True))
+    base = tiny(vocab_size=len(TOKENIZER), max_position_embeddings=80, attention_dropout=0.1)
+    return get_prompt_model(
+        base,
+        PromptConfig(
+            'lopa',
+            num_virtual_tokens=3,
+            rank=2,
+            head_width=8,
+            encoder_name_or_path='self',
+            train_encoder=True,
+        ),
+    )
 
 
 PREPARED = lopa.train.training_data(model(), word_task())
@@ -50,16 +59,35 @@ lopa.train.training_data = lambda *_: PREPARED
 def run(folder):
     "Four epochs, a look at validation every fifth step, a checkpoint after every second"
     mine = model()
-    plan = Recipe(mine.adapter_config, prompt_lr=.05, head_lr=.01, encoder_lr=1e-3, steps=STEPS, eval_steps=5, eval_batch_size=8)
-    return lopa.train.train(mine, word_task(), plan, folder, seed=5, progress=False, resume=True, execution=Execution(save_steps=2, gradient_accumulation_steps=2))
+    plan = Recipe(
+        mine.adapter_config,
+        prompt_lr=0.05,
+        head_lr=0.01,
+        encoder_lr=1e-3,
+        steps=STEPS,
+        eval_steps=5,
+        eval_batch_size=8,
+    )
+    return lopa.train.train(
+        mine,
+        word_task(),
+        plan,
+        folder,
+        seed=5,
+        progress=False,
+        resume=True,
+        execution=Execution(save_steps=2, gradient_accumulation_steps=2),
+    )
 
 
 def attempt(do, kill_after=None):
     "Fork, do it, perhaps kill it; True if it came to its end"
     if not (child := os.fork()):
-        try: do()
+        try:
+            do()
         except BaseException:
             import traceback
+
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
@@ -67,42 +95,55 @@ def attempt(do, kill_after=None):
         time.sleep(kill_after)
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 1: raise SystemExit('an attempt failed by itself')
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 1:
+        raise SystemExit('an attempt failed by itself')
     return os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
 
 
 def dying(folder, k):
     "Run, and die before the k-th file operation that belongs to saving"
     left = [k]
+
     def fatal(do):
         def done(*args, **kwargs):
-            if not left[0]: os.kill(os.getpid(), signal.SIGKILL)
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
             left[0] -= 1
             return do(*args, **kwargs)
+
         return done
-    for where, names in (Path, ('rename', 'replace', 'write_bytes', 'unlink', 'mkdir')), (shutil, ('rmtree',)), (torch, ('save',)):
-        for name in names: setattr(where, name, fatal(getattr(where, name)))
+
+    for where, names in (
+        (Path, ('rename', 'replace', 'write_bytes', 'unlink', 'mkdir')),
+        (shutil, ('rmtree',)),
+        (torch, ('save',)),
+    ):
+        for name in names:
+            setattr(where, name, fatal(getattr(where, name)))
     run(folder)
 
 
 def interrupt(folder, n, seed):
     "Kill runs at n random moments; one that comes to its end makes room for the next"
     chance, killed, runs, start = random.Random(seed), 0, 1, time.perf_counter()
-    attempt(lambda: run(folder/'whole'))
+    attempt(lambda: run(folder / 'whole'))
     whole = time.perf_counter() - start
     while killed < n:
-        moment = chance.uniform(.1, .9)*whole
-        if not attempt(lambda: run(folder/str(runs)), moment): killed += 1
-        else: runs, whole = runs + 1, moment             # it had come to its end: the first run was slow
-    attempt(lambda: run(folder/str(runs)))
+        moment = chance.uniform(0.1, 0.9) * whole
+        if not attempt(lambda: run(folder / str(runs)), moment):
+            killed += 1
+        else:
+            runs, whole = runs + 1, moment  # it had come to its end: the first run was slow
+    attempt(lambda: run(folder / str(runs)))
     print(killed, runs)
 
 
 if __name__ == '__main__':
     folder, what, *rest = Path(sys.argv[1]), *sys.argv[2:]
-    if what == 'kills': interrupt(folder, int(rest[1]), int(rest[0]))
+    if what == 'kills':
+        interrupt(folder, int(rest[1]), int(rest[0]))
     if what == 'operations':
         for k in map(int, rest):
-            died = not attempt(lambda: dying(folder/f'operation-{k}', k))
-            attempt(lambda: run(folder/f'operation-{k}'))
+            died = not attempt(lambda: dying(folder / f'operation-{k}', k))
+            attempt(lambda: run(folder / f'operation-{k}'))
             print(died)

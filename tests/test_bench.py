@@ -1,35 +1,60 @@
 "The race: fair turns, real sizes with random weights, competitors that fail, the command"
-import copy, json, subprocess, sys
+
+import copy
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-
 from helpers import one_sentence, tiny
+
 from lopa import bench, sizes
 from lopa.plan.footprint import Ledger
-from lopa.plan.sizes import EVERYWHERE, SIZES, Limit, competitors, find_size, random_base, random_batch, training_step
+from lopa.plan.sizes import (
+    EVERYWHERE,
+    SIZES,
+    Limit,
+    competitors,
+    find_size,
+    random_base,
+    random_batch,
+    training_step,
+)
 
 root = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.filterwarnings('ignore')
 SMALL = {
     'causal': SIZES['tiny'],
-    'masked': sizes.Size('Roberta', 2, 12, 16, sizes.ROBERTA_LARGE | dict(
-        vocab_size=500, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=2)),
+    'masked': sizes.Size(
+        'Roberta',
+        2,
+        12,
+        16,
+        sizes.ROBERTA_LARGE
+        | dict(
+            vocab_size=500,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+        ),
+    ),
 }
 CASES = [(kind, name) for kind, size in SMALL.items() for name in competitors(size)]
 
 
 @pytest.fixture(params=SMALL)
-def size(request): return SMALL[request.param]
+def size(request):
+    return SMALL[request.param]
 
 
 def test_turns():
     order = []
     seconds = bench.race({name: lambda name=name: order.append(name) for name in 'abc'}, 2, False)
-    assert order == list('abc')*3 and all(len(turns) == 2 for turns in seconds.values())
-    assert bench.ratio({'a': [2., 9., 1.], 'b': [1., 1., 7.]}, 'a', 'b') == 2
+    assert order == list('abc') * 3 and all(len(turns) == 2 for turns in seconds.values())
+    assert bench.ratio({'a': [2.0, 9.0, 1.0], 'b': [1.0, 1.0, 7.0]}, 'a', 'b') == 2
 
 
 def test_the_small_race_is_as_it_was():
@@ -62,10 +87,11 @@ def test_batches(size):
         batch = random_batch(size, left=left)
         assert batch['input_ids'].shape == (size.batch, size.length)
         real, lengths = batch['input_ids'] != 0, (batch['input_ids'] != 0).sum(1)
-        assert lengths[0] == size.length and (lengths >= size.length//2).all()
+        assert lengths[0] == size.length and (lengths >= size.length // 2).all()
         assert real[:, -1 if left else 0].all()
         assert ('attention_mask' in batch) == (left or size.masked)
-        if 'attention_mask' in batch: assert torch.equal(batch['attention_mask'] == 1, real)
+        if 'attention_mask' in batch:
+            assert torch.equal(batch['attention_mask'] == 1, real)
         asked = batch['labels'] != -100
         assert (asked.sum(1) == size.answer).all() and real[asked].all()
         assert torch.equal(batch['labels'][asked], batch['input_ids'][asked])
@@ -88,14 +114,17 @@ def test_every_id_and_position_has_its_vector(name):
     if size.masked:
         assert size.length + 10 + 2 <= size.shape['max_position_embeddings']
         return
-    with torch.device('meta'), Ledger(): reader = sizes.AuthorsWay(random_base(size, 'meta'), size).encoder
+    with torch.device('meta'), Ledger():
+        reader = sizes.AuthorsWay(random_base(size, 'meta'), size).encoder
     assert reader.config.vocab_size >= size.shape['vocab_size']
     assert reader.config.max_position_embeddings >= size.padded >= size.length
     assert size.shape['max_position_embeddings'] >= size.padded + 10
 
 
 def test_what_fails_is_reported(monkeypatch):
-    def broken(base, size, batch): raise torch.OutOfMemoryError('too much')
+    def broken(base, size, batch):
+        raise torch.OutOfMemoryError('too much')
+
     monkeypatch.setitem(EVERYWHERE, 'broken', broken)
     row = bench.bench_size('tiny', 1, 'cpu', progress=False)
     assert row['broken_error'] == 'OutOfMemoryError: too much' and 'broken' not in row['ms']
@@ -103,7 +132,9 @@ def test_what_fails_is_reported(monkeypatch):
 
 
 def test_without_a_limit_there_is_no_ratio(monkeypatch):
-    def broken(base, size, batch): raise ValueError('no')
+    def broken(base, size, batch):
+        raise ValueError('no')
+
     monkeypatch.setitem(EVERYWHERE, 'limit', broken)
     row = bench.bench_size('tiny', 1, 'cpu', progress=False)
     assert row['over_limit'] == {} and row['limit_error'] == 'ValueError: no'
@@ -112,7 +143,8 @@ def test_without_a_limit_there_is_no_ratio(monkeypatch):
 
 def test_a_wrong_size_is_refused_before_anything_runs(monkeypatch):
     monkeypatch.setattr(bench, 'bench_size', None)
-    with pytest.raises(ValueError) as e: bench.bench_sizes(['tiny', 'huge'])
+    with pytest.raises(ValueError) as e:
+        bench.bench_sizes(['tiny', 'huge'])
     one_sentence(e.value, 'huge')
 
 
@@ -123,7 +155,9 @@ def test_a_cpu_is_warned(monkeypatch):
 
 
 def test_real_sizes_are_those_that_were_measured():
-    rows = json.loads((root/'results'/'gpu'/'nvidia-h100-80gb-hbm3-left-padding.json').read_text())['steps']
+    rows = json.loads(
+        (root / 'results' / 'gpu' / 'nvidia-h100-80gb-hbm3-left-padding.json').read_text()
+    )['steps']
     for row in rows:
         size = find_size(row['model'])
         assert (size.batch, size.length) == (row['batch'], row['length'])
@@ -138,12 +172,12 @@ def lopa(*args):
 
 
 def test_command(tmp_path):
-    to = tmp_path/'new'/'steps.json'
+    to = tmp_path / 'new' / 'steps.json'
     ran = lopa('bench', '--sizes', 'tiny', '--rounds', 1, '--json-file', to, '--json')
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout)
     assert report == json.loads(to.read_text())
-    assert [p.name for p in (tmp_path/'new').iterdir()] == ['steps.json']
+    assert [p.name for p in (tmp_path / 'new').iterdir()] == ['steps.json']
     assert report['rows'][0]['model'] == 'tiny' and report['rows'][0]['rounds'] == 1
     ran = lopa('bench', '--sizes', 'tiny', '--length', 5)
     assert ran.returncode == 2 and ran.stdout == '' and '--length' in ran.stderr

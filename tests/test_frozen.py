@@ -1,28 +1,41 @@
 "What is frozen stays as it is, and what should learn learns"
+
 import math
 
 import pytest
 import torch
-
 from helpers import FEATURES, PROMPT, example, prompted, rows, tiny
+
 from lopa.gating import GATES
 
 
-def copy(module): return {k: v.clone() for k, v in module.state_dict().items()}
-def same(module, before): return all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
-def trainable(model): return [p for p in model.parameters() if p.requires_grad]
+def copy(module):
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def same(module, before):
+    return all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+
+
+def trainable(model):
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def with_encoder(base, encoder_folder, tuned):
     "A model that runs its encoder, and a batch for it"
     model = prompted(base, encoder_name_or_path=encoder_folder, train_encoder=tuned)
     ids = torch.stack(rows((5, 5, 5))[0])
-    return model, dict(input_ids=ids, labels=ids, instance_input_ids=ids % 50, instance_attention_mask=torch.ones_like(ids))
+    return model, dict(
+        input_ids=ids,
+        labels=ids,
+        instance_input_ids=ids % 50,
+        instance_attention_mask=torch.ones_like(ids),
+    )
 
 
 def fit(model, batch, steps=3, lr=1e-2):
     "Losses of some optimiser steps on one batch"
-    optimiser, losses = torch.optim.AdamW(trainable(model), lr=lr, weight_decay=.1), []
+    optimiser, losses = torch.optim.AdamW(trainable(model), lr=lr, weight_decay=0.1), []
     model.train()
     for _ in range(steps):
         optimiser.zero_grad()
@@ -73,14 +86,17 @@ def test_dropout_of_the_encoder(llama, encoder_folder, tuned):
     "A frozen encoder's dropout never fires; a tuned one's does"
     model, batch = with_encoder(llama, encoder_folder, tuned)
     model.train()
-    a, b = (model.encoder(batch['instance_input_ids'], batch['instance_attention_mask']) for _ in range(2))
+    a, b = (
+        model.encoder(batch['instance_input_ids'], batch['instance_attention_mask'])
+        for _ in range(2)
+    )
     assert torch.equal(a, b) != tuned
 
 
 @torch.no_grad()
 def test_dropout_of_the_foundation_model():
     "GPT-2 has dropout of its own: silent in training, with the heads' dropout taken out of the picture"
-    model = prompted(tiny('gpt2', resid_pdrop=.5, embd_pdrop=.5, attn_pdrop=.5))
+    model = prompted(tiny('gpt2', resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5))
     batch = example(model)
     expected = model(**batch).logits
     model.train().generator.eval()
@@ -92,14 +108,21 @@ def test_loss_falls(llama, method):
     "Two instances, the same words, two answers: a prompt that is blind to the instance cannot get below ln 2"
     looks = method not in ('pt', 'shared')
     torch.manual_seed(0)
-    model = prompted(llama, 'pt', shaken=False, num_virtual_tokens=6) if method == 'pt' else prompted(llama, shaken=False, num_virtual_tokens=6, gate=method)
+    model = (
+        prompted(llama, 'pt', shaken=False, num_virtual_tokens=6)
+        if method == 'pt'
+        else prompted(llama, shaken=False, num_virtual_tokens=6, gate=method)
+    )
     ids = torch.tensor([[5, 6, 7, 11], [5, 6, 7, 12]])
     batch = dict(input_ids=ids, labels=torch.where(torch.arange(4) == 3, ids, -100))
-    if method != 'pt': batch['instance_features'] = torch.tensor([[1.], [-1.]]).expand(2, FEATURES)
+    if method != 'pt':
+        batch['instance_features'] = torch.tensor([[1.0], [-1.0]]).expand(2, FEATURES)
     losses, chance = fit(model, batch, steps=150, lr=3e-2), math.log(2)
-    assert losses[-1] < losses[0]/2
-    if not looks: assert losses[-1] > chance - .01
-    elif method != 'instance': assert losses[-1] < chance          # without a task prompt it gets there too, but slowly
+    assert losses[-1] < losses[0] / 2
+    if not looks:
+        assert losses[-1] > chance - 0.01
+    elif method != 'instance':
+        assert losses[-1] < chance  # without a task prompt it gets there too, but slowly
 
 
 def test_only_what_the_gate_uses_gets_a_gradient(llama, gate):
@@ -107,7 +130,10 @@ def test_only_what_the_gate_uses_gets_a_gradient(llama, gate):
     model = prompted(llama, gate=gate)
     batch = example(model)
     model(**batch, labels=batch['input_ids']).loss.backward()
-    got = {name: p.grad is not None and bool(p.grad.any()) for name, p in model.generator.named_parameters()}
+    got = {
+        name: p.grad is not None and bool(p.grad.any())
+        for name, p in model.generator.named_parameters()
+    }
     assert got.pop('prompt') == (gate != 'instance')
     assert set(got.values()) == {gate != 'shared'}
 
@@ -121,8 +147,10 @@ def test_accumulation(llama):
     model(**batch).loss.backward()
     whole = [p.grad.clone() for p in trainable(model)]
     model.zero_grad()
-    for part in slice(0, 1), slice(1, 3): model(**{k: v[part] for k, v in batch.items()}, num_items_in_batch=count).loss.backward()
-    for p, expected in zip(trainable(model), whole): torch.testing.assert_close(p.grad, expected, atol=1e-6, rtol=1e-4)
+    for part in slice(0, 1), slice(1, 3):
+        model(**{k: v[part] for k, v in batch.items()}, num_items_in_batch=count).loss.backward()
+    for p, expected in zip(trainable(model), whole):
+        torch.testing.assert_close(p.grad, expected, atol=1e-6, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -134,5 +162,7 @@ def test_labels_restrict_the_head_to_where_it_is_needed(base):
     labels[:, -2:] = batch['input_ids'][:, -2:]
     few, full = model(**batch, labels=labels), model(**batch).logits
     assert few.logits.shape[1] == 2 and full.shape[1] == PROMPT + 6
-    expected = torch.nn.functional.cross_entropy(full[:, -3:-1].flatten(0, 1), labels[:, -2:].flatten())
+    expected = torch.nn.functional.cross_entropy(
+        full[:, -3:-1].flatten(0, 1), labels[:, -2:].flatten()
+    )
     torch.testing.assert_close(few.loss, expected, atol=1e-5, rtol=1e-5)

@@ -1,7 +1,7 @@
 "`generate`, against searches that are written out and know no cache"
+
 import pytest
 import torch
-
 from helpers import example, prompted, rows
 
 NEW = 5
@@ -11,8 +11,8 @@ NEW = 5
 def search(model, ids, h, beams):
     "Beam search for one row over `inputs_embeds`, everything computed anew at every step; one beam is greedy search"
     embed = model.base_model.get_input_embeddings()
-    start = torch.cat([model.prompt(1, h), embed(ids[None])], 1)                   # (1, m + t, d)
-    found = [(0., [])]
+    start = torch.cat([model.prompt(1, h), embed(ids[None])], 1)  # (1, m + t, d)
+    found = [(0.0, [])]
     for _ in range(NEW):
         longer = []
         for score, new in found:
@@ -24,7 +24,9 @@ def search(model, ids, h, beams):
 
 
 def generate(model, batch, **kwargs):
-    return model.generate(**batch, **(dict(max_new_tokens=NEW, do_sample=False, pad_token_id=0) | kwargs)).tolist()
+    return model.generate(
+        **batch, **(dict(max_new_tokens=NEW, do_sample=False, pad_token_id=0) | kwargs)
+    ).tolist()
 
 
 @pytest.mark.parametrize('side', ['left', 'right'])
@@ -33,15 +35,21 @@ def test_equals_a_search_by_hand(base, beams, side):
     "Greedy and beam search in a padded batch find what a plain loop finds for each row"
     model, lengths = prompted(base), (2, 7, 4)
     ids, h = rows(lengths)
-    expected = [search(model, row, h[i:i+1], beams) for i, row in enumerate(ids)]
-    found = generate(model, example(model, lengths, side), num_beams=beams, early_stopping=False, length_penalty=1.)
+    expected = [search(model, row, h[i : i + 1], beams) for i, row in enumerate(ids)]
+    found = generate(
+        model,
+        example(model, lengths, side),
+        num_beams=beams,
+        early_stopping=False,
+        length_penalty=1.0,
+    )
     assert found == expected
 
 
 def test_beams_find_something_else(base):
     "Three beams do not simply repeat greedy search, so the test above tells them apart"
     model = prompted(base)
-    batch = example(model, (4,)*8)
+    batch = example(model, (4,) * 8)
     assert generate(model, batch, num_beams=3) != generate(model, batch)
 
 
@@ -50,14 +58,16 @@ def test_beams_find_something_else(base):
 def test_cache_changes_nothing(base, beams, lengths):
     model = prompted(base)
     batch = example(model, lengths)
-    assert generate(model, batch, num_beams=beams, use_cache=True) == generate(model, batch, num_beams=beams, use_cache=False)
+    assert generate(model, batch, num_beams=beams, use_cache=True) == generate(
+        model, batch, num_beams=beams, use_cache=False
+    )
 
 
 def test_every_method_generates(model):
     "Each gate, and prompt tuning, gives what a plain loop gives"
     ids, h = rows((5, 5))
     found = generate(model, example(model, (5, 5)))
-    assert found == [search(model, row, h[i:i+1], 1) for i, row in enumerate(ids)]
+    assert found == [search(model, row, h[i : i + 1], 1) for i, row in enumerate(ids)]
 
 
 def test_sampling_repeats_with_its_seed(llama):
@@ -72,15 +82,24 @@ def test_sampling_repeats_with_its_seed(llama):
 def test_prompt_is_not_ignored(base, use_cache):
     "The same words continue differently for another instance, with and without the cache"
     model = prompted(base)
-    with torch.no_grad(): model.generator.prompt.mul_(5)
-    batch = example(model, (4,)*6)
-    other = batch | {'instance_features': -3*batch['instance_features']}
-    assert generate(model, batch, use_cache=use_cache) != generate(model, other, use_cache=use_cache)
+    with torch.no_grad():
+        model.generator.prompt.mul_(5)
+    batch = example(model, (4,) * 6)
+    other = batch | {'instance_features': -3 * batch['instance_features']}
+    assert generate(model, batch, use_cache=use_cache) != generate(
+        model, other, use_cache=use_cache
+    )
 
 
 def test_only_new_tokens_come_back(model):
     "As many as were asked for, and neither prompt nor input among them"
-    found = model.generate(**example(model, (3, 8)), max_new_tokens=4, min_new_tokens=4, do_sample=False, pad_token_id=0)
+    found = model.generate(
+        **example(model, (3, 8)),
+        max_new_tokens=4,
+        min_new_tokens=4,
+        do_sample=False,
+        pad_token_id=0,
+    )
     assert found.shape == (2, 4)
 
 
@@ -97,4 +116,6 @@ def test_prompt_embeds_is_what_the_model_sees(llama):
     model = prompted(llama)
     batch = example(model, (5, 5))
     x = model.prompt_embeds(**batch)
-    torch.testing.assert_close(llama(inputs_embeds=x).logits, model(**batch).logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        llama(inputs_embeds=x).logits, model(**batch).logits, atol=1e-5, rtol=1e-4
+    )

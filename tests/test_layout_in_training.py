@@ -1,18 +1,18 @@
 """What attention is asked for in training: no mask for causal models, a key for every query,
 and never cuDNN's kernel beside a mask (`nbs/05_attention.ipynb` says why)"""
+
 from unittest.mock import patch
 
 import pytest
 import torch
 import transformers as tf
+from helpers import CAUSAL, MASKED, PAIRS, SEQ2SEQ, adapted, features, padded, prompted, rows, tiny
 from torch.nn import functional as F
 
 from lopa.attention import looks_ahead
-from helpers import (CAUSAL, MASKED, PAIRS, SEQ2SEQ, adapted, features, padded, prompted, rows,
-                     tiny)
 
 pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning')
-LENGTHS = range(2, 141)       # tokens of the longest row, the prompt on top; one has nothing to predict
+LENGTHS = range(2, 141)  # tokens of the longest row, the prompt on top; one has nothing to predict
 ROOM = {'gpt2': 'n_positions', 'bloom': None, 't5': None}
 ONE_LAYER = {'gpt2': 'n_layer', 'bloom': 'n_layer', 't5': 'num_layers'}
 PROMPTS = ['pt', 'lopa', 'idpg', 'idpg-phm', 'dept']
@@ -28,17 +28,19 @@ def long_base(kind):
 
 class Watch:
     "In place of torch's attention: complain about what must not be asked for, and count"
+
     def __init__(self, causal):
         self.causal, self.calls, self.sixty_four = causal, 0, 0
 
-    def __call__(self, query, key, value, attn_mask=None, dropout_p=0., is_causal=False, **more):
+    def __call__(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **more):
         self.calls += 1
         t, s = query.shape[2], key.shape[2]
         if self.causal:
             assert attn_mask is None, f'a causal model was handed a mask, {t} × {s}'
             assert is_causal or t == s == 1, f'not by rule, {t} × {s}'
             assert t == s, f'{t} queries on {s} keys: the rule would count from the wrong corner'
-        if attn_mask is not None: self.check(attn_mask, t, s)
+        if attn_mask is not None:
+            self.check(attn_mask, t, s)
         return attend(query, key, value, attn_mask, dropout_p, is_causal, **more)
 
     def check(self, mask, t, s):
@@ -48,15 +50,17 @@ class Watch:
         self.sixty_four += 64 in (t % 128, s % 128)
         assert not torch.backends.cuda.cudnn_sdp_enabled(), f'a mask, and cuDNN, {t} × {s}'
 
-    def watching(self): return patch.object(F, 'scaled_dot_product_attention', self)
+    def watching(self):
+        return patch.object(F, 'scaled_dot_product_attention', self)
 
 
 def batch_of(model, kind, longest):
     "Rows of three lengths, labels at the end of each (in the middle for a masked model)"
-    ids, h = rows((longest, longest//2 + 1, 1))
-    if kind in SEQ2SEQ: labels = torch.tensor([[5, 6, 7]]*3)
+    ids, h = rows((longest, longest // 2 + 1, 1))
+    if kind in SEQ2SEQ:
+        labels = torch.tensor([[5, 6, 7]] * 3)
     else:
-        at = [(len(i) - 1)//2 if kind in MASKED else len(i) - 1 for i in ids]
+        at = [(len(i) - 1) // 2 if kind in MASKED else len(i) - 1 for i in ids]
         labels = [torch.where(torch.arange(len(i)) == a, i, -100) for i, a in zip(ids, at)]
         labels = padded(labels, 'right', -100)['input_ids']
     return padded(ids, 'right') | {'labels': labels} | features(model, h)
@@ -66,19 +70,23 @@ def train_on(model, kind, longest):
     "Forward and backward"
     loss = model.train()(**batch_of(model, kind, longest)).loss
     assert loss.isfinite(), longest
-    if loss.requires_grad: loss.backward()
+    if loss.requires_grad:
+        loss.backward()
     model.zero_grad()
 
 
 def watch_all_lengths(model, kind):
     watch = Watch(kind in CAUSAL)
     with watch.watching():
-        for longest in LENGTHS: train_on(model, kind, longest)
+        for longest in LENGTHS:
+            train_on(model, kind, longest)
     assert watch.calls >= len(LENGTHS)
-    assert kind in CAUSAL or watch.sixty_four                    # the length in question was there
+    assert kind in CAUSAL or watch.sixty_four  # the length in question was there
 
 
-@pytest.mark.parametrize('kind,method', [p for p in PAIRS if p[0] in ('llama', 'gpt2', 'roberta', 't5')])
+@pytest.mark.parametrize(
+    'kind,method', [p for p in PAIRS if p[0] in ('llama', 'gpt2', 'roberta', 't5')]
+)
 def test_every_method_and_family(kind, method):
     watch_all_lengths(adapted(long_base(kind), method), kind)
 
@@ -95,7 +103,8 @@ def test_every_position(kind, method, position):
 def test_other_causal_models(kind, method):
     model, watch = adapted(long_base(kind), method), Watch(causal=True)
     with watch.watching():
-        for longest in 2, 61, 64, 125: train_on(model, kind, longest)
+        for longest in 2, 61, 64, 125:
+            train_on(model, kind, longest)
     assert watch.calls
 
 
@@ -114,7 +123,8 @@ def test_the_old_layout_is_noticed(method):
     ids, h = rows((9, 4))
     given = padded(ids, 'left') | features(model, h)
     for causal, complaint in (True, 'handed a mask'), (False, 'sees nothing'):
-        with Watch(causal).watching(), pytest.raises(AssertionError, match=complaint): model(**given)
+        with Watch(causal).watching(), pytest.raises(AssertionError, match=complaint):
+            model(**given)
 
 
 @pytest.mark.parametrize('kind', ['roberta', 't5'])
@@ -138,6 +148,7 @@ def test_recomputed_layers_leave_cudnn_out_as_well(kind):
 
 # --- the numbers are those of the old layout ---
 
+
 def old_loss(model, ids, h):
     "Rows padded on the left, with a mask and position numbers, and logits everywhere"
     given = padded(ids, 'left')
@@ -157,33 +168,52 @@ def gradients(model, loss):
 @pytest.mark.parametrize('method', [*PROMPTS, 'lora', 'full'])
 def test_right_padding_changes_no_number(kind, method, attention):
     "Loss and gradients of a step, dropout off; prefix and P-tuning were padded on the right before"
-    if (kind, attention) == ('bloom', 'sdpa'): pytest.skip('Bloom has an attention of its own')
+    if (kind, attention) == ('bloom', 'sdpa'):
+        pytest.skip('Bloom has an attention of its own')
     model = adapted(tiny(kind), method)
     model.base_model.set_attn_implementation(attention)
     ids, h = rows((7, 3, 5))
     labels = [torch.where(torch.arange(len(i)) == len(i) - 1, i, -100) for i in ids]
     before = old_loss(model, ids, h)
     theirs = gradients(model, before)
-    for side in 'left', 'right':                                 # whatever side the caller pads
+    for side in 'left', 'right':  # whatever side the caller pads
         given = padded(ids, side) | {'labels': padded(labels, side, -100)['input_ids']}
         loss = model(**given, **features(model, h)).loss
         torch.testing.assert_close(loss, before, atol=1e-4, rtol=0)
         ours = gradients(model, loss)
         assert ours.keys() == theirs.keys()
-        for name in ours: torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=1e-3)
+        for name in ours:
+            torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=1e-3)
 
 
-SIZES = dict(vocab_size=100, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
-             num_attention_heads=2, initializer_range=.2, max_position_embeddings=64)
+SIZES = dict(
+    vocab_size=100,
+    hidden_size=32,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    initializer_range=0.2,
+    max_position_embeddings=64,
+)
 LOOK_AHEAD = {
     'BERT': lambda: tf.BertLMHeadModel(tf.BertConfig(**SIZES)),
     'Megatron-BERT': lambda: tf.MegatronBertForCausalLM(tf.MegatronBertConfig(**SIZES)),
     'RoFormer': lambda: tf.RoFormerForCausalLM(tf.RoFormerConfig(**SIZES)),
-    'XLNet': lambda: tf.XLNetLMHeadModel(tf.XLNetConfig(vocab_size=100, d_model=32, n_layer=2, n_head=2,
-                                                        d_inner=32, initializer_range=.2)),
-    'a Llama that is told to': lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**SIZES, is_causal=False))}
-COUNTERS = {'RoBERTa': 'Roberta', 'CamemBERT': 'Camembert', 'XLM-RoBERTa': 'XLMRoberta',
-            'Data2Vec': 'Data2VecText'}
+    'XLNet': lambda: tf.XLNetLMHeadModel(
+        tf.XLNetConfig(
+            vocab_size=100, d_model=32, n_layer=2, n_head=2, d_inner=32, initializer_range=0.2
+        )
+    ),
+    'a Llama that is told to': lambda: tf.LlamaForCausalLM(
+        tf.LlamaConfig(**SIZES, is_causal=False)
+    ),
+}
+COUNTERS = {
+    'RoBERTa': 'Roberta',
+    'CamemBERT': 'Camembert',
+    'XLM-RoBERTa': 'XLMRoberta',
+    'Data2Vec': 'Data2VecText',
+}
 
 
 def at_the_end(ids):
@@ -191,8 +221,10 @@ def at_the_end(ids):
     return [torch.where(torch.arange(len(i)) == len(i) - 1, i, -100) for i in ids]
 
 
-@pytest.mark.parametrize('kind,method', [(k, m) for k in LOOK_AHEAD for m in ('pt', 'lora', 'full')
-                                         if (k, m) != ('XLNet', 'lora')])     # no layer that LoRA knows
+@pytest.mark.parametrize(
+    'kind,method',
+    [(k, m) for k in LOOK_AHEAD for m in ('pt', 'lora', 'full') if (k, m) != ('XLNet', 'lora')],
+)  # no layer that LoRA knows
 @torch.no_grad()
 def test_a_model_that_looks_ahead_keeps_its_mask(kind, method):
     "It counts as causal and is not: a padded row equals the row alone"
@@ -206,7 +238,8 @@ def test_a_model_that_looks_ahead_keeps_its_mask(kind, method):
     together = model(**padded(ids, 'right'), labels=wide).logits[1]
     alone = model(ids[1][None], labels=labels[1][None]).logits[0]
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
-    with pytest.raises(ValueError, match='prefix'): adapted(base, 'prefix')
+    with pytest.raises(ValueError, match='prefix'):
+        adapted(base, 'prefix')
 
 
 @pytest.mark.parametrize('kind', CAUSAL)
@@ -226,7 +259,7 @@ def test_training_and_prediction_count_alike(kind, method):
     base = getattr(tf, f'{name}ForCausalLM')(getattr(tf, f'{name}Config')(**sizes)).eval()
     base.config._name_or_path = base.name_or_path = 'tiny'
     model, (ids, _) = adapted(base, method), rows((7, 4))
-    ids = [i.clamp(min=2) for i in ids]                             # no token is the padding's
+    ids = [i.clamp(min=2) for i in ids]  # no token is the padding's
     given, labels = padded(ids, 'left', 2), padded(at_the_end(ids), 'left', -100)['input_ids']
     asked = model(**given, labels=labels).logits[:, 0]
     torch.testing.assert_close(asked, model(**given).logits[:, -2], atol=1e-4, rtol=1e-3)
@@ -239,10 +272,12 @@ def test_a_model_that_hands_on_a_mask_of_its_own_is_not_told_otherwise():
     losses = []
     for attention in 'eager', 'sdpa':
         base = tf.DogeForCausalLM(tf.DogeConfig(**sizes, attn_implementation=attention)).eval()
-        if losses: base.load_state_dict(state)
+        if losses:
+            base.load_state_dict(state)
         state = base.state_dict()
         base.config._name_or_path = base.name_or_path = 'tiny'
-        if looks_ahead(base): pytest.skip("this transformers' Doge attends to later tokens, so it keeps its mask")
+        if looks_ahead(base):
+            pytest.skip("this transformers' Doge attends to later tokens, so it keeps its mask")
         ids, _ = rows((12, 9))
         labels = padded(at_the_end(ids), 'right', -100)['input_ids']
         losses.append(adapted(base, 'prefix')(**padded(ids, 'right'), labels=labels).loss)
@@ -255,13 +290,23 @@ def test_a_suffix_is_the_same_for_every_kernel():
     losses = []
     for attention in 'eager', 'sdpa':
         torch.manual_seed(0)
-        sizes = dict(vocab_size=100, d_model=32, decoder_layers=2, decoder_attention_heads=2,
-                     decoder_ffn_dim=32, max_position_embeddings=64, init_std=.2, is_encoder_decoder=False)
+        sizes = dict(
+            vocab_size=100,
+            d_model=32,
+            decoder_layers=2,
+            decoder_attention_heads=2,
+            decoder_ffn_dim=32,
+            max_position_embeddings=64,
+            init_std=0.2,
+            is_encoder_decoder=False,
+        )
         base = tf.BartForCausalLM(tf.BartConfig(**sizes, attn_implementation=attention)).eval()
         base.config._name_or_path = base.name_or_path = 'tiny'
         ids, _ = rows((12, 5))
         labels = padded(at_the_end(ids), 'right', -100)['input_ids']
-        losses.append(prompted(base, 'pt', position='suffix')(**padded(ids, 'right'), labels=labels).loss)
+        losses.append(
+            prompted(base, 'pt', position='suffix')(**padded(ids, 'right'), labels=labels).loss
+        )
     torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)
 
 
@@ -271,4 +316,6 @@ def test_a_mask_of_booleans(method):
     model, (ids, h) = adapted('llama', method), rows((6, 3))
     given = padded(ids, 'left') | features(model, h)
     exact = model(**given).logits
-    assert torch.equal(model(**given | {'attention_mask': given['attention_mask'].bool()}).logits, exact)
+    assert torch.equal(
+        model(**given | {'attention_mask': given['attention_mask'].bool()}).logits, exact
+    )

@@ -1,20 +1,24 @@
 "Scores against other people's code, and against counting"
-import math, warnings
+
+import math
+import warnings
 from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
-
 from helpers import few, one_sentence
-from lopa.evaluate.metrics import accuracy, f1, majority_baseline
+from hypothesis import given
+from hypothesis import strategies as st
+
 from lopa.evaluate import bootstrap_ci, compare_methods, main_score, pass_at_k, score, show_score
+from lopa.evaluate.metrics import accuracy, f1, majority_baseline
 
 classes = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=30)
 
 
 def refused(f, *mentions):
-    with pytest.raises(ValueError) as e: f()
+    with pytest.raises(ValueError) as e:
+        f()
     one_sentence(e.value, *mentions)
 
 
@@ -23,19 +27,24 @@ def refused(f, *mentions):
 def test_as_scikit_learn_counts(pairs):
     "Accuracy and F1, also where a class never occurs"
     from sklearn.metrics import accuracy_score, f1_score
+
     p, y = map(list, zip(*pairs))
     assert accuracy(p, y) == accuracy_score(y, p) and f1(p, y) == f1_score(y, p, zero_division=0)
-    assert f1(p, y) == (2*sum(a and b for a, b in pairs)/(sum(p) + sum(y)) if any(p + y) else 0)
+    assert f1(p, y) == (2 * sum(a and b for a, b in pairs) / (sum(p) + sum(y)) if any(p + y) else 0)
 
 
-@pytest.mark.parametrize('share', [0, .3, .9])
+@pytest.mark.parametrize('share', [0, 0.3, 0.9])
 def test_mean_of_accuracy_and_f1(share):
     "GLUE's score for MRPC and QQP, inside its interval; elsewhere accuracy is the score"
     from sklearn.metrics import accuracy_score, f1_score
+
     p, y = (np.random.default_rng(0).random((2, 40)) < share).astype(int)
     s = score(p, y, ('accuracy', 'f1'), mean=True)
-    assert main_score(s) == pytest.approx((accuracy_score(y, p) + f1_score(y, p, zero_division=0))/2) and s['n'] == 40
-    assert 0 <= s['low'] <= s['high'] <= 1 and f"{100*s['score']:.1f} %" in show_score(s)
+    assert (
+        main_score(s) == pytest.approx((accuracy_score(y, p) + f1_score(y, p, zero_division=0)) / 2)
+        and s['n'] == 40
+    )
+    assert 0 <= s['low'] <= s['high'] <= 1 and f'{100 * s["score"]:.1f} %' in show_score(s)
     assert main_score(score(p, y)) == accuracy_score(y, p) and 'score' not in score(p, y)
 
 
@@ -53,11 +62,15 @@ def test_one_example_is_enough():
 def test_interval_covers():
     "95 in 100 intervals hold the true share: in 300 tries between 90 and 99, and 80 % intervals are narrower and miss more often"
     rng = np.random.default_rng(0)
-    tries = [rng.random(120) < .7 for _ in range(300)]
-    covers = lambda level: np.mean([low <= .7 <= high for low, high in (bootstrap_ci(t, level) for t in tries)])
-    assert .90 <= covers(.95) <= .99 and .72 <= covers(.8) <= .87
+    tries = [rng.random(120) < 0.7 for _ in range(300)]
+    covers = lambda level: np.mean(
+        [low <= 0.7 <= high for low, high in (bootstrap_ci(t, level) for t in tries)]
+    )
+    assert 0.90 <= covers(0.95) <= 0.99 and 0.72 <= covers(0.8) <= 0.87
     low, high = bootstrap_ci(tries[0])
-    assert low < tries[0].mean() < high and (high - low) == pytest.approx(2*1.96*math.sqrt(.7*.3/120), rel=.25)
+    assert low < tries[0].mean() < high and (high - low) == pytest.approx(
+        2 * 1.96 * math.sqrt(0.7 * 0.3 / 120), rel=0.25
+    )
     assert bootstrap_ci(tries[0]) == (low, high) != bootstrap_ci(tries[0], seed=1)
 
 
@@ -66,13 +79,23 @@ def test_interval_covers():
 def test_two_methods(pairs):
     "McNemar's exact test as scipy has it; the other way round only the sign changes"
     from scipy.stats import binomtest
+
     a, b = map(list, zip(*pairs))
     one, other = compare_methods(a, b), compare_methods(b, a)
     only_a, only_b = sum(x > y for x, y in pairs), sum(y > x for x, y in pairs)
     assert (one['only_a'], one['only_b']) == (only_a, only_b) == (other['only_b'], other['only_a'])
-    assert one['p'] == other['p'] == (binomtest(only_a, only_a + only_b, .5).pvalue if only_a + only_b else 1)
-    assert one['difference'] == pytest.approx((only_a - only_b)/len(pairs)) and one['difference'] == pytest.approx(-other['difference'])
-    assert one['low'] == pytest.approx(-other['high']) and one['low'] <= one['difference'] <= one['high']
+    assert (
+        one['p']
+        == other['p']
+        == (binomtest(only_a, only_a + only_b, 0.5).pvalue if only_a + only_b else 1)
+    )
+    assert one['difference'] == pytest.approx((only_a - only_b) / len(pairs)) and one[
+        'difference'
+    ] == pytest.approx(-other['difference'])
+    assert (
+        one['low'] == pytest.approx(-other['high'])
+        and one['low'] <= one['difference'] <= one['high']
+    )
 
 
 def test_different_examples_are_not_compared():
@@ -83,26 +106,34 @@ def test_different_examples_are_not_compared():
 @pytest.mark.parametrize('n', [1, 2, 5, 7])
 def test_pass_at_k_by_counting(n):
     "The share of all ways to draw k of n in which one passes; no way to draw more than n"
-    for c in range(n+1):
-        for k in range(1, n+1):
-            draws = list(combinations([True]*c + [False]*(n-c), k))
+    for c in range(n + 1):
+        for k in range(1, n + 1):
+            draws = list(combinations([True] * c + [False] * (n - c), k))
             assert pass_at_k(n, c, k) == pytest.approx(np.mean([any(d) for d in draws]))
 
 
 @few
-@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
+@given(
+    st.integers(1, 300).flatmap(
+        lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))
+    )
+)
 def test_pass_at_k_grows(nck):
     "With attempts and with right programs; between 0 and 1; one attempt is the share of right programs"
     n, c, k = nck
     p = pass_at_k(n, c, k)
     assert 0 <= p <= 1 and (p == 0) == (c == 0) and (p == 1) >= (n - c < k)
-    assert pass_at_k(n, c, 1) == pytest.approx(c/n)
-    if k < n: assert pass_at_k(n, c, k+1) >= p
-    if c < n: assert pass_at_k(n, c+1, k) >= p
+    assert pass_at_k(n, c, 1) == pytest.approx(c / n)
+    if k < n:
+        assert pass_at_k(n, c, k + 1) >= p
+    if c < n:
+        assert pass_at_k(n, c + 1, k) >= p
 
 
 @pytest.mark.parametrize('nck', [(5, 6, 1), (5, -1, 1), (5, 2, 0), (5, 2, 6), (0, 0, 1)], ids=str)
-def test_pass_at_k_refuses(nck): refused(lambda: pass_at_k(*nck), *(f'{name}={v}' for name, v in zip('nck', nck)))
+def test_pass_at_k_refuses(nck):
+    refused(lambda: pass_at_k(*nck), *(f'{name}={v}' for name, v in zip('nck', nck)))
 
 
-def test_majority_comes_from_training(): assert majority_baseline([0, 1, 1], [0, 0, 0, 1]) == .25
+def test_majority_comes_from_training():
+    assert majority_baseline([0, 1, 1], [0, 0, 0, 1]) == 0.25

@@ -1,9 +1,10 @@
 "A padded example in a batch is treated as the same example alone"
+
 import pytest
 import torch
-from hypothesis import given, strategies as st
-
 from helpers import PROMPT, few, padded, prompted, rows
+from hypothesis import given
+from hypothesis import strategies as st
 
 lengths = st.lists(st.integers(1, 9), min_size=1, max_size=4)
 sides, seeds = st.sampled_from(['left', 'right']), st.integers(0, 999)
@@ -17,8 +18,8 @@ def test_logits(base, lengths, side, seed):
     model, (ids, h) = prompted(base), rows(lengths, seed)
     together = model(**padded(ids, side), instance_features=h).logits
     for i, n in enumerate(lengths):
-        alone = model(ids[i][None], instance_features=h[i:i+1]).logits[0]
-        there = slice(-n-PROMPT, None) if side == 'left' else slice(n+PROMPT)
+        alone = model(ids[i][None], instance_features=h[i : i + 1]).logits[0]
+        there = slice(-n - PROMPT, None) if side == 'left' else slice(n + PROMPT)
         torch.testing.assert_close(together[i, there], alone, atol=1e-4, rtol=1e-3)
 
 
@@ -29,9 +30,15 @@ def test_loss(base, lengths, side, seed):
     "The loss of a batch is the mean of its rows' losses when each has one label"
     model, (ids, h) = prompted(base), rows(lengths, seed)
     labels = [torch.full_like(i, -100) for i in ids]
-    for row, i in zip(labels, ids): row[-1] = i[-1]
-    together = model(**padded(ids, side), labels=padded(labels, side, -100)['input_ids'], instance_features=h).loss
-    alone = [model(i[None], labels=l[None], instance_features=h[k:k+1]).loss for k, (i, l) in enumerate(zip(ids, labels))]
+    for row, i in zip(labels, ids):
+        row[-1] = i[-1]
+    together = model(
+        **padded(ids, side), labels=padded(labels, side, -100)['input_ids'], instance_features=h
+    ).loss
+    alone = [
+        model(i[None], labels=l[None], instance_features=h[k : k + 1]).loss
+        for k, (i, l) in enumerate(zip(ids, labels))
+    ]
     torch.testing.assert_close(together, torch.stack(alone).mean(), atol=1e-4, rtol=1e-3)
 
 
@@ -43,7 +50,10 @@ def test_generate(base, lengths, side, seed):
     kwargs = dict(max_new_tokens=3, do_sample=False, pad_token_id=0)
     together = model.generate(**padded(ids, side), instance_features=h, **kwargs)
     for i, row in enumerate(ids):
-        assert together[i].tolist() == model.generate(row[None], instance_features=h[i:i+1], **kwargs)[0].tolist()
+        assert (
+            together[i].tolist()
+            == model.generate(row[None], instance_features=h[i : i + 1], **kwargs)[0].tolist()
+        )
 
 
 @pytest.mark.parametrize('side', ['left', 'right'])
@@ -55,7 +65,9 @@ def test_every_method(model, side):
     x = model(**padded(ids, side), instance_features=h).logits
     alone = model(ids[0][None], instance_features=None if h is None else h[:1]).logits[0]
     n = len(alone)
-    torch.testing.assert_close(x[0, -n:] if side == 'left' else x[0, :n], alone, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        x[0, -n:] if side == 'left' else x[0, :n], alone, atol=1e-4, rtol=1e-3
+    )
 
 
 @torch.no_grad()

@@ -1,9 +1,10 @@
 "Where a method is one of PEFT's, it equals PEFT"
+
 import pytest
 import torch
+from helpers import PROMPT, adapted, padded, prompted, rows, tiny
 from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
 
-from helpers import PROMPT, adapted, padded, prompted, rows, tiny
 from lopa.baselines import BaselineConfig, BaselineModel
 
 pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning')
@@ -11,8 +12,12 @@ pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWa
 
 def peft_model(kind, vectors):
     "PEFT's prompt tuning in front of the same foundation model, holding these vectors"
-    model = get_peft_model(tiny(kind), PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=len(vectors)))
-    with torch.no_grad(): model.prompt_encoder['default'].embedding.weight.copy_(vectors)
+    model = get_peft_model(
+        tiny(kind),
+        PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=len(vectors)),
+    )
+    with torch.no_grad():
+        model.prompt_encoder['default'].embedding.weight.copy_(vectors)
     return model.eval()
 
 
@@ -26,7 +31,10 @@ def test_logits(kind, how, lengths):
     ours = model(**batch, instance_features=h).logits
     theirs = peft_model(kind, model.generator.prompt)(**batch).logits
     assert ours.shape == theirs.shape
-    for i, n in enumerate(lengths): torch.testing.assert_close(ours[i, :PROMPT+n], theirs[i, :PROMPT+n], atol=1e-4, rtol=1e-4)
+    for i, n in enumerate(lengths):
+        torch.testing.assert_close(
+            ours[i, : PROMPT + n], theirs[i, : PROMPT + n], atol=1e-4, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize('kind', ['llama', 'gpt2'])
@@ -36,8 +44,14 @@ def test_loss_and_gradient(kind):
     ids, peft = torch.stack(ids), peft_model(kind, model.generator.prompt)
     ours, theirs = model(ids, labels=ids).loss, peft(input_ids=ids, labels=ids).loss
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-    ours.backward(); theirs.backward()
-    torch.testing.assert_close(model.generator.prompt.grad, peft.prompt_encoder['default'].embedding.weight.grad, atol=1e-5, rtol=1e-4)
+    ours.backward()
+    theirs.backward()
+    torch.testing.assert_close(
+        model.generator.prompt.grad,
+        peft.prompt_encoder['default'].embedding.weight.grad,
+        atol=1e-5,
+        rtol=1e-4,
+    )
 
 
 def test_same_number_of_parameters():
@@ -48,6 +62,7 @@ def test_same_number_of_parameters():
 
 
 # --- the baselines are PEFT's ---
+
 
 def parts(method, kind='llama'):
     "A baseline, and PEFT's own model with the same trained tensors"
@@ -67,7 +82,8 @@ def test_baseline_logits(kind, method):
     batch = padded(ids, 'right')
     ours, peft = model(**batch).logits, theirs(**batch).logits
     m = PROMPT if method == 'p-tuning' else 0
-    for i, n in enumerate(lengths): torch.testing.assert_close(ours[i, :m+n], peft[i, :m+n], atol=1e-4, rtol=1e-4)
+    for i, n in enumerate(lengths):
+        torch.testing.assert_close(ours[i, : m + n], peft[i, : m + n], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize('method', ['lora', 'prefix'])
@@ -77,22 +93,40 @@ def test_peft_reads_our_adapters(method, tmp_path):
     model, (ids, _) = adapted('llama', method), rows((5, 5))
     model.save_pretrained(tmp_path)
     theirs = PeftModel.from_pretrained(tiny(), tmp_path)
-    torch.testing.assert_close(theirs(torch.stack(ids)).logits, model(torch.stack(ids)).logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        theirs(torch.stack(ids)).logits, model(torch.stack(ids)).logits, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_lora_is_the_papers():
     "Rank 16, alpha 32, dropout 0.1, on queries, keys and values; the base in evaluation mode, LoRA's dropout alone awake"
     model = BaselineModel(tiny(), BaselineConfig('lora')).train()
     c = model.model.peft_config['default']
-    assert (c.r, c.lora_alpha, c.lora_dropout, sorted(c.target_modules)) == (16, 32, .1, ['k_proj', 'q_proj', 'v_proj'])
-    awake = {n.split('.')[-2] if n.endswith('default') else n for n, mod in model.model.named_modules() if mod.training}
+    assert (c.r, c.lora_alpha, c.lora_dropout, sorted(c.target_modules)) == (
+        16,
+        32,
+        0.1,
+        ['k_proj', 'q_proj', 'v_proj'],
+    )
+    awake = {
+        n.split('.')[-2] if n.endswith('default') else n
+        for n, mod in model.model.named_modules()
+        if mod.training
+    }
     assert awake and all('lora' in n for n in awake)
 
 
 @torch.no_grad()
 def test_prefix_of_words_is_those_words():
     "Before training, a prefix that starts from words acts as if the words stood there"
-    torch.manual_seed(5); words = torch.randperm(100)[:PROMPT]
-    torch.manual_seed(5); model = BaselineModel(tiny(), BaselineConfig('prefix', num_virtual_tokens=PROMPT))
+    torch.manual_seed(5)
+    words = torch.randperm(100)[:PROMPT]
+    torch.manual_seed(5)
+    model = BaselineModel(tiny(), BaselineConfig('prefix', num_virtual_tokens=PROMPT))
     ids = torch.tensor([[7, 8, 9]])
-    torch.testing.assert_close(model(ids).logits, tiny()(torch.cat([words[None], ids], 1)).logits[:, PROMPT:], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        model(ids).logits,
+        tiny()(torch.cat([words[None], ids], 1)).logits[:, PROMPT:],
+        atol=1e-4,
+        rtol=1e-4,
+    )

@@ -1,17 +1,28 @@
 "A folder of results may hold anything: what can be read is in the table, what cannot is named, and every published number is where it says"
+
 import json
 import math
 import warnings
 from pathlib import Path
 
 import pytest
-
 from helpers import one_sentence
-from lopa.records.records import COLUMNS, find
-from lopa.records import SCHEMA, average, load_results, read_result, trouble
 
-RESULTS = Path(__file__).parents[1]/'results'
-GOOD = {'id': 'a', 'schema': SCHEMA, 'task': 'rte', 'method': 'lopa', 'base_model': 'tiny', 'seed': 0, 'config': {'rank': 2}, 'test': {'accuracy': .6, 'low': .5, 'high': .7, 'n': 100}, 'trainable_parameters': 7}
+from lopa.records import SCHEMA, average, load_results, read_result, trouble
+from lopa.records.records import COLUMNS, find
+
+RESULTS = Path(__file__).parents[1] / 'results'
+GOOD = {
+    'id': 'a',
+    'schema': SCHEMA,
+    'task': 'rte',
+    'method': 'lopa',
+    'base_model': 'tiny',
+    'seed': 0,
+    'config': {'rank': 2},
+    'test': {'accuracy': 0.6, 'low': 0.5, 'high': 0.7, 'n': 100},
+    'trainable_parameters': 7,
+}
 
 
 def table_of(*folders):
@@ -24,38 +35,88 @@ def table_of(*folders):
     return table, {Path(file).name: why for file, why in problems}
 
 
-def scored(**how): return GOOD | {'test': GOOD['test'] | how}
+def scored(**how):
+    return GOOD | {'test': GOOD['test'] | how}
 
 
-def without(*keys): return {k: v for k, v in GOOD.items() if k not in keys}
+def without(*keys):
+    return {k: v for k, v in GOOD.items() if k not in keys}
 
 
-HOSTILE = {                                      # name → (contents, what is said of it)
-    'cut.json': (json.dumps(GOOD)[:60], 'whole JSON'), 'empty.json': ('', 'whole JSON'), 'junk.json': (bytes(range(256)), 'whole JSON'), 'latin.json': ('{"task": "é"}'.encode('latin-1'), 'whole JSON'),
-    'deep.json': ('['*200_000, 'whole JSON'), 'digits.json': ('{"seed": ' + '9'*9999 + '}', 'whole JSON'), 'bom.json': ('\ufeff' + json.dumps(GOOD), 'whole JSON'), 'null.json': ('null', 'whole JSON'),
-    'notes.txt': ('call Anna', 'not a JSON file'), 'table.csv': ('a,b', 'not a JSON file'), 'weights.safetensors': (b'\0'*99, 'not a JSON file'),
-    'list.json': ('[1, 2]', 'not a result'), 'foreign.json': ('{"name": "package", "version": 3}', 'not a result'), 'untold.json': (without('method'), 'not a result'), 'method.json': (GOOD | {'method': ['lopa']}, 'not a result'),
-    'failed.json': (GOOD | {'error': 'MemoryError: 9 GB\nwere too much', 'traceback': '…'}, 'MemoryError'), 'newer.json': (GOOD | {'schema': SCHEMA + 1}, 'update lopa'), 'schema.json': (GOOD | {'schema': 'one'}, 'update lopa'),
-    'untested.json': (without('test'), 'no test score'), 'test.json': (GOOD | {'test': [.5]}, 'no test score'), 'nan.json': (scored(accuracy=math.nan), 'test score'), 'text.json': (scored(accuracy='0.9'), 'test score'),
-    'percent.json': (scored(accuracy=85.), 'test score'), 'true.json': (scored(accuracy=True), 'test score'), 'half.json': (GOOD | {'test': {'accuracy': .5}}, 'test score'), 'main.json': (scored(score='high'), 'test score'),
-    'infinite.json': (scored(high=math.inf), 'test score'), 'score.json': (scored(score=math.nan), 'test score'), 'config.json': (GOOD | {'config': [1]}, 'config'), 'recipe.json': (GOOD | {'recipe': 'paper'}, 'recipe'),
-    'history.json': (GOOD | {'history': {}}, 'history'), 'seed.json': (GOOD | {'seed': [0]}, 'seed'), 'id.json': (GOOD | {'id': ['a']}, 'id'), 'rank.json': (GOOD | {'config': {'rank': '2'}}, 'rank'),
-    'encoder.json': (GOOD | {'config': {'encoder_name_or_path': 3, 'encoder_pooling': 'mean'}}, 'encoder'), 'floor.json': (GOOD | {'encoder_name_or_path': {}, 'encoder_pooling': 'mean'}, 'encoder_name_or_path'),
-    'right.json': (GOOD | {'test_right': '0120'}, 'right'), 'rights.json': (GOOD | {'test_right': [[1]]}, 'right'), 'count.json': (GOOD | {'test_right': 5}, 'right'), 'parameters.json': (GOOD | {'trainable_parameters': 'many'}, 'parameters'), 'published.json': ({'table_glue': 1}, 'published'),
-    'copy.json': (GOOD, 'same experiment'), 'older.json': (without('id', 'schema'), 'older schema'),
+HOSTILE = {  # name → (contents, what is said of it)
+    'cut.json': (json.dumps(GOOD)[:60], 'whole JSON'),
+    'empty.json': ('', 'whole JSON'),
+    'junk.json': (bytes(range(256)), 'whole JSON'),
+    'latin.json': ('{"task": "é"}'.encode('latin-1'), 'whole JSON'),
+    'deep.json': ('[' * 200_000, 'whole JSON'),
+    'digits.json': ('{"seed": ' + '9' * 9999 + '}', 'whole JSON'),
+    'bom.json': ('\ufeff' + json.dumps(GOOD), 'whole JSON'),
+    'null.json': ('null', 'whole JSON'),
+    'notes.txt': ('call Anna', 'not a JSON file'),
+    'table.csv': ('a,b', 'not a JSON file'),
+    'weights.safetensors': (b'\0' * 99, 'not a JSON file'),
+    'list.json': ('[1, 2]', 'not a result'),
+    'foreign.json': ('{"name": "package", "version": 3}', 'not a result'),
+    'untold.json': (without('method'), 'not a result'),
+    'method.json': (GOOD | {'method': ['lopa']}, 'not a result'),
+    'failed.json': (
+        GOOD | {'error': 'MemoryError: 9 GB\nwere too much', 'traceback': '…'},
+        'MemoryError',
+    ),
+    'newer.json': (GOOD | {'schema': SCHEMA + 1}, 'update lopa'),
+    'schema.json': (GOOD | {'schema': 'one'}, 'update lopa'),
+    'untested.json': (without('test'), 'no test score'),
+    'test.json': (GOOD | {'test': [0.5]}, 'no test score'),
+    'nan.json': (scored(accuracy=math.nan), 'test score'),
+    'text.json': (scored(accuracy='0.9'), 'test score'),
+    'percent.json': (scored(accuracy=85.0), 'test score'),
+    'true.json': (scored(accuracy=True), 'test score'),
+    'half.json': (GOOD | {'test': {'accuracy': 0.5}}, 'test score'),
+    'main.json': (scored(score='high'), 'test score'),
+    'infinite.json': (scored(high=math.inf), 'test score'),
+    'score.json': (scored(score=math.nan), 'test score'),
+    'config.json': (GOOD | {'config': [1]}, 'config'),
+    'recipe.json': (GOOD | {'recipe': 'paper'}, 'recipe'),
+    'history.json': (GOOD | {'history': {}}, 'history'),
+    'seed.json': (GOOD | {'seed': [0]}, 'seed'),
+    'id.json': (GOOD | {'id': ['a']}, 'id'),
+    'rank.json': (GOOD | {'config': {'rank': '2'}}, 'rank'),
+    'encoder.json': (
+        GOOD | {'config': {'encoder_name_or_path': 3, 'encoder_pooling': 'mean'}},
+        'encoder',
+    ),
+    'floor.json': (
+        GOOD | {'encoder_name_or_path': {}, 'encoder_pooling': 'mean'},
+        'encoder_name_or_path',
+    ),
+    'right.json': (GOOD | {'test_right': '0120'}, 'right'),
+    'rights.json': (GOOD | {'test_right': [[1]]}, 'right'),
+    'count.json': (GOOD | {'test_right': 5}, 'right'),
+    'parameters.json': (GOOD | {'trainable_parameters': 'many'}, 'parameters'),
+    'published.json': ({'table_glue': 1}, 'published'),
+    'copy.json': (GOOD, 'same experiment'),
+    'older.json': (without('id', 'schema'), 'older schema'),
 }
 
 
 @pytest.fixture
 def hostile(tmp_path):
     "All of it beside two good results, one of an older version, and folders that look like files"
-    for name, (text, _) in HOSTILE.items(): (tmp_path/name).write_bytes(text if isinstance(text, bytes) else (text if isinstance(text, str) else json.dumps(text)).encode())
-    (tmp_path/'a.json').write_text(json.dumps(GOOD))
-    (tmp_path/'b.json').write_text(json.dumps(GOOD | {'id': 'b', 'seed': 1, 'odd': {'keys': [None]}}))
-    (tmp_path/'folder.json').mkdir()
-    (tmp_path/'dangling.json').symlink_to(tmp_path/'gone')
-    for name in '.hidden.json', 'predictions.jsonl': (tmp_path/name).write_text('these belong there')
-    (tmp_path/'.work').mkdir(), (tmp_path/'below').mkdir()
+    for name, (text, _) in HOSTILE.items():
+        (tmp_path / name).write_bytes(
+            text
+            if isinstance(text, bytes)
+            else (text if isinstance(text, str) else json.dumps(text)).encode()
+        )
+    (tmp_path / 'a.json').write_text(json.dumps(GOOD))
+    (tmp_path / 'b.json').write_text(
+        json.dumps(GOOD | {'id': 'b', 'seed': 1, 'odd': {'keys': [None]}})
+    )
+    (tmp_path / 'folder.json').mkdir()
+    (tmp_path / 'dangling.json').symlink_to(tmp_path / 'gone')
+    for name in '.hidden.json', 'predictions.jsonl':
+        (tmp_path / name).write_text('these belong there')
+    (tmp_path / '.work').mkdir(), (tmp_path / 'below').mkdir()
     return tmp_path
 
 
@@ -63,7 +124,8 @@ def test_hostile_folder(hostile):
     "Nothing crashes, nothing disappears without a word, everything else is in the table"
     table, problems = table_of(hostile)
     assert sorted(Path(f).name for f in table.file) == ['a.json', 'b.json', 'older.json']
-    for name, (_, said) in HOSTILE.items(): assert said in problems.pop(name), name
+    for name, (_, said) in HOSTILE.items():
+        assert said in problems.pop(name), name
     assert problems.keys() == {'folder.json', 'dangling.json'}
     assert len(average(table)) == 1 and average(table).seeds[0] == 2
 
@@ -72,86 +134,166 @@ def test_hostile_folder(hostile):
 def test_hostile_file(hostile, name):
     "Read for itself, too; and it never counts as a finished experiment, unless it is one (a newer lopa's is)"
     from lopa.ablate.runs import result_in
-    table, problems = table_of(hostile/name)
+
+    table, problems = table_of(hostile / name)
     good = name in ('copy.json', 'older.json')
     assert len(table) == good and (name in problems) == (name != 'copy.json')
-    assert bool(result_in(hostile/name)) == (good or HOSTILE[name][1] in ('no test score', 'update lopa'))
+    assert bool(result_in(hostile / name)) == (
+        good or HOSTILE[name][1] in ('no test score', 'update lopa')
+    )
 
 
 def test_unreadable(tmp_path, monkeypatch):
     "A file that may not be read, or whose disk is broken, is named; nothing at all is an error"
-    (tmp_path/'a.json').write_text(json.dumps(GOOD))
-    def refuse(*_, **__): raise PermissionError(13, 'Permission denied')
+    (tmp_path / 'a.json').write_text(json.dumps(GOOD))
+
+    def refuse(*_, **__):
+        raise PermissionError(13, 'Permission denied')
+
     monkeypatch.setattr(Path, 'read_text', refuse)
     table, problems = table_of(tmp_path)
     assert not len(table) and 'whole JSON' in problems['a.json']
-    with pytest.raises(FileNotFoundError) as e: load_results(tmp_path/'nowhere')
+    with pytest.raises(FileNotFoundError) as e:
+        load_results(tmp_path / 'nowhere')
     one_sentence(e.value, 'nowhere')
 
 
 def test_the_same_folder_twice(tmp_path):
     "Counts once, and is no reason to complain; the same experiment in another folder is"
-    for name in 'x', 'y': (tmp_path/name).mkdir(), (tmp_path/name/'a.json').write_text(json.dumps(GOOD))
-    table, problems = table_of(tmp_path/'x', tmp_path/'x')
+    for name in 'x', 'y':
+        (tmp_path / name).mkdir(), (tmp_path / name / 'a.json').write_text(json.dumps(GOOD))
+    table, problems = table_of(tmp_path / 'x', tmp_path / 'x')
     assert len(table) == 1 and not problems
-    table, problems = table_of(tmp_path/'x', tmp_path/'y')
+    table, problems = table_of(tmp_path / 'x', tmp_path / 'y')
     assert len(table) == 1 and 'x/a.json' in problems['a.json']
 
 
 # --- what was published ---
 
+
 def numbers(part, path=()):
     "All numbers of a table with the keys that lead there, but for the axes, which belong to each of them"
-    if isinstance(part, (int, float)): yield path, part
-    elif isinstance(part, dict): yield from (leaf for k, v in part.items() if k not in ('m', 'r') for leaf in numbers(v, (*path, k)))
-    elif isinstance(part, list): yield from (leaf for i, v in enumerate(part) for leaf in numbers(v, (*path, i)))
+    if isinstance(part, (int, float)):
+        yield path, part
+    elif isinstance(part, dict):
+        yield from (
+            leaf for k, v in part.items() if k not in ('m', 'r') for leaf in numbers(v, (*path, k))
+        )
+    elif isinstance(part, list):
+        yield from (leaf for i, v in enumerate(part) for leaf in numbers(v, (*path, i)))
 
 
 def follow(part, place):
     "Follow a dotted path; a key may have dots in it, so the longest that fits is taken"
-    if not place: return part
+    if not place:
+        return part
     if isinstance(part, list):
         i, _, rest = place.partition('.')
         return follow(part[int(i)], rest)
     key = max((k for k in part if place == k or place.startswith(f'{k}.')), key=len)
-    return follow(part[key], place[len(key) + 1:])
+    return follow(part[key], place[len(key) + 1 :])
 
 
 def test_published_numbers():
     "Each of them in exactly one row, found again where the row says, in shares and whole parameters"
-    published = json.loads((RESULTS/'published.json').read_text())
-    table, problems = table_of(RESULTS/'published.json')
+    published = json.loads((RESULTS / 'published.json').read_text())
+    table, problems = table_of(RESULTS / 'published.json')
     places = [file.split(': ', 1)[1] for file in table.file]
-    tables = ('table_glue', 'table_code', 'phi2_extra', 'fig3_length', 'fig4_rank', 'params_millions')
-    every = {'.'.join(map(str, path)): value for name in tables for path, value in numbers(published[name], (name,))}
+    tables = (
+        'table_glue',
+        'table_code',
+        'phi2_extra',
+        'fig3_length',
+        'fig4_rank',
+        'params_millions',
+    )
+    every = {
+        '.'.join(map(str, path)): value
+        for name in tables
+        for path, value in numbers(published[name], (name,))
+    }
     assert not problems and sorted(places) == sorted(every) and len(every) > 200
     for place, (_, row) in zip(places, table.iterrows()):
         value = follow(published, place)
-        assert value == every[place] and row.source == 'published' and row.figure == place.split('.')[0]
-        if row.figure == 'params_millions': assert row.parameters == round(1e6*value) and row.score != row.score, place
-        else: assert row.score == value/100 and row.parameters != row.parameters, place
+        assert (
+            value == every[place]
+            and row.source == 'published'
+            and row.figure == place.split('.')[0]
+        )
+        if row.figure == 'params_millions':
+            assert row.parameters == round(1e6 * value) and row.score != row.score, place
+        else:
+            assert row.score == value / 100 and row.parameters != row.parameters, place
 
 
 def test_published_settings():
     "A row's task, method, length and rank are those of its place"
-    table, _ = table_of(RESULTS/'published.json')
+    table, _ = table_of(RESULTS / 'published.json')
     rows = {file.split(': ', 1)[1]: row for file, (_, row) in zip(table.file, table.iterrows())}
     for place, (task, method, base, m, r) in {
-            'table_glue.LoPA.mrpc': ('mrpc', 'lopa', 'roberta-large', 10, 4), 'table_glue.PT.rte': ('rte', 'pt', 'roberta-large', 10, None),
-            'table_code.mbpp.LoRA.phi-2': ('mbpp', 'lora', 'phi-2', None, None), 'table_code.cruxeval-i.IDPG.deepseek-coder-1.3b': ('cruxeval-i', 'idpg', 'deepseek-coder-1.3b', None, None),
-            'phi2_extra.FFT.mbpp': ('mbpp', 'full', 'phi-2', None, None), 'fig3_length.rte.LoPA.5': ('rte', 'lopa', 'roberta-large', 5, 4), 'fig3_length.cruxeval-o.LoPA r=2.100': ('cruxeval-o', 'lopa', 'deepseek-coder-1.3b', 100, 2),
-            'fig4_rank.mrpc.1': ('mrpc', 'lopa', 'roberta-large', 10, 2), 'fig4_rank.cruxeval-o phi-2.0': ('cruxeval-o', 'lopa', 'phi-2', 10, 1), 'fig4_rank.cruxeval-i deepseek-coder-1.3b m=50.2': ('cruxeval-i', 'lopa', 'deepseek-coder-1.3b', 50, 4),
-            'params_millions.glue (d=1024, encoder hidden 1024, head width 256).LoPA m=10 r=1,2,4.2': ('glue', 'lopa', 'roberta-large', 10, 4),
-            'params_millions.cruxeval deepseek-coder-1.3b (d=2048, codebert hidden 768, head width 768).LoPA r=2.4': ('cruxeval', 'lopa', 'deepseek-coder-1.3b', 100, 2),
-            'params_millions.cruxeval phi-2 (d=2560, codesage hidden 1024, head width 1024), m=10, r=1,2,4.1': ('cruxeval', 'lopa', 'phi-2', 10, 2)}.items():
+        'table_glue.LoPA.mrpc': ('mrpc', 'lopa', 'roberta-large', 10, 4),
+        'table_glue.PT.rte': ('rte', 'pt', 'roberta-large', 10, None),
+        'table_code.mbpp.LoRA.phi-2': ('mbpp', 'lora', 'phi-2', None, None),
+        'table_code.cruxeval-i.IDPG.deepseek-coder-1.3b': (
+            'cruxeval-i',
+            'idpg',
+            'deepseek-coder-1.3b',
+            None,
+            None,
+        ),
+        'phi2_extra.FFT.mbpp': ('mbpp', 'full', 'phi-2', None, None),
+        'fig3_length.rte.LoPA.5': ('rte', 'lopa', 'roberta-large', 5, 4),
+        'fig3_length.cruxeval-o.LoPA r=2.100': (
+            'cruxeval-o',
+            'lopa',
+            'deepseek-coder-1.3b',
+            100,
+            2,
+        ),
+        'fig4_rank.mrpc.1': ('mrpc', 'lopa', 'roberta-large', 10, 2),
+        'fig4_rank.cruxeval-o phi-2.0': ('cruxeval-o', 'lopa', 'phi-2', 10, 1),
+        'fig4_rank.cruxeval-i deepseek-coder-1.3b m=50.2': (
+            'cruxeval-i',
+            'lopa',
+            'deepseek-coder-1.3b',
+            50,
+            4,
+        ),
+        'params_millions.glue (d=1024, encoder hidden 1024, head width 256).LoPA m=10 r=1,2,4.2': (
+            'glue',
+            'lopa',
+            'roberta-large',
+            10,
+            4,
+        ),
+        'params_millions.cruxeval deepseek-coder-1.3b (d=2048, codebert hidden 768, head width 768).LoPA r=2.4': (
+            'cruxeval',
+            'lopa',
+            'deepseek-coder-1.3b',
+            100,
+            2,
+        ),
+        'params_millions.cruxeval phi-2 (d=2560, codesage hidden 1024, head width 1024), m=10, r=1,2,4.1': (
+            'cruxeval',
+            'lopa',
+            'phi-2',
+            10,
+            2,
+        ),
+    }.items():
         row = rows[place]
         assert (row.task, row.method, row.base_model) == (task, method, base), place
-        assert all(have == want or have != have and want is None for have, want in ((row.num_virtual_tokens, m), (row['rank'], r))), place
+        assert all(
+            have == want or have != have and want is None
+            for have, want in ((row.num_virtual_tokens, m), (row['rank'], r))
+        ), place
 
 
 # --- our own ---
 
-def own(): return sorted(folder for folder in RESULTS.iterdir() if folder.is_dir())
+
+def own():
+    return sorted(folder for folder in RESULTS.iterdir() if folder.is_dir())
 
 
 @pytest.mark.parametrize('folder', own(), ids=lambda f: f.name)
@@ -159,31 +301,57 @@ def test_our_numbers(folder):
     "Every file is a row or named, and every row says what its file says"
     table, problems = table_of(folder)
     files = {str(p) for p in folder.glob('*.json')}
-    assert {*table.file} <= files and {Path(f).name for f in files - {*table.file}} <= {*problems} and table.file.is_unique
+    assert (
+        {*table.file} <= files
+        and {Path(f).name for f in files - {*table.file}} <= {*problems}
+        and table.file.is_unique
+    )
     for _, row in table.iterrows():
         record = json.loads(Path(row.file).read_text())
         test = record['test']
-        assert not trouble(record) and row.source == 'ours' and row.score == test.get('score', test['accuracy'])
+        assert (
+            not trouble(record)
+            and row.source == 'ours'
+            and row.score == test.get('score', test['accuracy'])
+        )
         for column, path in COLUMNS.items():
             value = find(record, path)
-            if column in row and value is not None and column != 'score': assert row[column] == value, (row.file, column)
-        assert (row.low, row.high, row.method, row.task) == (test['low'], test['high'], record['method'], record['task'])
-        assert row.parameters == record.get('trainable_parameters') or row.parameters != row.parameters and 'trainable_parameters' not in record
+            if column in row and value is not None and column != 'score':
+                assert row[column] == value, (row.file, column)
+        assert (row.low, row.high, row.method, row.task) == (
+            test['low'],
+            test['high'],
+            record['method'],
+            record['task'],
+        )
+        assert (
+            row.parameters == record.get('trainable_parameters')
+            or row.parameters != row.parameters
+            and 'trainable_parameters' not in record
+        )
 
 
 def test_averages_of_our_numbers():
     "Three seeds are one line, whose ends are the lowest and the highest of them"
-    table, _ = table_of(RESULTS/'rotten_tomatoes')
+    table, _ = table_of(RESULTS / 'rotten_tomatoes')
     found = average(table)
     assert found.runs.sum() == len(table) and found.score.is_monotonic_decreasing
     lopa = found[(found.method == 'lopa') & (found.variant == 'tuned')].iloc[0]
-    scores = [read_result(RESULTS/'rotten_tomatoes'/f'lopa-tuned-seed{i}.json')['test']['accuracy'] for i in range(3)]
-    assert lopa.seeds == lopa.runs == 3 and (lopa.lowest, lopa.highest) == (min(scores), max(scores)) and abs(lopa.score - sum(scores)/3) < 1e-12
+    scores = [
+        read_result(RESULTS / 'rotten_tomatoes' / f'lopa-tuned-seed{i}.json')['test']['accuracy']
+        for i in range(3)
+    ]
+    assert (
+        lopa.seeds == lopa.runs == 3
+        and (lopa.lowest, lopa.highest) == (min(scores), max(scores))
+        and abs(lopa.score - sum(scores) / 3) < 1e-12
+    )
 
 
 def test_columns_that_tell_lines_apart(tmp_path):
     "A setting that a method does not have makes no column; one that was set in some runs of a method and not in others does"
-    for i, record in enumerate([GOOD, {**without('config'), 'id': 'b', 'method': 'majority'}]): (tmp_path/f'{i}.json').write_text(json.dumps(record))
+    for i, record in enumerate([GOOD, {**without('config'), 'id': 'b', 'method': 'majority'}]):
+        (tmp_path / f'{i}.json').write_text(json.dumps(record))
     assert not {'rank', 'base_model', 'n', 'source'} & {*average(table_of(tmp_path)[0])}
-    (tmp_path/'2.json').write_text(json.dumps({**without('config'), 'id': 'c'}))
+    (tmp_path / '2.json').write_text(json.dumps({**without('config'), 'id': 'c'}))
     assert 'rank' in average(table_of(tmp_path)[0])

@@ -1,13 +1,32 @@
 "Programs that try to cheat, to break out or to stay: each ends with a status, and leaves us as we were"
-import json, math, os, secrets, shutil, socket, subprocess, sys, tempfile, time
+
+import json
+import math
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lopa import sandbox
+from lopa.sandbox import (
+    LADDER,
+    STATUSES,
+    gaps,
+    run_program,
+    run_programs,
+    same_value,
+    why_not,
+)
 from lopa.sandbox.ladder import GAPS, GAPS_AS_YOURSELF, below, decode, encode, probe, read_message
-from lopa.sandbox import LADDER, STATUSES, Outcome, gaps, run_program, run_programs, same_value, why_not
 
 root = Path(__file__).resolve().parents[1]
 posix = pytest.mark.skipif(os.name != 'posix', reason='programs run on Linux and macOS')
@@ -18,23 +37,38 @@ pytestmark = [posix, pytest.mark.filterwarnings('ignore:Programs run on the lowe
 
 @pytest.fixture(params=list(LADDER))
 def rung(request):
-    if why_not(request.param): pytest.skip(f'{request.param}: {why_not(request.param)}')
+    if why_not(request.param):
+        pytest.skip(f'{request.param}: {why_not(request.param)}')
     return request.param
 
 
-def run(source, rung, timeout=2, **kwargs): return run_program(source, timeout=timeout, rung=rung, allow_weak_isolation=True, **kwargs)
+def run(source, rung, timeout=2, **kwargs):
+    return run_program(source, timeout=timeout, rung=rung, allow_weak_isolation=True, **kwargs)
 
 
 # ---- what must be as before ----
 
+
 def owner(pid):
-    try: return int(next(l for l in Path(f'/proc/{pid}/status').read_text().splitlines() if l.startswith('Uid:')).split()[1])
-    except (OSError, StopIteration): return None
+    try:
+        return int(
+            next(
+                l
+                for l in Path(f'/proc/{pid}/status').read_text().splitlines()
+                if l.startswith('Uid:')
+            ).split()[1]
+        )
+    except (OSError, StopIteration):
+        return None
 
 
 def left(users):
     "Processes of throwaway users, and our own children"
-    own = [p for p in below(os.getpid()) if 'def serve()' in Path(f'/proc/{p}/cmdline').read_text(errors='replace')]
+    own = [
+        p
+        for p in below(os.getpid())
+        if 'def serve()' in Path(f'/proc/{p}/cmdline').read_text(errors='replace')
+    ]
     return own + [int(p.name) for p in Path('/proc').glob('[0-9]*') if owner(p.name) in users]
 
 
@@ -45,20 +79,27 @@ def unchanged(monkeypatch):
         yield
         return
     users, draw = set(), sandbox.nobody
+
     def nobody():
         users.add(uid := draw())
         return uid
+
     monkeypatch.setattr(sandbox, 'nobody', nobody)
     with tempfile.TemporaryDirectory(dir='/tmp', prefix='test-') as folder:
         os.chmod(folder, 0o755)
         monkeypatch.setattr(tempfile, 'tempdir', folder)
-        state = lambda: ({k: v for k, v in os.environ.items() if k != 'PYTEST_CURRENT_TEST'}, os.getcwd(), len(os.listdir('/proc/self/fd')))
+        state = lambda: (
+            {k: v for k, v in os.environ.items() if k != 'PYTEST_CURRENT_TEST'},
+            os.getcwd(),
+            len(os.listdir('/proc/self/fd')),
+        )
         before = state()
         yield
         assert state() == before
         assert os.listdir(folder) == []
-    until = time.monotonic() + 3                                     # whoever has died may wait for init to notice
-    while left(users - {None}) and time.monotonic() < until: time.sleep(.02)
+    until = time.monotonic() + 3  # whoever has died may wait for init to notice
+    while left(users - {None}) and time.monotonic() < until:
+        time.sleep(0.02)
     assert left(users - {None}) == []
 
 
@@ -69,13 +110,19 @@ def planted(request):
     folder = Path(tempfile.mkdtemp(dir='/tmp', prefix='planted-'))
     folder.chmod(0o755)
     for name, mode in ('private', 0o600), ('public', 0o644):
-        (folder/name).write_text('as it was')
-        (folder/name).chmod(mode)
-    (folder/'everybody').mkdir()
-    (folder/'everybody').chmod(0o1777)
-    if user: [os.chown(p, user, user) for p in (folder, *folder.rglob('*'))]
-    sleeper = subprocess.Popen(['/bin/sleep', '300'], env={'SECRET': 'open sesame'}, **(dict(user=user, group=user, extra_groups=[]) if user else {}))
-    with socket.create_server(('127.0.0.1', 0)) as server: yield folder, sleeper, server
+        (folder / name).write_text('as it was')
+        (folder / name).chmod(mode)
+    (folder / 'everybody').mkdir()
+    (folder / 'everybody').chmod(0o1777)
+    if user:
+        [os.chown(p, user, user) for p in (folder, *folder.rglob('*'))]
+    sleeper = subprocess.Popen(
+        ['/bin/sleep', '300'],
+        env={'SECRET': 'open sesame'},
+        **(dict(user=user, group=user, extra_groups=[]) if user else {}),
+    )
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        yield folder, sleeper, server
     sleeper.kill()
     sleeper.wait()
     shutil.rmtree(folder)
@@ -83,75 +130,159 @@ def planted(request):
 
 # ---- values ----
 
-scalars = (st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.binary()
-           | st.text(st.characters(exclude_categories=())))
-keys = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3), max_leaves=4)
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.lists(inner, max_size=4).map(tuple) | st.sets(keys, max_size=4)
-                      | st.frozensets(keys, max_size=4) | st.dictionaries(keys, inner, max_size=4), max_leaves=12)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.complex_numbers()
+    | st.binary()
+    | st.text(st.characters(exclude_categories=()))
+)
+keys = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3),
+    max_leaves=4,
+)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.sets(keys, max_size=4)
+        | st.frozensets(keys, max_size=4)
+        | st.dictionaries(keys, inner, max_size=4)
+    ),
+    max_leaves=12,
+)
 often = settings(deadline=None, max_examples=200, derandomize=True)
 
 
 def identical(a, b):
     "Compare by an independent road: types, then repr of scalars, then parts in order"
-    if type(a) is not type(b): return False
-    if isinstance(a, dict): return identical(list(a.items()), list(b.items()))
-    if isinstance(a, (set, frozenset)): return len(a) == len(b) and all(any(identical(x, y) for y in b) for x in a)
-    if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(identical, a, b))
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return identical(list(a.items()), list(b.items()))
+    if isinstance(a, (set, frozenset)):
+        return len(a) == len(b) and all(any(identical(x, y) for y in b) for x in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(identical, a, b))
     return repr(a) == repr(b)
 
 
 @often
 @given(values)
-def test_values_come_back_as_they_were(value): assert identical(decode(encode(value).encode()), value)
+def test_values_come_back_as_they_were(value):
+    assert identical(decode(encode(value).encode()), value)
 
 
 @often
 @given(values, values)
 def test_same_value_means_equal_types_and_parts(a, b):
     assert same_value(a, a)
-    if same_value(a, b): assert type(a) is type(b) and (a == b or 'nan' in repr(a))
+    if same_value(a, b):
+        assert type(a) is type(b) and (a == b or 'nan' in repr(a))
 
 
-@pytest.mark.parametrize('a, b', [(1, True), (1, 1.0), (0, False), (1.0, 1+0j), ('a', b'a'), ([1], (1,)), ({1}, frozenset({1})), ({1: 2}, {1.0: 2}), ({1}, {True}),
-                                  ([[0]], [[0.0]]), ({'a': [1]}, {'a': (1,)}), (None, False), ('1', 1), ({1, 2}, {1}), ([1, 2], [2, 1])])
-def test_different_values(a, b): assert not same_value(a, b) and not same_value(b, a)
+@pytest.mark.parametrize(
+    'a, b',
+    [
+        (1, True),
+        (1, 1.0),
+        (0, False),
+        (1.0, 1 + 0j),
+        ('a', b'a'),
+        ([1], (1,)),
+        ({1}, frozenset({1})),
+        ({1: 2}, {1.0: 2}),
+        ({1}, {True}),
+        ([[0]], [[0.0]]),
+        ({'a': [1]}, {'a': (1,)}),
+        (None, False),
+        ('1', 1),
+        ({1, 2}, {1}),
+        ([1, 2], [2, 1]),
+    ],
+)
+def test_different_values(a, b):
+    assert not same_value(a, b) and not same_value(b, a)
 
 
-@pytest.mark.parametrize('a, b', [(math.nan, -math.nan), ([{1: math.nan}], [{1: math.nan}]), ({1, 2}, {2, 1}), ({1: 2, 3: 4}, {3: 4, 1: 2}), (0.0, -0.0),
-                                  (10**4000, 10**4000), ({(1, 2): {3}}, {(1, 2): {3}})])
-def test_equal_values(a, b): assert same_value(a, b)
+@pytest.mark.parametrize(
+    'a, b',
+    [
+        (math.nan, -math.nan),
+        ([{1: math.nan}], [{1: math.nan}]),
+        ({1, 2}, {2, 1}),
+        ({1: 2, 3: 4}, {3: 4, 1: 2}),
+        (0.0, -0.0),
+        (10**4000, 10**4000),
+        ({(1, 2): {3}}, {(1, 2): {3}}),
+    ],
+)
+def test_equal_values(a, b):
+    assert same_value(a, b)
 
 
 def test_what_is_not_plain_data_equals_nothing():
     class Yes(int):
-        def __eq__(self, other): return True
+        def __eq__(self, other):
+            return True
+
         __hash__ = int.__hash__
-    for odd in Yes(3), [Yes(3)], object(), lambda: 0, range(3), bytearray(b'a'): assert not same_value(odd, odd) and not same_value(odd, 3)
+
+    for odd in Yes(3), [Yes(3)], object(), lambda: 0, range(3), bytearray(b'a'):
+        assert not same_value(odd, odd) and not same_value(odd, 3)
 
 
 @often
 @given(st.binary(max_size=200) | values.map(lambda v: encode(v).encode()), st.data())
 def test_reading_hostile_bytes_never_raises(data, draw):
-    nonce, data = b'n'*16, bytearray(data)
+    nonce, data = b'n' * 16, bytearray(data)
     for _ in range(draw.draw(st.integers(0, 3))):
-        if data: data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
-    try: decode(bytes(data))
-    except ValueError: pass
-    for message in bytes(data), nonce + bytes(data), nonce + len(data).to_bytes(8, 'big') + bytes(data):
+        if data:
+            data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    try:
+        decode(bytes(data))
+    except ValueError:
+        pass
+    for message in (
+        bytes(data),
+        nonce + bytes(data),
+        nonce + len(data).to_bytes(8, 'big') + bytes(data),
+    ):
         status, value = read_message(message, nonce)
         assert status in STATUSES and (status == 'ok' or value is None)
 
 
-@pytest.mark.parametrize('body', [b'['*200_000, b'[["list"]'*20_000, b'9'*200_000, b'["int","' + b'f'*200_000, b'["dict",["list"]]', b'["set",["dict"]]',
-                                  b'["bool","yes"]', b'["__class__","a"]', b'["str","ff"]', b'{"a": 1}', b'null', '["int","1"]'.encode('utf-16'), '["int","١"]'.encode()])
+@pytest.mark.parametrize(
+    'body',
+    [
+        b'[' * 200_000,
+        b'[["list"]' * 20_000,
+        b'9' * 200_000,
+        b'["int","' + b'f' * 200_000,
+        b'["dict",["list"]]',
+        b'["set",["dict"]]',
+        b'["bool","yes"]',
+        b'["__class__","a"]',
+        b'["str","ff"]',
+        b'{"a": 1}',
+        b'null',
+        '["int","1"]'.encode('utf-16'),
+        '["int","١"]'.encode(),
+    ],
+)
 def test_malformed_values(body):
-    with pytest.raises(ValueError, match='expected a value'): decode(body)
+    with pytest.raises(ValueError, match='expected a value'):
+        decode(body)
 
 
 def test_keys_that_collide_do_not_hold_us_up():
     "All multiples of 2⁶¹ - 1 have the hash 0; as many as fit into a message"
     begun = time.monotonic()
-    body = encode({i*(2**61 - 1) for i in range(8500)})
+    body = encode({i * (2**61 - 1) for i in range(8500)})
     assert len(body) < sandbox.VALUE_BYTES and len(decode(body.encode())) == 8500
     assert time.monotonic() - begun < 20
 
@@ -159,15 +290,37 @@ def test_keys_that_collide_do_not_hold_us_up():
 # ---- honest programs ----
 
 HONEST = {
-    'f(2)': ('def f(x): return x + 1\nf(2)', 3), 'no expression': ('x = 1', None), 'nothing': ('', None), 'text': ('"é\\ud800"', 'é\ud800'),
-    'several': ('1, 1.0, True', (1, 1.0, True)), 'big': ('7**9999', 7**9999), 'main': ('__name__', '__main__'), 'input': ('import sys\nsys.stdin.read()', ''),
-    'dataclass': ('from dataclasses import *\n@dataclass\nclass A:\n  x: int = 1\nasdict(A())', {'x': 1}),
-    'library': ('import asyncio, decimal, encodings.idna, re, sqlite3, ssl\nasync def f(): return 3\nasyncio.run(f())', 3),
-    'threads': ('from threading import Thread\nx = []\nfor i in range(8): t = Thread(target=x.append, args=(i,)); t.start(); t.join()\nx', list(range(8))),
-    'fork': ('import os\npid = os.fork()\nif not pid: os._exit(7)\nos.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])', 7),
-    'a copy that goes on': ('import os\npid = os.fork()\nif pid: os.waitpid(pid, 0)\npid > 0', True),
+    'f(2)': ('def f(x): return x + 1\nf(2)', 3),
+    'no expression': ('x = 1', None),
+    'nothing': ('', None),
+    'text': ('"é\\ud800"', 'é\ud800'),
+    'several': ('1, 1.0, True', (1, 1.0, True)),
+    'big': ('7**9999', 7**9999),
+    'main': ('__name__', '__main__'),
+    'input': ('import sys\nsys.stdin.read()', ''),
+    'dataclass': (
+        'from dataclasses import *\n@dataclass\nclass A:\n  x: int = 1\nasdict(A())',
+        {'x': 1},
+    ),
+    'library': (
+        'import asyncio, decimal, encodings.idna, re, sqlite3, ssl\nasync def f(): return 3\nasyncio.run(f())',
+        3,
+    ),
+    'threads': (
+        'from threading import Thread\nx = []\nfor i in range(8): t = Thread(target=x.append, args=(i,)); t.start(); t.join()\nx',
+        list(range(8)),
+    ),
+    'fork': (
+        'import os\npid = os.fork()\nif not pid: os._exit(7)\nos.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])',
+        7,
+    ),
+    'a copy that goes on': (
+        'import os\npid = os.fork()\nif pid: os.waitpid(pid, 0)\npid > 0',
+        True,
+    ),
     'a file of its own': ('open("a", "w").write("b")\nopen("a").read()', 'b'),
-    'future': ('from __future__ import annotations\ndef f(x: nowhere): return 1\nf(0)', 1)}
+    'future': ('from __future__ import annotations\ndef f(x: nowhere): return 1\nf(0)', 1),
+}
 
 
 @pytest.mark.parametrize('name', HONEST)
@@ -179,44 +332,67 @@ def test_honest_programs(name, rung):
 
 
 def test_what_is_printed(rung):
-    o = run('import sys\nprint("é", flush=True)\nprint("oh", file=sys.stderr)\nsys.stdout.buffer.write(b"\\xff\\n")', rung)
+    o = run(
+        'import sys\nprint("é", flush=True)\nprint("oh", file=sys.stderr)\nsys.stdout.buffer.write(b"\\xff\\n")',
+        rung,
+    )
     assert (o.status, o.stdout, o.stderr) == ('ok', 'é\n\ufffd\n', 'oh\n')
 
 
 def test_a_traceback_is_the_programs_own(rung):
     o = run('def f(): 1/0\nf()', rung)
-    assert o.status == 'error' and 'ZeroDivisionError' in o.stderr and 'line 1, in f' in o.stderr and 'run_cell' not in o.stderr
+    assert (
+        o.status == 'error'
+        and 'ZeroDivisionError' in o.stderr
+        and 'line 1, in f' in o.stderr
+        and 'run_cell' not in o.stderr
+    )
     assert 'SyntaxError' in run('def (', rung).stderr
 
 
 def test_a_source_of_100_000_lines(rung):
-    o = run('x = 1\n'*100_000 + 'x', rung, timeout=60, memory_mb=1024)
+    o = run('x = 1\n' * 100_000 + 'x', rung, timeout=60, memory_mb=1024)
     assert (o.status, o.value) == ('ok', 1)
 
 
 # ---- hostile programs ----
 
-attempts = '''
+attempts = """
 import ctypes, os, socket, sys, time
 def attempt(f):
     try: return f() or "DONE"
     except (OSError, AttributeError) as e: return type(e).__name__
-'''
-HOSTILE = {                                      # name → (program, statuses in which it may end)
+"""
+HOSTILE = {  # name → (program, statuses in which it may end)
     'endless loop': ('while True: pass', 'timeout'),
     'sleep': ('import time\ntime.sleep(99)', 'timeout'),
-    'ignores signals': ('import signal, time\nfor n in {*range(1, 32)} - {9, 19}: signal.signal(n, signal.SIG_IGN)\ntime.sleep(99)', 'timeout'),
-    'fork bomb': ('import os\nfor _ in range(9):\n  try: os.fork()\n  except OSError: pass\nwhile True: pass', 'timeout'),            # 512 at most, come what may
-    'thread bomb': ('import threading, time\nfor _ in range(500): threading.Thread(target=time.sleep, args=(99,)).start()', 'error'),
+    'ignores signals': (
+        'import signal, time\nfor n in {*range(1, 32)} - {9, 19}: signal.signal(n, signal.SIG_IGN)\ntime.sleep(99)',
+        'timeout',
+    ),
+    'fork bomb': (
+        'import os\nfor _ in range(9):\n  try: os.fork()\n  except OSError: pass\nwhile True: pass',
+        'timeout',
+    ),  # 512 at most, come what may
+    'thread bomb': (
+        'import threading, time\nfor _ in range(500): threading.Thread(target=time.sleep, args=(99,)).start()',
+        'error',
+    ),
     'memory bomb': ('x = []\nfor _ in range(4000): x.append(bytes(10**6))', 'memory'),
     'one large block': ('bytes(10**12)', 'memory'),
-    'memory bomb in small pieces': ('x = None\nfor _ in range(10**8): x = [x]', 'memory timeout exit'),
+    'memory bomb in small pieces': (
+        'x = None\nfor _ in range(10**8): x = [x]',
+        'memory timeout exit',
+    ),
     '10 GB of output': ('for _ in range(10**4): print("x"*10**6)', 'output'),
     '10 GB of errors': ('import sys\nfor _ in range(10**4): sys.stderr.write("x"*10**6)', 'output'),
     'output from below': ('import os\nwhile True: os.write(1, b"x"*10**6)', 'output'),
     'deep recursion': ('f = lambda: f()\nf()', 'error'),
-    'recursion without limit': ('import sys\nsys.setrecursionlimit(10**9)\nf = lambda x: f([x])\nf(0)', 'error exit memory timeout'),
-    'nested source': ('('*5000 + ')'*5000, 'error memory exit'),
+    'recursion without limit': (
+        'import sys\nsys.setrecursionlimit(10**9)\nf = lambda x: f([x])\nf(0)',
+        'error exit memory timeout',
+    ),
+    'nested source': ('(' * 5000 + ')' * 5000, 'error memory exit'),
     'long chain': ('+'.join('1' for _ in range(50_000)), 'ok error memory exit'),
     'null byte': ('x = 1\0', 'error'),
     'lone surrogate': ('"\ud800"', 'error'),
@@ -230,19 +406,37 @@ HOSTILE = {                                      # name → (program, statuses i
     'kills itself': ('import os\nos.kill(os.getpid(), 9)', 'exit error'),
     'kills its group': ('import os\nos.killpg(0, 9)', 'exit error'),
     'always equal': ('class Yes:\n  def __eq__(self, other): return True\nYes()', 'unserialisable'),
-    'always equal integer': ('class Yes(int):\n  def __eq__(self, other): return True\nYes(1)', 'unserialisable'),
-    'a class that is a list': ('class M(type):\n  def __eq__(self, other): return True\n  __hash__ = type.__hash__\nclass L(metaclass=M): pass\nL()', 'unserialisable'),
+    'always equal integer': (
+        'class Yes(int):\n  def __eq__(self, other): return True\nYes(1)',
+        'unserialisable',
+    ),
+    'a class that is a list': (
+        'class M(type):\n  def __eq__(self, other): return True\n  __hash__ = type.__hash__\nclass L(metaclass=M): pass\nL()',
+        'unserialisable',
+    ),
     'a value too large': ('[0]*10**6', 'unserialisable'),
     'a value too deep': ('x = []\nfor _ in range(500): x = [x]\nx', 'unserialisable'),
     'a value within itself': ('x = []\nx.append(x)\nx', 'unserialisable'),
     'a value that doubles': ('x = []\nfor _ in range(60): x = [x, x]\nx', 'timeout memory'),
-    'writes to all files it has': ('import os\nfor fd in range(256):\n  try: os.write(fd, b"42")\n  except OSError: pass', 'forged'),
-    'sends two results': ('import sys, os\nf = sys._getframe()\nwhile "job" not in f.f_locals: f = f.f_back\njob = f.f_locals["job"]\n'
-                          'os.write(job["result"], job["nonce"] + bytes(7) + b"\\x01x")\n1', 'forged'),
-    'floods the result': ('import sys, os\nf = sys._getframe()\nwhile "job" not in f.f_locals: f = f.f_back\n'
-                          'while True: os.write(f.f_locals["job"]["result"], b"x"*10**5)', 'forged'),
+    'writes to all files it has': (
+        'import os\nfor fd in range(256):\n  try: os.write(fd, b"42")\n  except OSError: pass',
+        'forged',
+    ),
+    'sends two results': (
+        'import sys, os\nf = sys._getframe()\nwhile "job" not in f.f_locals: f = f.f_back\njob = f.f_locals["job"]\n'
+        'os.write(job["result"], job["nonce"] + bytes(7) + b"\\x01x")\n1',
+        'forged',
+    ),
+    'floods the result': (
+        'import sys, os\nf = sys._getframe()\nwhile "job" not in f.f_locals: f = f.f_back\n'
+        'while True: os.write(f.f_locals["job"]["result"], b"x"*10**5)',
+        'forged',
+    ),
     'closes everything': ('import os, time\nos.closerange(0, 256)\ntime.sleep(99)', 'timeout'),
-    'a full folder': ('import os\nfor i in range(500): open(str(i), "w")\nos.mkdir("d"); os.chmod("d", 0); os.symlink("/", "root"); os.chmod(".", 0o500)', 'ok error'),
+    'a full folder': (
+        'import os\nfor i in range(500): open(str(i), "w")\nos.mkdir("d"); os.chmod("d", 0); os.symlink("/", "root"); os.chmod(".", 0o500)',
+        'ok error',
+    ),
     'folders without end': ('import os\nfor _ in range(1100): os.mkdir("d"); os.chdir("d")', 'ok'),
     'a large file': ('open("x", "wb").write(bytes(10**8))', 'error'),
     'many open files': ('x = [open("/dev/null") for _ in range(1000)]', 'error'),
@@ -254,76 +448,112 @@ def test_hostile_programs(name, rung):
     source, statuses = HOSTILE[name]
     o = run(source, rung, timeout=1 if 'timeout' in statuses else 15)
     assert o.status in statuses.split(), o
-    assert (o.value is None or o.status == 'ok') and len(o.stdout) <= 1 << 16 and len(o.stderr) <= 1 << 16 and o.seconds < 20
+    assert (
+        (o.value is None or o.status == 'ok')
+        and len(o.stdout) <= 1 << 16
+        and len(o.stderr) <= 1 << 16
+        and o.seconds < 20
+    )
 
 
 def test_number_of_processes_is_bounded(rung):
-    source = ('import os, time\nr, w = os.pipe()\nme = os.getpid()\nfor _ in range(9):\n  try: os.fork()\n  except OSError: pass\n'
-              'os.write(w, b"x")\nif os.getpid() != me: time.sleep(99)\ntime.sleep(1)\nlen(os.read(r, 1000))')
+    source = (
+        'import os, time\nr, w = os.pipe()\nme = os.getpid()\nfor _ in range(9):\n  try: os.fork()\n  except OSError: pass\n'
+        'os.write(w, b"x")\nif os.getpid() != me: time.sleep(99)\ntime.sleep(1)\nlen(os.read(r, 1000))'
+    )
     o = run(source, rung, timeout=15, processes=20)
-    assert o.status == 'ok' and 2 <= o.value <= (20 if sandbox.nobody() else 20 + sandbox.threads()), o
+    assert o.status == 'ok' and 2 <= o.value <= (
+        20 if sandbox.nobody() else 20 + sandbox.threads()
+    ), o
 
 
 def test_monkey_patches_reach_nothing(rung):
-    o = run('import builtins, json, os, sys\nfor m in builtins, json, os, sys:\n  for n in dir(m):\n    if n not in ("setattr", "dir", "__import__"): setattr(m, n, None)\n7', rung)
+    o = run(
+        'import builtins, json, os, sys\nfor m in builtins, json, os, sys:\n  for n in dir(m):\n    if n not in ("setattr", "dir", "__import__"): setattr(m, n, None)\n7',
+        rung,
+    )
     assert o.status in ('ok', 'exit', 'error') and o.value in (7, None)
-    o = run('import builtins, json, sys\nbuiltins.len = builtins.type = builtins.any = lambda *a: 0\njson.dumps = lambda *a: "1"\nsys.stdout = sys.stderr = None\n[1, 2]', rung)
+    o = run(
+        'import builtins, json, sys\nbuiltins.len = builtins.type = builtins.any = lambda *a: 0\njson.dumps = lambda *a: "1"\nsys.stdout = sys.stderr = None\n[1, 2]',
+        rung,
+    )
     assert (o.status, o.value) == ('ok', [1, 2])
 
 
 def test_a_forged_result_must_still_be_right(rung):
-    forger = ('import sys, os\nf = sys._getframe()\nwhile "job" not in f.f_locals: f = f.f_back\njob = f.f_locals["job"]\nb = f.f_globals["encode"](("ok", 41)).encode()\n'
-              'os.write(job["result"], job["nonce"] + len(b).to_bytes(8, "big") + b)\nos._exit(0)')
+    forger = (
+        'import sys, os\nf = sys._getframe()\nwhile "job" not in f.f_locals: f = f.f_back\njob = f.f_locals["job"]\nb = f.f_globals["encode"](("ok", 41)).encode()\n'
+        'os.write(job["result"], job["nonce"] + len(b).to_bytes(8, "big") + b)\nos._exit(0)'
+    )
     o = run(forger, rung)
     assert o.status == 'ok' and not same_value(o.value, 42) and same_value(o.value, 41)
 
 
 def test_daemons_do_not_stay(rung):
-    o = run('import os, time\nfor _ in range(5):\n  if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n      os.setsid()\n      for fd in range(256):\n'
-            '        try: os.close(fd)\n        except OSError: pass\n      time.sleep(300)\n    os._exit(0)\n5', rung)
-    assert (o.status, o.value) == ('ok', 5)                          # the fixture looks for them
+    o = run(
+        'import os, time\nfor _ in range(5):\n  if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n      os.setsid()\n      for fd in range(256):\n'
+        '        try: os.close(fd)\n        except OSError: pass\n      time.sleep(300)\n    os._exit(0)\n5',
+        rung,
+    )
+    assert (o.status, o.value) == ('ok', 5)  # the fixture looks for them
 
 
 def test_customisation_does_not_reach_a_program(rung, planted, monkeypatch):
     "Neither ours, nor what another program has tried to leave"
     folder = planted[0]
-    (folder/'sitecustomize.py').write_text('print("customised")')
-    (folder/'x.pth').write_text('import sys; print("customised")')
-    plant = ('import os, sys\nv = "python%d.%d" % sys.version_info[:2]\nfor d in (".", os.path.expanduser("~/.local/lib/" + v + "/site-packages"), sys.path[-2], sys.base_prefix + "/lib/" + v + "/site-packages"):\n'
-             '  for n in "sitecustomize.py", "usercustomize.py", "x.pth":\n    try: os.makedirs(d, exist_ok=True); open(d + "/lopa-" + n, "x").close()\n    except OSError: pass')
-    if sandbox.nobody() or rung != 'child': assert run(plant, rung).status == 'ok'
+    (folder / 'sitecustomize.py').write_text('print("customised")')
+    (folder / 'x.pth').write_text('import sys; print("customised")')
+    plant = (
+        'import os, sys\nv = "python%d.%d" % sys.version_info[:2]\nfor d in (".", os.path.expanduser("~/.local/lib/" + v + "/site-packages"), sys.path[-2], sys.base_prefix + "/lib/" + v + "/site-packages"):\n'
+        '  for n in "sitecustomize.py", "usercustomize.py", "x.pth":\n    try: os.makedirs(d, exist_ok=True); open(d + "/lopa-" + n, "x").close()\n    except OSError: pass'
+    )
+    if sandbox.nobody() or rung != 'child':
+        assert run(plant, rung).status == 'ok'
     with monkeypatch.context() as m:
         m.setenv('PYTHONPATH', str(folder))
-        m.setenv('PYTHONSTARTUP', str(folder/'sitecustomize.py'))
+        m.setenv('PYTHONSTARTUP', str(folder / 'sitecustomize.py'))
         o = run('1', rung)
-    assert o.status == 'ok' and o.stdout == '' and not list(Path(sys.base_prefix).glob('lib/python*/**/lopa-*custom*'))
+    assert (
+        o.status == 'ok'
+        and o.stdout == ''
+        and not list(Path(sys.base_prefix).glob('lib/python*/**/lopa-*custom*'))
+    )
 
 
 def test_environment_and_open_files_stay_here(rung, planted, monkeypatch):
-    with open(planted[0]/'private', 'r+') as f, monkeypatch.context() as m:
+    with open(planted[0] / 'private', 'r+') as f, monkeypatch.context() as m:
         m.setenv('LOPA_TEST_SECRET', 'open sesame')
         os.set_inheritable(f.fileno(), True)
-        o = run('import os, sys\nfor fd in range(3, 256):\n  try: os.pwrite(fd, b"mine", 0)\n  except OSError: pass\nprint(sorted(os.environ), "sesame" in str(os.environ))', rung)
-    assert 'SECRET' not in o.stdout and 'False' in o.stdout and (planted[0]/'private').read_text() == 'as it was'
+        o = run(
+            'import os, sys\nfor fd in range(3, 256):\n  try: os.pwrite(fd, b"mine", 0)\n  except OSError: pass\nprint(sorted(os.environ), "sesame" in str(os.environ))',
+            rung,
+        )
+    assert (
+        'SECRET' not in o.stdout
+        and 'False' in o.stdout
+        and (planted[0] / 'private').read_text() == 'as it was'
+    )
 
 
 # ---- gaps: each rung stops what it says, and nothing else is claimed ----
+
 
 def attacks(folder, sleeper, server):
     "What each gap is about: a program that comes to DONE where the gap is open"
     tries = dict(
         total='''lambda: 1 if fork3() else "no"''',
         names=f'''lambda: os.stat("{folder}/public").st_size == 9 and None''',
-        disk='''lambda: [open(str(i), "wb").write(bytes(3 << 20)) for i in range(6)] and None''',
-        network=f'''lambda: socket.create_connection({server.getsockname()}, timeout=5).close()''',
+        disk="""lambda: [open(str(i), "wb").write(bytes(3 << 20)) for i in range(6)] and None""",
+        network=f"""lambda: socket.create_connection({server.getsockname()}, timeout=5).close()""",
         readable=f'''lambda: open("{folder}/public").read() and open("/etc/passwd").read() and None''',
         writable=f'''lambda: open("{folder}/everybody/x", "w").close()''',
         processes=f'''lambda: None if "sleep" in open("/proc/{sleeper.pid}/cmdline").read() else "no"''',
         modes=f'''lambda: (os.chmod("{folder}/public", 0o640), os.utime("{folder}/public", (1, 1))) and None''',
         files=f'''lambda: (open("{folder}/private").read(), open("{folder}/private", "w").close(), os.unlink("{folder}/private")) and None''',
         environment=f'''lambda: None if "sesame" in open("/proc/{sleeper.pid}/environ").read() else "no"''',
-        signals=f'''lambda: os.kill({sleeper.pid}, 15)''')
-    fork3 = '''
+        signals=f"""lambda: os.kill({sleeper.pid}, 15)""",
+    )
+    fork3 = """
 def fork3():
     pids = []
     for _ in range(3):
@@ -334,12 +564,14 @@ def fork3():
             time.sleep(.3)
             os._exit(0)
     return [os.waitpid(p, 0)[1] for p in pids] == [0]*3
-'''
+"""
     return {k: f'{attempts}{fork3}attempt({v})' for k, v in tries.items()}
 
 
 limits = dict(memory_mb=256, disk_mb=4)
-known_gaps = [k for k in {**GAPS['child'], **GAPS_AS_YOURSELF['child']} if k != 'kernel']      # which nobody can test
+known_gaps = [
+    k for k in {**GAPS['child'], **GAPS_AS_YOURSELF['child']} if k != 'kernel'
+]  # which nobody can test
 
 
 def test_every_gap_has_its_test(planted):
@@ -354,14 +586,21 @@ def test_gaps(gap, rung, planted):
     assert o.status == 'ok' and (o.value in ('DONE', 1)) == (gap in gaps(rung)), (gap, o)
     if gap not in gaps(rung):
         folder, sleeper, server = planted
-        assert sleeper.poll() is None and sorted(os.listdir(folder)) == ['everybody', 'private', 'public'] and os.listdir(folder/'everybody') == []
-        assert {(folder/n).read_text() for n in ('private', 'public')} == {'as it was'} and (folder/'public').stat().st_mode & 0o777 == 0o644
-        server.settimeout(.05)
-        with pytest.raises(TimeoutError): server.accept()
+        assert (
+            sleeper.poll() is None
+            and sorted(os.listdir(folder)) == ['everybody', 'private', 'public']
+            and os.listdir(folder / 'everybody') == []
+        )
+        assert {(folder / n).read_text() for n in ('private', 'public')} == {'as it was'} and (
+            folder / 'public'
+        ).stat().st_mode & 0o777 == 0o644
+        server.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            server.accept()
 
 
-USER = 1_900_000_123                             # an ordinary user, when we are root
-SCRIPT = '''
+USER = 1_900_000_123  # an ordinary user, when we are root
+SCRIPT = """
 import json, sys, warnings
 warnings.simplefilter('ignore')
 sys.path.insert(0, sys.argv[1])
@@ -371,53 +610,93 @@ done = {}
 for rung, name, source in jobs:
     if not why_not(rung): done[rung + ' ' + name] = (o := run_program(source, timeout=20, rung=rung, allow_weak_isolation=True, **limits)).status, repr(o.value)
 print(json.dumps([probe(), done]))
-'''
+"""
 
 
 def as_user(jobs, folder):
     "Run programs as an ordinary user would, with the system's Python: (reasons, what came of each)"
-    shutil.copytree(root/'lopa', folder/'lib'/'lopa', ignore=lambda d, names: {n for n in names if n not in ('sandbox.py', 'values.py', '__init__.py')})
-    ran = subprocess.run(['/usr/bin/python3', '-c', SCRIPT, str(folder/'lib')], input=json.dumps([jobs, limits]), capture_output=True, text=True, user=USER, group=USER,
-                         extra_groups=[], env={'PATH': '/usr/bin:/bin'}, cwd='/tmp')
+    shutil.copytree(
+        root / 'lopa',
+        folder / 'lib' / 'lopa',
+        ignore=lambda d, names: {
+            n for n in names if n not in ('sandbox.py', 'values.py', '__init__.py')
+        },
+    )
+    ran = subprocess.run(
+        ['/usr/bin/python3', '-c', SCRIPT, str(folder / 'lib')],
+        input=json.dumps([jobs, limits]),
+        capture_output=True,
+        text=True,
+        user=USER,
+        group=USER,
+        extra_groups=[],
+        env={'PATH': '/usr/bin:/bin'},
+        cwd='/tmp',
+    )
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
 
 
 def system_python():
-    if os.name != 'posix' or os.geteuid() or not sandbox.nobody() or not Path('/usr/bin/python3').exists(): return False
-    return subprocess.run(['/usr/bin/python3', '-c', 'import sys; sys.exit(sys.version_info < (3, 10))']).returncode == 0
+    if (
+        os.name != 'posix'
+        or os.geteuid()
+        or not sandbox.nobody()
+        or not Path('/usr/bin/python3').exists()
+    ):
+        return False
+    return (
+        subprocess.run(
+            ['/usr/bin/python3', '-c', 'import sys; sys.exit(sys.version_info < (3, 10))']
+        ).returncode
+        == 0
+    )
 
 
 @linux
-@pytest.mark.skipif(not system_python(), reason='needs root, and a Python of the system that an ordinary user can start')
+@pytest.mark.skipif(
+    not system_python(),
+    reason='needs root, and a Python of the system that an ordinary user can start',
+)
 @pytest.mark.parametrize('planted', [USER], indirect=True)
 def test_an_ordinary_user_has_the_gaps_that_we_say(planted):
     "From the highest rung down, so that what a lower one breaks is not missed by a higher one"
     sources = attacks(*planted)
-    reasons, done = as_user([(rung, name, source) for rung in LADDER for name, source in sources.items()], planted[0])
+    reasons, done = as_user(
+        [(rung, name, source) for rung in LADDER for name, source in sources.items()], planted[0]
+    )
     for rung in LADDER:
-        if reasons[rung]: continue
+        if reasons[rung]:
+            continue
         ended = {name: done[f'{rung} {name}'] for name in sources}
         assert {status for status, _ in ended.values()} == {'ok'}, ended
-        assert {name for name, (_, value) in ended.items() if value in ("'DONE'", '1')} == {*GAPS[rung], *GAPS_AS_YOURSELF[rung]} - {'kernel'}, ended
-    assert planted[1].wait(5) == -15                                 # ended by the lowest rung, as we say
+        assert {name for name, (_, value) in ended.items() if value in ("'DONE'", '1')} == {
+            *GAPS[rung],
+            *GAPS_AS_YOURSELF[rung],
+        } - {'kernel'}, ended
+    assert planted[1].wait(5) == -15  # ended by the lowest rung, as we say
 
 
 @linux
 def test_links_and_proc_lead_nowhere(rung, planted):
     "Roads to a file of ours that nobody else may read"
-    if 'files' in gaps(rung): pytest.skip('as yourself, the lowest rung reads your files')
-    path, pid = planted[0]/'private', os.getpid()
-    source = attempts + f'''
+    if 'files' in gaps(rung):
+        pytest.skip('as yourself, the lowest rung reads your files')
+    path, pid = planted[0] / 'private', os.getpid()
+    source = (
+        attempts
+        + f'''
 os.symlink("{path}", "link")
 roads = ["link", "/proc/self/root{path}", "/proc/1/root{path}", "/proc/{pid}/root{path}", "/proc/{pid}/cwd/../../../..{path}", "/proc/self/cwd/../..{path}",
          "/proc/self/fd/3/../../../../..{path}", "/proc/" + str(os.getppid()) + "/root{path}"]
 [attempt(lambda: open(r, m).close()) for r in roads for m in ("r", "w")] + [attempt(lambda: open("/proc/" + p + "/mem", "r+b").close()) for p in ("1", str(os.getppid()), "{pid}")]'''
+    )
     o = run(source, rung)
     assert o.status == 'ok' and 'DONE' not in o.value and path.read_text() == 'as it was', o
 
 
 # ---- the ladder ----
+
 
 def test_the_highest_rung_is_taken():
     o = run_program('1', allow_weak_isolation=True)
@@ -427,9 +706,13 @@ def test_the_highest_rung_is_taken():
 def test_the_lowest_rung_has_to_be_asked_for(monkeypatch):
     monkeypatch.setattr(sandbox, 'why_not', lambda rung: '' if rung == 'child' else 'not here')
     monkeypatch.delenv('LOPA_ALLOW_WEAK_ISOLATION', raising=False)
-    with pytest.raises(OSError, match=r'bubblewrap: not here; landlock: not here; child: it is weak, and was not allowed.*apt-get install bubblewrap.*LOPA_ALLOW_WEAK_ISOLATION=1'):
+    with pytest.raises(
+        OSError,
+        match=r'bubblewrap: not here; landlock: not here; child: it is weak, and was not allowed.*apt-get install bubblewrap.*LOPA_ALLOW_WEAK_ISOLATION=1',
+    ):
         run_program('1')
-    with pytest.warns(UserWarning, match='lowest rung'): assert run_program('1', allow_weak_isolation=True).isolation == 'child'
+    with pytest.warns(UserWarning, match='lowest rung'):
+        assert run_program('1', allow_weak_isolation=True).isolation == 'child'
     with monkeypatch.context() as m:
         m.setenv('LOPA_ALLOW_WEAK_ISOLATION', '1')
         assert run_program('1').isolation == 'child'
@@ -449,13 +732,22 @@ def test_reasons(monkeypatch):
 
 def test_a_sandbox_that_fails_is_not_the_programs_fault(monkeypatch):
     monkeypatch.setattr(sandbox, 'python', lambda: ['/bin/sh', '-c', 'echo no python >&2; exit 1'])
-    with pytest.raises(RuntimeError, match='did not start: no python'): sandbox.run_on('child', '1')
+    with pytest.raises(RuntimeError, match='did not start: no python'):
+        sandbox.run_on('child', '1')
 
 
-@pytest.mark.parametrize('kwargs, message', [(dict(source=b'1'), 'received bytes, expected the text'), (dict(timeout=0), 'timeout: received 0'), (dict(memory_mb=3), 'at least 64'),
-                                             (dict(rung='cellar'), "received 'cellar', expected one of bubblewrap, landlock, child")])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(source=b'1'), 'received bytes, expected the text'),
+        (dict(timeout=0), 'timeout: received 0'),
+        (dict(memory_mb=3), 'at least 64'),
+        (dict(rung='cellar'), "received 'cellar', expected one of bubblewrap, landlock, child"),
+    ],
+)
 def test_bad_arguments(kwargs, message):
-    with pytest.raises((TypeError, ValueError), match=message): run_program(**{'source': '1', **kwargs})
+    with pytest.raises((TypeError, ValueError), match=message):
+        run_program(**{'source': '1', **kwargs})
 
 
 def test_imports_without_posix():
@@ -469,27 +761,47 @@ def test_when_we_are_killed_the_program_goes_too(rung):
     "The keeper's clock goes on without us"
     mark = secrets.token_hex(8)
     code = f'import warnings; warnings.simplefilter("ignore")\nfrom lopa.sandbox import run_program\nrun_program("import time; time.sleep(300)", timeout=2, rung="{rung}", allow_weak_isolation=True, output_kb=64)'
-    caller = subprocess.Popen([sys.executable, '-c', code], cwd=root, env={**os.environ, 'TMPDIR': tempfile.gettempdir()}, stdin=subprocess.DEVNULL)
+    caller = subprocess.Popen(
+        [sys.executable, '-c', code],
+        cwd=root,
+        env={**os.environ, 'TMPDIR': tempfile.gettempdir()},
+        stdin=subprocess.DEVNULL,
+    )
     until = time.monotonic() + 30
-    while not (pids := [p for p in below(caller.pid) if b'serve()' in Path(f'/proc/{p}/cmdline').read_bytes()]) and time.monotonic() < until: time.sleep(.05)
-    time.sleep(.5)
+    while (
+        not (
+            pids := [
+                p
+                for p in below(caller.pid)
+                if b'serve()' in Path(f'/proc/{p}/cmdline').read_bytes()
+            ]
+        )
+        and time.monotonic() < until
+    ):
+        time.sleep(0.05)
+    time.sleep(0.5)
     pids = below(caller.pid)
     caller.kill()
     caller.wait()
     until = time.monotonic() + 10
-    while any(Path(f'/proc/{p}').exists() for p in pids) and time.monotonic() < until: time.sleep(.05)
+    while any(Path(f'/proc/{p}').exists() for p in pids) and time.monotonic() < until:
+        time.sleep(0.05)
     assert pids and not any(Path(f'/proc/{p}').exists() for p in pids)
-    for folder in Path(tempfile.gettempdir()).iterdir(): folder.rmdir()      # the one thing that stays
+    for folder in Path(tempfile.gettempdir()).iterdir():
+        folder.rmdir()  # the one thing that stays
 
 
 # ---- many ----
 
+
 def test_order_and_laziness():
     taken = []
+
     def sources():
         for n in range(8):
             taken.append(n)
-            yield f'import time\ntime.sleep({.3 if n == 0 else 0})\n{n}'
+            yield f'import time\ntime.sleep({0.3 if n == 0 else 0})\n{n}'
+
     outcomes = run_programs(sources(), workers=2, progress=False, allow_weak_isolation=True)
     assert next(outcomes).value == 0 and len(taken) <= 4
     assert [o.value for o in outcomes] == list(range(1, 8))
@@ -498,17 +810,44 @@ def test_order_and_laziness():
 @pytest.mark.parametrize('where, many', [(strongest, 500), ('child', 100)])
 def test_programs_under_load(where, many):
     "A third of them hostile, two at a time: all get a status, and the right ones are graded right"
-    if why_not(where): pytest.skip(why_not(where))
-    quick = [HOSTILE[n] for n in ('memory bomb', '10 GB of output', 'deep recursion', 'os._exit(0)', 'sys.exit(0)', 'KeyboardInterrupt', 'kills its group', 'always equal',
-                                  'writes to all files it has', 'sends two results', 'null byte', 'a large file', 'a value within itself')]
+    if why_not(where):
+        pytest.skip(why_not(where))
+    quick = [
+        HOSTILE[n]
+        for n in (
+            'memory bomb',
+            '10 GB of output',
+            'deep recursion',
+            'os._exit(0)',
+            'sys.exit(0)',
+            'KeyboardInterrupt',
+            'kills its group',
+            'always equal',
+            'writes to all files it has',
+            'sends two results',
+            'null byte',
+            'a large file',
+            'a value within itself',
+        )
+    ]
     slow = [HOSTILE[n] for n in ('endless loop', 'ignores signals', 'fork bomb')]
     work, expected = [], []
     for n in range(many):
-        if n % 3: source, status = f'def f(x): return [x*x, str(x), {{x: x/2}}]\nf({n})', 'ok'
-        else: source, status = slow[n//60 % 3] if n % 60 == 0 else quick[n//3 % len(quick)]
+        if n % 3:
+            source, status = f'def f(x): return [x*x, str(x), {{x: x/2}}]\nf({n})', 'ok'
+        else:
+            source, status = slow[n // 60 % 3] if n % 60 == 0 else quick[n // 3 % len(quick)]
         work.append(source)
-        expected.append((status.split(), [n*n, str(n), {n: n/2}] if n % 3 else None))
-    outcomes = list(run_programs(work, workers=2, progress=False, timeout=1.5, rung=where, allow_weak_isolation=True))
+        expected.append((status.split(), [n * n, str(n), {n: n / 2}] if n % 3 else None))
+    outcomes = list(
+        run_programs(
+            work, workers=2, progress=False, timeout=1.5, rung=where, allow_weak_isolation=True
+        )
+    )
     assert len(outcomes) == many
-    wrong = [(n, o) for n, (o, (statuses, value)) in enumerate(zip(outcomes, expected)) if o.status not in statuses or not same_value(o.value, value)]
+    wrong = [
+        (n, o)
+        for n, (o, (statuses, value)) in enumerate(zip(outcomes, expected))
+        if o.status not in statuses or not same_value(o.value, value)
+    ]
     assert not wrong, wrong[:3]

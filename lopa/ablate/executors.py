@@ -14,94 +14,145 @@ from threading import Thread
 
 # %% ../../nbs/ablate/71_executors.ipynb #8fbd6af4
 def share_threads(
-    workers:int, # Processes at work at the same time on this machine
+    workers: int,  # Processes at work at the same time on this machine
 ):
     "Leave the other processes their cores"
     import torch
+
     torch.set_num_threads(max(cores() // workers, 1))
+
 
 def end_with_parent():
     "End this process as soon as the one that started it is gone"
     Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
+
 def begin(
-    workers:int, # As in `share_threads`
+    workers: int,  # As in `share_threads`
 ):
     "What a process does first"
     end_with_parent()
     share_threads(workers)
 
-def cores()->int: # At least 1
+
+def cores() -> int:  # At least 1
     "Cores that this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
+
 def processes(
-    workers:int, # How many
-)->Executor:     # Its processes share the cores
+    workers: int,  # How many
+) -> Executor:  # Its processes share the cores
     "Processes on this machine"
-    return ProcessPoolExecutor(workers, mp_context=get_context('spawn'), initializer=begin, initargs=(workers,))
+    return ProcessPoolExecutor(
+        workers, mp_context=get_context('spawn'), initializer=begin, initargs=(workers,)
+    )
 
 # %% ../../nbs/ablate/71_executors.ipynb #fc76dfde
 class RayExecutor(Executor):
     "Ray's tasks as futures"
+
     def __init__(self, workers):
         import ray
+
         self.found = ray.is_initialized()
         self.ray, self.workers = ray, workers
-        for last in (False, True):                      # Ray waits 30 seconds for its own node, which a busy machine may exceed once
-            if self.found: break
-            try: ray.init(**{} if os.environ.get('RAY_ADDRESS') else dict(num_cpus=workers, include_dashboard=False), log_to_driver=False, configure_logging=False); break
+        for last in (
+            False,
+            True,
+        ):  # Ray waits 30 seconds for its own node, which a busy machine may exceed once
+            if self.found:
+                break
+            try:
+                ray.init(
+                    **{}
+                    if os.environ.get('RAY_ADDRESS')
+                    else dict(num_cpus=workers, include_dashboard=False),
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
+                break
             except Exception:
                 ray.shutdown()
-                if last: raise
+                if last:
+                    raise
 
     def submit(self, fn, /, *args, **kwargs):
         "One task, one processor"
+
         def task():
             share_threads(self_workers)
             return fn(*args, **kwargs)
+
         self_workers = self.workers
         return self.ray.remote(task).remote().future()
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         "Leave the cluster; end it if it was started here"
-        if not self.found: self.ray.shutdown()
+        if not self.found:
+            self.ray.shutdown()
+
 
 class DaskExecutor(Executor):
     "The executor of a Dask client, which ends with it"
+
     def __init__(self, workers):
         from distributed import Client
+
         address = os.environ.get('DASK_SCHEDULER_ADDRESS')
-        self.client = Client(address) if address else Client(n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None)
-        if not address: self.client.run(share_threads, workers)
+        self.client = (
+            Client(address)
+            if address
+            else Client(
+                n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None
+            )
+        )
+        if not address:
+            self.client.run(share_threads, workers)
         self.inner = self.client.get_executor(pure=False)
 
-    def submit(self, fn, /, *args, **kwargs): return self.inner.submit(fn, *args, **kwargs)
+    def submit(self, fn, /, *args, **kwargs):
+        return self.inner.submit(fn, *args, **kwargs)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         "Leave the cluster; end it if it was started here"
         self.inner.shutdown(wait)
         self.client.close()
 
+
 class SlurmExecutor(ThreadPoolExecutor):
     "Batch jobs, by submitit, a thread waiting for each; scripts and logs go to `runs/jobs`"
-    def __init__(self, workers, cluster='slurm'):       # `local`: processes on this machine, to try it
+
+    def __init__(self, workers, cluster='slurm'):  # `local`: processes on this machine, to try it
         import submitit
+
         super().__init__(workers)
         self.jobs = submitit.AutoExecutor('runs/jobs', cluster=cluster)
         self.jobs.update_parameters(timeout_min=240)
 
-    def submit(self, fn, /, *args, **kwargs): return super().submit(lambda: self.jobs.submit(fn, *args, **kwargs).result())
+    def submit(self, fn, /, *args, **kwargs):
+        return super().submit(lambda: self.jobs.submit(fn, *args, **kwargs).result())
 
 # %% ../../nbs/ablate/71_executors.ipynb #b540a1b9
-EXECUTORS = {'processes': (processes, ''), 'dask': (DaskExecutor, 'distributed'), 'ray': (RayExecutor, 'ray'), 'slurm': (SlurmExecutor, 'submitit')}
+EXECUTORS = {
+    'processes': (processes, ''),
+    'dask': (DaskExecutor, 'distributed'),
+    'ray': (RayExecutor, 'ray'),
+    'slurm': (SlurmExecutor, 'submitit'),
+}
+
 
 def make_executor(
-    name:str='processes', # A key of `EXECUTORS`
-    workers:int=None,     # Runs at the same time; default: one per core
-)->Executor:              # For a `with` statement, at whose end it goes
+    name: str = 'processes',  # A key of `EXECUTORS`
+    workers: int = None,  # Runs at the same time; default: one per core
+) -> Executor:  # For a `with` statement, at whose end it goes
     "Somebody to carry out the runs"
-    if name not in EXECUTORS: raise ValueError(f'executor: received {name!r}, expected one of {", ".join(EXECUTORS)}.')
+    if name not in EXECUTORS:
+        raise ValueError(f'executor: received {name!r}, expected one of {", ".join(EXECUTORS)}.')
     make, package = EXECUTORS[name]
-    try: return make(workers or cores())
-    except ModuleNotFoundError as e: raise ModuleNotFoundError(f'executor {name}: needs the package {package} (found no {e.name}): pip install {package}.') from None
+    try:
+        return make(workers or cores())
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError(
+            f'executor {name}: needs the package {package} (found no {e.name}): pip install {package}.'
+        ) from None

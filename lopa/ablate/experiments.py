@@ -7,55 +7,113 @@ __all__ = ['DEFAULT', 'REAL', 'FLOOR', 'experiment', 'check_values', 'check_keys
            'expand']
 
 # %% ../../nbs/ablate/70_experiments.ipynb #d85813a3
-import difflib, hashlib, itertools, json
+import difflib
+import hashlib
+import itertools
+import json
 from dataclasses import asdict, fields, replace
+
 from ..assets import ENCODER, FOUNDATION_MODEL
 from ..baselines import BaselineConfig
 from ..prompts import PromptConfig
 from ..train import Recipe, recipe
 
 # %% ../../nbs/ablate/70_experiments.ipynb #ccaf718b
-DEFAULT = {'task': 'rotten_tomatoes', 'method': 'lopa', 'variant': 'tuned', 'seed': 0, 'base_model': FOUNDATION_MODEL,
-           'train_rows': None, 'validation_rows': 400, 'test_rows': None}       # rows: None means all, 0 none
+DEFAULT = {
+    'task': 'rotten_tomatoes',
+    'method': 'lopa',
+    'variant': 'tuned',
+    'seed': 0,
+    'base_model': FOUNDATION_MODEL,
+    'train_rows': None,
+    'validation_rows': 400,
+    'test_rows': None,
+}  # rows: None means all, 0 none
+
 
 def experiment(
-    overrides:dict={}, # What differs: keys of `DEFAULT`, fields of `Recipe`, fields of the method's configuration
-)->dict:               # Everything that decides the run
+    overrides: dict = {},  # What differs: keys of `DEFAULT`, fields of `Recipe`, fields of the method's configuration
+) -> dict:  # Everything that decides the run
     "Spell an experiment out"
     about = DEFAULT | {k: v for k, v in overrides.items() if k in DEFAULT}
     check_values(about)
-    if about['method'] in FLOOR: return floor_experiment(about, overrides)
-    rest = {k: float(v) if k in REAL and type(v) is int else v for k, v in overrides.items() if k not in DEFAULT}
+    if about['method'] in FLOOR:
+        return floor_experiment(about, overrides)
+    rest = {
+        k: float(v) if k in REAL and type(v) is int else v
+        for k, v in overrides.items()
+        if k not in DEFAULT
+    }
     ours = {f.name for f in fields(Recipe)} - {'config', 'variant'}
     try:
-        plan = recipe(about['task'], about['method'], about.pop('variant'), **{k: v for k, v in rest.items() if k in ours})
-        check_keys(rest, [*DEFAULT, *sorted(ours), *(f.name for f in fields(plan.config) if f.name != 'method')])
+        plan = recipe(
+            about['task'],
+            about['method'],
+            about.pop('variant'),
+            **{k: v for k, v in rest.items() if k in ours},
+        )
+        check_keys(
+            rest,
+            [*DEFAULT, *sorted(ours), *(f.name for f in fields(plan.config) if f.name != 'method')],
+        )
         config = replace(plan.config, **{k: v for k, v in rest.items() if k not in ours})
-    except TypeError as e: raise ValueError(f'experiment: received {overrides}, in which a value is of the wrong kind: {e}.') from None
-    return about | {'recipe': {k: v for k, v in asdict(plan).items() if k != 'config'}, 'config': asdict(config)}
+    except TypeError as e:
+        raise ValueError(
+            f'experiment: received {overrides}, in which a value is of the wrong kind: {e}.'
+        ) from None
+    return about | {
+        'recipe': {k: v for k, v in asdict(plan).items() if k != 'config'},
+        'config': asdict(config),
+    }
 
-REAL = {f.name for f in (*fields(Recipe), *fields(PromptConfig), *fields(BaselineConfig)) if f.type is float} # 1 and 1.0 are the same rate
+
+REAL = {
+    f.name
+    for f in (*fields(Recipe), *fields(PromptConfig), *fields(BaselineConfig))
+    if f.type is float
+}  # 1 and 1.0 are the same rate
+
 
 def check_values(about):
     "Refuse a text where a whole number belongs, and the reverse"
     for k, v in about.items():
         rows, text = k.endswith('_rows'), isinstance(DEFAULT[k], str)
-        if not (isinstance(v, str) if text else rows and v is None or type(v) is int and (v >= 0 or not rows)):
-            raise ValueError(f'{k}: received {v!r}, expected a {"text" if text else "whole number"}.')
+        if not (
+            isinstance(v, str)
+            if text
+            else rows and v is None or type(v) is int and (v >= 0 or not rows)
+        ):
+            raise ValueError(
+                f'{k}: received {v!r}, expected a {"text" if text else "whole number"}.'
+            )
+
 
 def check_keys(
-    given, # Keys
-    known, # Those that are allowed
+    given,  # Keys
+    known,  # Those that are allowed
 ):
     "Refuse a key that is not known"
     for k in given:
         if k not in known:
-            near = difflib.get_close_matches(k, known, n=1, cutoff=.5)
-            raise ValueError(f"experiment: received the unknown key {k!r}: {f'did you mean {near[0]!r}?' if near else 'known are ' + ', '.join(known) + '.'}")
+            near = difflib.get_close_matches(k, known, n=1, cutoff=0.5)
+            raise ValueError(
+                f'experiment: received the unknown key {k!r}: {f"did you mean {near[0]!r}?" if near else "known are " + ", ".join(known) + "."}'
+            )
 
 # %% ../../nbs/ablate/70_experiments.ipynb #a2384485
-FLOOR = {'majority': ['task', 'train_rows', 'test_rows'], 'zero-shot': ['task', 'base_model', 'test_rows'],
-         'encoder-alone': ['task', 'train_rows', 'validation_rows', 'test_rows', 'encoder_name_or_path', 'encoder_pooling']} # method → what it depends on
+FLOOR = {
+    'majority': ['task', 'train_rows', 'test_rows'],
+    'zero-shot': ['task', 'base_model', 'test_rows'],
+    'encoder-alone': [
+        'task',
+        'train_rows',
+        'validation_rows',
+        'test_rows',
+        'encoder_name_or_path',
+        'encoder_pooling',
+    ],
+}  # method → what it depends on
+
 
 def floor_experiment(about, overrides):
     "The few settings that a method without training depends on"
@@ -66,23 +124,28 @@ def floor_experiment(about, overrides):
 
 # %% ../../nbs/ablate/70_experiments.ipynb #9af63792
 def identity(
-    about:dict, # From `experiment`
-)->str:         # 12 hexadecimal digits
+    about: dict,  # From `experiment`
+) -> str:  # 12 hexadecimal digits
     "The same for equal experiments, and only for them"
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
 
+
 def file_name(
-    about:dict, # From `experiment`
-)->str:         # e.g. `lopa-0123456789ab`, without the ending
+    about: dict,  # From `experiment`
+) -> str:  # e.g. `lopa-0123456789ab`, without the ending
     "Where the result of an experiment is kept"
     return f'{about["method"]}-{identity(about)}'
 
 # %% ../../nbs/ablate/70_experiments.ipynb #efacbc1a
 def expand(
-    grid, # Key → value, or a list of values to combine with those of all other keys; or a list of such grids
-)->list:  # Overrides, one dict per experiment
+    grid,  # Key → value, or a list of values to combine with those of all other keys; or a list of such grids
+) -> list:  # Overrides, one dict per experiment
     "Write a grid out"
-    if isinstance(grid, (list, tuple)): return [e for g in grid for e in expand(g)]
-    if not isinstance(grid, dict): raise ValueError(f'grid: received {grid!r}, expected an object with keys like "rank", or a list of such objects.')
+    if isinstance(grid, (list, tuple)):
+        return [e for g in grid for e in expand(g)]
+    if not isinstance(grid, dict):
+        raise ValueError(
+            f'grid: received {grid!r}, expected an object with keys like "rank", or a list of such objects.'
+        )
     values = [v if isinstance(v, list) else [v] for v in grid.values()]
     return [dict(zip(grid, combination)) for combination in itertools.product(*values)]

@@ -7,198 +7,300 @@ __all__ = ['result_in', 'Busy', 'cut', 'train_one', 'score_one', 'zero_shot', 'p
            'result_of', 'sweep']
 
 # %% ../../nbs/ablate/72_runs.ipynb #b2270559
-import json, shutil, time, traceback
+import json
+import shutil
+import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
-from ..files import write_files
-from ..evaluate import evaluate
+
 from .experiments import FLOOR, expand, experiment, file_name, identity
-from ..evaluate import linear_probe, score
+from ..evaluate import evaluate, linear_probe, score
+from ..files import write_files
 from ..prompts import PromptConfig
-from ..train import recipe
 from ..records import SCHEMA, load_results, read_result, trouble
 from ..tasks import load_task
-from ..train import train
+from ..train import recipe, train
 
 # %% ../../nbs/ablate/72_runs.ipynb #dae79d56
 def result_in(
-    path, # A file
-):        # The result; None if there is none that can be used
+    path,  # A file
+):  # The result; None if there is none that can be used
     "Is this experiment done?"
     found = read_result(path)
     wrong = trouble(found)
-    return None if wrong and wrong != 'it has no test score' and not wrong.startswith('its schema') else found      # a newer lopa's result is not ours to replace
+    return (
+        None
+        if wrong and wrong != 'it has no test score' and not wrong.startswith('its schema')
+        else found
+    )  # a newer lopa's result is not ours to replace
 
-class Busy(Exception): "Another process is at this experiment"
+
+class Busy(Exception):
+    "Another process is at this experiment"
 
 # %% ../../nbs/ablate/72_runs.ipynb #056ea595
 def cut(
-    about:dict, # From `experiment`
-):              # A `Task` with the rows that were asked for
+    about: dict,  # From `experiment`
+):  # A `Task` with the rows that were asked for
     "The task of an experiment"
     task = load_task(about['task'])
     rows = {k: about.get(f'{k}_rows') for k in task.splits}
-    return replace(task, splits={k: d for k, d in task.splits.items() if rows[k] != 0}).limit(**{k: n for k, n in rows.items() if n})
+    return replace(task, splits={k: d for k, d in task.splits.items() if rows[k] != 0}).limit(
+        **{k: n for k, n in rows.items() if n}
+    )
+
 
 def train_one(
-    about:dict, # From `experiment`
-    folder,     # Where the run writes, and goes on if it was interrupted
-    **how,      # For `train`
-)->dict:        # The record
+    about: dict,  # From `experiment`
+    folder,  # Where the run writes, and goes on if it was interrupted
+    **how,  # For `train`
+) -> dict:  # The record
     "Carry out an experiment that trains"
     from transformers import set_seed
+
     from lopa.assets import load_foundation_model
     from lopa.baselines import adapt_model
+
     plan = recipe(about['task'], about['method'], about['recipe']['variant'])
-    plan, task = replace(plan, **about['recipe'], config=type(plan.config)(**about['config'])), cut(about)
+    plan, task = (
+        replace(plan, **about['recipe'], config=type(plan.config)(**about['config'])),
+        cut(about),
+    )
     set_seed(about['seed'])
-    result = train(adapt_model(load_foundation_model(about['base_model']), plan.config), task, plan, folder, about['seed'], resume=True, **{'progress': False} | how)
-    right = ''.join(str(int(int(p) == y)) for p, y in zip(result['test_predictions'], task.splits['test']['label'][:])) if 'test_predictions' in result else None
+    result = train(
+        adapt_model(load_foundation_model(about['base_model']), plan.config),
+        task,
+        plan,
+        folder,
+        about['seed'],
+        resume=True,
+        **{'progress': False} | how,
+    )
+    right = (
+        ''.join(
+            str(int(int(p) == y))
+            for p, y in zip(result['test_predictions'], task.splits['test']['label'][:])
+        )
+        if 'test_predictions' in result
+        else None
+    )
     return result | ({'test_right': right} if right else {})
 
 # %% ../../nbs/ablate/72_runs.ipynb #4a8c604c
 def score_one(
-    about:dict, # From `experiment`
-)->dict:        # The record
+    about: dict,  # From `experiment`
+) -> dict:  # The record
     "Carry out an experiment that trains nothing"
     import numpy as np
     import torch
+
     from lopa.assets import load_foundation_model
     from lopa.train import environment, start_of_memory
+
     start, task, method = time.perf_counter(), cut(about), about['method']
     start_of_memory()
-    if not task.verbalizer and method != 'zero-shot': raise ValueError(f'{method}: {task.name} asks for texts, expected a task with classes.')
-    labels = np.array(task.splits['test'].with_format(None)['label'][:]) if task.verbalizer else None
+    if not task.verbalizer and method != 'zero-shot':
+        raise ValueError(f'{method}: {task.name} asks for texts, expected a task with classes.')
+    labels = (
+        np.array(task.splits['test'].with_format(None)['label'][:]) if task.verbalizer else None
+    )
     parameters, where, how = 0, torch.device('cpu'), {}
-    if method == 'majority': predicted = np.full(len(labels), np.bincount(task.splits['train']['label'][:]).argmax())
+    if method == 'majority':
+        predicted = np.full(len(labels), np.bincount(task.splits['train']['label'][:]).argmax())
     if method == 'zero-shot':
         base = load_foundation_model(about['base_model'])
-        (predicted, labels), where, how = zero_shot(task, base), base.device, {'dtype': str(base.dtype).removeprefix('torch.')}
-    if method == 'encoder-alone': predicted, parameters = probe(task, about['encoder_name_or_path'], about['encoder_pooling'])
-    return {**about, 'source': task.source, 'data': {k: len(d) for k, d in task.splits.items()}, 'test': score(predicted, labels, task.metrics, task.mean),
-            'test_right': ''.join(str(int(p == y)) for p, y in zip(predicted, labels)),
-            'trainable_parameters': parameters, 'seconds': {'total': round(time.perf_counter()-start, 1)}, **how, **environment(where)}
+        (predicted, labels), where, how = (
+            zero_shot(task, base),
+            base.device,
+            {'dtype': str(base.dtype).removeprefix('torch.')},
+        )
+    if method == 'encoder-alone':
+        predicted, parameters = probe(task, about['encoder_name_or_path'], about['encoder_pooling'])
+    return {
+        **about,
+        'source': task.source,
+        'data': {k: len(d) for k, d in task.splits.items()},
+        'test': score(predicted, labels, task.metrics, task.mean),
+        'test_right': ''.join(str(int(p == y)) for p, y in zip(predicted, labels)),
+        'trainable_parameters': parameters,
+        'seconds': {'total': round(time.perf_counter() - start, 1)},
+        **how,
+        **environment(where),
+    }
 
 # %% ../../nbs/ablate/72_runs.ipynb #9ec171a6
 def zero_shot(task, base):
     "Answers and truths of the foundation model with an empty prompt"
     from lopa.model import get_prompt_model
-    lines = evaluate(get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=0)), task, progress=False)[1]
+
+    lines = evaluate(
+        get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=0)), task, progress=False
+    )[1]
     words = [w.strip() for w in task.verbalizer]
     return [words.index(l['answer']) for l in lines], [words.index(l['right']) for l in lines]
+
 
 def probe(task, encoder_name, pooling):
     "Answers of a linear classifier on the encoder's vectors, and its parameters"
     from lopa.assets import load_encoder, load_tokenizers
     from lopa.encoders import Encoder
     from lopa.evaluate import encode_rows
-    encoder, tokenizer = Encoder(load_encoder(encoder_name), pooling), load_tokenizers(encoder_name_or_path=encoder_name)[1]
-    splits = [encode_rows(task, task.splits[k], encoder, tokenizer) for k in ('train', 'validation', 'test')]
+
+    encoder, tokenizer = (
+        Encoder(load_encoder(encoder_name), pooling),
+        load_tokenizers(encoder_name_or_path=encoder_name)[1],
+    )
+    splits = [
+        encode_rows(task, task.splits[k], encoder, tokenizer)
+        for k in ('train', 'validation', 'test')
+    ]
     return linear_probe(*splits), encoder.width + 1
 
 # %% ../../nbs/ablate/72_runs.ipynb #1b4a2d2b
 def carry_out(
-    overrides:dict, # As in `experiment`
-    out,            # Folder of results
-    wait:bool,      # As in `run`
-    afresh:bool,    # Throw away what an earlier attempt left?
-    how:dict,       # For `train`
-)->tuple:           # (the result, whether it was there already)
+    overrides: dict,  # As in `experiment`
+    out,  # Folder of results
+    wait: bool,  # As in `run`
+    afresh: bool,  # Throw away what an earlier attempt left?
+    how: dict,  # For `train`
+) -> tuple:  # (the result, whether it was there already)
     "Carry out an experiment under its lock, unless its result is there"
     from filelock import FileLock, Timeout
+
     about, out = experiment(overrides), Path(out)
-    name, work = file_name(about), out/'.work'/identity(about)
-    if found := result_in(out/f'{name}.json'): return found, True
+    name, work = file_name(about), out / '.work' / identity(about)
+    if found := result_in(out / f'{name}.json'):
+        return found, True
     work.parent.mkdir(parents=True, exist_ok=True)
-    try: lock = FileLock(f'{work}.lock').acquire(timeout=-1 if wait else 0)
-    except Timeout: raise Busy(name) from None
+    try:
+        lock = FileLock(f'{work}.lock').acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise Busy(name) from None
     with lock:
-        if found := result_in(out/f'{name}.json'): return found, True        # while we waited
-        if afresh: shutil.rmtree(work, ignore_errors=True)
+        if found := result_in(out / f'{name}.json'):
+            return found, True  # while we waited
+        if afresh:
+            shutil.rmtree(work, ignore_errors=True)
         work.mkdir(exist_ok=True)
         record = score_one(about) if about['method'] in FLOOR else train_one(about, work, **how)
         result = {'id': identity(about), 'schema': SCHEMA, 'experiment': overrides} | record
         write_files(work, {f'{name}.json': json.dumps(result, indent=1).encode()})
-        (out/f'{name}.failed.json').unlink(missing_ok=True)
-        (work/f'{name}.json').replace(out/f'{name}.json')
+        (out / f'{name}.failed.json').unlink(missing_ok=True)
+        (work / f'{name}.json').replace(out / f'{name}.json')
         shutil.rmtree(work, ignore_errors=True)
         return result, False
 
 # %% ../../nbs/ablate/72_runs.ipynb #68d797d9
 def run(
-    overrides:dict={}, # As in `experiment`
-    out='runs/ablate', # Folder of results
-    wait:bool=True,    # If another process is at it: wait for its result? If not, `Busy`
-    **how,             # For `train`: `progress`, `execution`, `allow_weak_isolation`
-)->dict:               # The result, as in its file
+    overrides: dict = {},  # As in `experiment`
+    out='runs/ablate',  # Folder of results
+    wait: bool = True,  # If another process is at it: wait for its result? If not, `Busy`
+    **how,  # For `train`: `progress`, `execution`, `allow_weak_isolation`
+) -> dict:  # The result, as in its file
     "Carry out an experiment, unless its result is there"
     return carry_out(overrides, out, wait, False, how)[0]
 
 # %% ../../nbs/ablate/72_runs.ipynb #afe14f3e
 def attempt(
-    overrides:dict, # As in `experiment`
-    out,            # Folder of results
-    wait:bool,      # As in `run`
-    how:dict,       # For `train`
-)->tuple:           # (`done`, `skipped`, `busy` or `failed`; the error, or None)
+    overrides: dict,  # As in `experiment`
+    out,  # Folder of results
+    wait: bool,  # As in `run`
+    how: dict,  # For `train`
+) -> tuple:  # (`done`, `skipped`, `busy` or `failed`; the error, or None)
     "Carry out an experiment; if it fails, once more; if that fails, put it on record"
     about = experiment(overrides)
     for again in (False, True):
-        try: return 'skipped' if carry_out(overrides, out, wait, again, how)[1] else 'done', None
-        except Busy: return 'busy', None
-        except Exception as e: error, trace = f'{type(e).__name__}: {e}', traceback.format_exc()
-    if result_in(Path(out)/f'{file_name(about)}.json'): return 'skipped', None   # another sweep had more luck
-    failed = {'id': identity(about), 'schema': SCHEMA, 'experiment': overrides, **about, 'error': error, 'traceback': trace}
-    write_files(Path(out), {f'{file_name(about)}.failed.json': json.dumps(failed, indent=1).encode()})
+        try:
+            return 'skipped' if carry_out(overrides, out, wait, again, how)[1] else 'done', None
+        except Busy:
+            return 'busy', None
+        except Exception as e:
+            error, trace = f'{type(e).__name__}: {e}', traceback.format_exc()
+    if result_in(Path(out) / f'{file_name(about)}.json'):
+        return 'skipped', None  # another sweep had more luck
+    failed = {
+        'id': identity(about),
+        'schema': SCHEMA,
+        'experiment': overrides,
+        **about,
+        'error': error,
+        'traceback': trace,
+    }
+    write_files(
+        Path(out), {f'{file_name(about)}.failed.json': json.dumps(failed, indent=1).encode()}
+    )
     return 'failed', error
 
 # %% ../../nbs/ablate/72_runs.ipynb #a72d84f9
 def outcomes(
-    jobs:list,     # Overrides
-    out,           # Folder of results
-    executor,      # Has `submit`; None: one after the other, in this process
-    wait:bool,     # As in `run`
-    how:dict,      # For `train`
-):                 # Yields (overrides, outcome, error), as they come
+    jobs: list,  # Overrides
+    out,  # Folder of results
+    executor,  # Has `submit`; None: one after the other, in this process
+    wait: bool,  # As in `run`
+    how: dict,  # For `train`
+):  # Yields (overrides, outcome, error), as they come
     "Hand experiments out"
-    if executor is None: yield from ((job, *attempt(job, out, wait, how)) for job in jobs)
+    if executor is None:
+        yield from ((job, *attempt(job, out, wait, how)) for job in jobs)
     else:
         waiting = {executor.submit(attempt, job, str(out), wait, how): job for job in jobs}
         try:
             while waiting:
-                for future in [f for f in waiting if f.done()]: yield waiting.pop(future), *result_of(future)
-                time.sleep(.05)
+                for future in [f for f in waiting if f.done()]:
+                    yield waiting.pop(future), *result_of(future)
+                time.sleep(0.05)
         finally:
-            for future in waiting: future.cancel()
+            for future in waiting:
+                future.cancel()
+
 
 def result_of(
-    future, # Of `attempt`
-):          # What `attempt` returned
+    future,  # Of `attempt`
+):  # What `attempt` returned
     "What a worker answered, or one sentence on why it did not"
-    try: return future.result()
+    try:
+        return future.result()
     except Exception as e:
-        raise ChildProcessError(f'A worker died and did not say why ({type(e).__name__}: {str(e)[:200]}); memory may have run out. All results so far are kept: take fewer workers, and start the sweep again.') from e
+        raise ChildProcessError(
+            f'A worker died and did not say why ({type(e).__name__}: {str(e)[:200]}); memory may have run out. All results so far are kept: take fewer workers, and start the sweep again.'
+        ) from e
 
 # %% ../../nbs/ablate/72_runs.ipynb #296119bd
 def sweep(
-    grid,               # As in `expand`
+    grid,  # As in `expand`
     out='runs/ablate',  # Folder of results
-    executor=None,      # Any `concurrent.futures` executor (`lopa.executors.make_executor`); None: one after the other, in this process
-    progress:bool=True, # Show a progress bar?
-    **how,              # For `train`: `execution`, `allow_weak_isolation`
-)->dict:                # `done`: how many this sweep carried out; `skipped`: how many had a result; `failed`: file name → error
+    executor=None,  # Any `concurrent.futures` executor (`lopa.executors.make_executor`); None: one after the other, in this process
+    progress: bool = True,  # Show a progress bar?
+    **how,  # For `train`: `execution`, `allow_weak_isolation`
+) -> dict:  # `done`: how many this sweep carried out; `skipped`: how many had a result; `failed`: file name → error
     "Carry out all experiments of a grid that have no result yet"
     from tqdm.auto import tqdm
+
     jobs = {file_name(experiment(job)): job for job in expand(grid)}
-    todo = sorted((job for name, job in jobs.items() if not result_in(Path(out)/f'{name}.json')), key=lambda job: job.get('seed', 0))
+    todo = sorted(
+        (job for name, job in jobs.items() if not result_in(Path(out) / f'{name}.json')),
+        key=lambda job: job.get('seed', 0),
+    )
     report = {'done': 0, 'skipped': len(jobs) - len(todo), 'failed': {}}
-    with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc='Sweep', unit='run', disable=not progress, smoothing=0) as bar:
-        for wait in (False, True):                                                # at the end: wait for what others are at
+    with tqdm(
+        total=len(jobs),
+        initial=len(jobs) - len(todo),
+        desc='Sweep',
+        unit='run',
+        disable=not progress,
+        smoothing=0,
+    ) as bar:
+        for wait in (False, True):  # at the end: wait for what others are at
             left, todo = todo, []
             for job, outcome, error in outcomes(left, out, executor, wait, how):
-                if outcome == 'busy': todo.append(job); continue
-                if outcome == 'failed': report['failed'][file_name(experiment(job))] = error
-                else: report[outcome] += 1
+                if outcome == 'busy':
+                    todo.append(job)
+                    continue
+                if outcome == 'failed':
+                    report['failed'][file_name(experiment(job))] = error
+                else:
+                    report[outcome] += 1
                 bar.set_postfix(failed=len(report['failed']), refresh=False)
                 bar.update()
     return report

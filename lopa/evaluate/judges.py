@@ -11,70 +11,100 @@ __all__ = ['BUILDERS', 'PLAIN', 'JUDGES', 'cut', 'unframe', 'expression', 'says_
 import ast
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from ..tasks import is_literal
+
 from ..sandbox import same_value
+from ..tasks import is_literal
 
 # %% ../../nbs/evaluate/42_judges.ipynb #8c95c63d
 def cut(
-    text:str, # What the model wrote
-    stop,     # Strings that end an answer
-)->str:       # The text before the first of them
+    text: str,  # What the model wrote
+    stop,  # Strings that end an answer
+) -> str:  # The text before the first of them
     "End a text at a stop string"
-    return text[:min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))]
+    return text[: min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))]
+
 
 def unframe(
-    text:str, # What the model wrote
-)->str:       # What stands between `[ANSWER]` and `[/ANSWER]`, or in the first code fence, if there are any
+    text: str,  # What the model wrote
+) -> (
+    str
+):  # What stands between `[ANSWER]` and `[/ANSWER]`, or in the first code fence, if there are any
     "Take an answer out of its frame"
     text = text.partition('[/ANSWER]')[0].rpartition('[ANSWER]')[2]
     before, fence, rest = text.partition('```')
     inside, closing, _ = rest.partition('```')
-    if not fence or before.strip() and not closing and not inside.startswith('py'): return before   # no fence, or one that closes what the prompt opened
-    return inside.partition('\n')[2] if inside.partition('\n')[0].strip() in ('python', 'py', '') else inside
+    if not fence or before.strip() and not closing and not inside.startswith('py'):
+        return before  # no fence, or one that closes what the prompt opened
+    return (
+        inside.partition('\n')[2]
+        if inside.partition('\n')[0].strip() in ('python', 'py', '')
+        else inside
+    )
 
 # %% ../../nbs/evaluate/42_judges.ipynb #0834507d
 def expression(
-    text:str, # What the model wrote
-):            # A node of Python's syntax tree, or None
+    text: str,  # What the model wrote
+):  # A node of Python's syntax tree, or None
     "The expression in an answer: all of it, or else its first line"
     text = unframe(text).strip().removeprefix('assert').strip().removeprefix('==').strip()
     for candidate in (text, *text.splitlines()[:1]):
         try:
             node = ast.parse(candidate, mode='eval').body
-            ast.unparse(node)                                                 # what is nested too deeply is no answer
-            return node.elts[0] if isinstance(node, ast.Tuple) and node.elts and says_equal(node.elts[0]) else node   # an assertion may have a message
-        except (SyntaxError, ValueError, MemoryError, RecursionError): continue
+            ast.unparse(node)  # what is nested too deeply is no answer
+            return (
+                node.elts[0]
+                if isinstance(node, ast.Tuple) and node.elts and says_equal(node.elts[0])
+                else node
+            )  # an assertion may have a message
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            continue
 
-def says_equal(node): return isinstance(node, ast.Compare) and isinstance(node.ops[-1], (ast.Eq, ast.Is))
+
+def says_equal(node):
+    return isinstance(node, ast.Compare) and isinstance(node.ops[-1], (ast.Eq, ast.Is))
+
 
 def answered_output(
-    text:str, # What the model wrote
-)->str:       # Source of the value it names; the text itself if there is none
+    text: str,  # What the model wrote
+) -> str:  # Source of the value it names; the text itself if there is none
     "The value in an answer: what stands behind `==`, or all of it"
     node = expression(text)
     return ast.unparse(node.comparators[-1] if says_equal(node) else node) if node else text.strip()
 
+
 def answered_input(
-    text:str,  # What the model wrote
-    name:str,  # Name of the function
-)->str:        # Source of the arguments; the text itself if there are none
+    text: str,  # What the model wrote
+    name: str,  # Name of the function
+) -> str:  # Source of the arguments; the text itself if there are none
     "The arguments in an answer: inside the call of the function, or all of it"
     node = expression(text)
     call = node.left if says_equal(node) else node
-    if isinstance(call, ast.Call) and getattr(call.func, 'id', '') == name and not call.keywords: return ', '.join(map(ast.unparse, call.args))
-    return ast.unparse(node).removeprefix('(').removesuffix(')') if isinstance(node, ast.Tuple) else ast.unparse(node) if node else text.strip()
+    if isinstance(call, ast.Call) and getattr(call.func, 'id', '') == name and not call.keywords:
+        return ', '.join(map(ast.unparse, call.args))
+    return (
+        ast.unparse(node).removeprefix('(').removesuffix(')')
+        if isinstance(node, ast.Tuple)
+        else ast.unparse(node)
+        if node
+        else text.strip()
+    )
 
 # %% ../../nbs/evaluate/42_judges.ipynb #a8e9e4f6
 def value_of(
-    source:str, # An expression
-    run,        # Runs a program: `run_program`, with its settings
-)->tuple:       # (status, value)
+    source: str,  # An expression
+    run,  # Runs a program: `run_program`, with its settings
+) -> tuple:  # (status, value)
     "Value of an expression: read it if it is a literal, run it if not"
-    try: return 'ok', ast.literal_eval(source)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError): outcome = run(source)
+    try:
+        return 'ok', ast.literal_eval(source)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        outcome = run(source)
     return outcome.status, outcome.value
 
-def verdict(answer, status, correct): return {'answer': answer, 'status': status, 'correct': bool(status == 'ok' and correct)}
+
+def verdict(answer, status, correct):
+    return {'answer': answer, 'status': status, 'correct': bool(status == 'ok' and correct)}
+
 
 def judge_output(text, row, task, run):
     "Is this what the program returns?"
@@ -83,45 +113,93 @@ def judge_output(text, row, task, run):
     return verdict(answer, status, same_value(('ok', value), value_of(row['output'], run)))
 
 # %% ../../nbs/evaluate/42_judges.ipynb #01c5d76d
-BUILDERS = {'range', 'set', 'frozenset', 'dict', 'list', 'tuple', 'bytes', 'bytearray', 'complex', 'float', 'int', 'str'}
+BUILDERS = {
+    'range',
+    'set',
+    'frozenset',
+    'dict',
+    'list',
+    'tuple',
+    'bytes',
+    'bytearray',
+    'complex',
+    'float',
+    'int',
+    'str',
+}
+
 
 def builds(
-    source:str, # Arguments of a call
-)->bool:        # Do they do nothing but build values?
+    source: str,  # Arguments of a call
+) -> bool:  # Do they do nothing but build values?
     "Are these arguments literals, or built-in types called on literals?"
-    try: tree = ast.parse(f'[{source}]', mode='eval')
-    except (SyntaxError, ValueError, MemoryError, RecursionError): return False
-    plain = ast.Expression, ast.Load, ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.USub, ast.UAdd
-    names = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in BUILDERS and not n.keywords}
-    return all(isinstance(n, plain) or isinstance(n, ast.Call) and id(n.func) in names or id(n) in names for n in ast.walk(tree))
+    try:
+        tree = ast.parse(f'[{source}]', mode='eval')
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+    plain = (
+        ast.Expression,
+        ast.Load,
+        ast.Constant,
+        ast.List,
+        ast.Tuple,
+        ast.Set,
+        ast.Dict,
+        ast.UnaryOp,
+        ast.USub,
+        ast.UAdd,
+    )
+    names = {
+        id(n.func)
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Call)
+        and isinstance(n.func, ast.Name)
+        and n.func.id in BUILDERS
+        and not n.keywords
+    }
+    return all(
+        isinstance(n, plain) or isinstance(n, ast.Call) and id(n.func) in names or id(n) in names
+        for n in ast.walk(tree)
+    )
+
 
 def judge_input(text, row, task, run):
     "Does the program return the value for this input?"
     answer = answered_input(text, row['entry_point'])
-    if builds(answer): given = f'[{answer}]'
+    if builds(answer):
+        given = f'[{answer}]'
     else:
         status, given = value_of(f'[{answer}]', run)
-        if status != 'ok': return verdict(answer, status, False)
-    outcome = run(f"{row['code']}\n{row['entry_point']}(*{given})")
-    return verdict(answer, outcome.status, same_value(('ok', outcome.value), value_of(row['output'], run)))
+        if status != 'ok':
+            return verdict(answer, status, False)
+    outcome = run(f'{row["code"]}\n{row["entry_point"]}(*{given})')
+    return verdict(
+        answer, outcome.status, same_value(('ok', outcome.value), value_of(row['output'], run))
+    )
 
 # %% ../../nbs/evaluate/42_judges.ipynb #57ea318b
 class Noted(ast.NodeTransformer):
     "Turn assertions into notes of what they compare"
-    def __init__(self): self.right = []                                     # for each assertion, (its right side,) or () if that is computed
 
-    def visit_FunctionDef(self, node):                                      # a candidate may be called `check`, too, and call itself
-        if node.name == 'check': node.name = '_check'
+    def __init__(self):
+        self.right = []  # for each assertion, (its right side,) or () if that is computed
+
+    def visit_FunctionDef(self, node):  # a candidate may be called `check`, too, and call itself
+        if node.name == 'check':
+            node.name = '_check'
         return self.generic_visit(node)
 
     def visit_Assert(self, node):
         left, right = node.test, ast.Constant(True)
         match node.test:
-            case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]): left = ast.unparse(left)
-            case _: left = f'not not ({ast.unparse(left)})'
+            case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
+                left = ast.unparse(left)
+            case _:
+                left = f'not not ({ast.unparse(left)})'
         self.right.append((ast.literal_eval(right),) if is_literal(right) else ())
         both = '' if self.right[-1] else f', _copy({ast.unparse(right)})'
-        return ast.parse(f'_noted.append(({len(self.right)-1}, _copy({left}){both}))').body[0]
+        return ast.parse(f'_noted.append(({len(self.right) - 1}, _copy({left}){both}))').body[0]
+
 
 PLAIN = """
 def _copy(x):
@@ -131,38 +209,52 @@ def _copy(x):
     return x
 """
 
+
 def noting(
-    test:str, # Source of a test that defines `check(candidate)`
-    name:str, # Name of the candidate
-)->tuple:     # Source to put behind a program, and the right side of each assertion
+    test: str,  # Source of a test that defines `check(candidate)`
+    name: str,  # Name of the candidate
+) -> tuple:  # Source to put behind a program, and the right side of each assertion
     "A test that returns what it saw"
     noted = Noted()
     source = ast.unparse(noted.visit(ast.parse(test)))
-    return f'_candidate = {name}\n{source}\n{PLAIN}\n_noted = []\n_check(_candidate)\n_noted', noted.right
+    return (
+        f'_candidate = {name}\n{source}\n{PLAIN}\n_noted = []\n_check(_candidate)\n_noted',
+        noted.right,
+    )
 
 # %% ../../nbs/evaluate/42_judges.ipynb #27e17e7e
 def agree(
-    noted,      # What a test noted: a list of (number of the assertion, left side[, right side]), or what a hostile program made of it
-    right:list, # From `noting`
-)->bool:        # Was every assertion noted, and is every note as it should be?
+    noted,  # What a test noted: a list of (number of the assertion, left side[, right side]), or what a hostile program made of it
+    right: list,  # From `noting`
+) -> bool:  # Was every assertion noted, and is every note as it should be?
     "Compare what a test noted with what is right"
-    if type(noted) is not list or not all(type(note) is tuple and len(note) > 1 and type(note[0]) is int and 0 <= note[0] < len(right) for note in noted): return False
+    if type(noted) is not list or not all(
+        type(note) is tuple and len(note) > 1 and type(note[0]) is int and 0 <= note[0] < len(right)
+        for note in noted
+    ):
+        return False
     expected = lambda i, more: right[i] or more or (None,)
-    return {note[0] for note in noted} == set(range(len(right))) and all(left == expected(i, more)[0] for i, left, *more in noted)
+    return {note[0] for note in noted} == set(range(len(right))) and all(
+        left == expected(i, more)[0] for i, left, *more in noted
+    )
 
 # %% ../../nbs/evaluate/42_judges.ipynb #a875c2da
 def solution(
-    text:str, # What the model wrote
-    row:dict, # `prompt`, …
-    stop,     # Strings that end an answer
-)->str:       # A program
+    text: str,  # What the model wrote
+    row: dict,  # `prompt`, …
+    stop,  # Strings that end an answer
+) -> str:  # A program
     "The program that an answer completes, without a last part that was not finished"
     whole = row['prompt'] + cut(unframe(text), stop)
     lines = whole.split('\n')
     for n in range(len(lines), row['prompt'].count('\n'), -1):
-        try: ast.parse('\n'.join(lines[:n])); return '\n'.join(lines[:n])
-        except (SyntaxError, ValueError, MemoryError, RecursionError): continue
+        try:
+            ast.parse('\n'.join(lines[:n]))
+            return '\n'.join(lines[:n])
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            continue
     return whole
+
 
 def judge_tests(text, row, task, run):
     "Does the program pass its tests?"
@@ -171,33 +263,50 @@ def judge_tests(text, row, task, run):
     outcome = run(f'{program}\n{source}')
     return verdict(program, outcome.status, agree(outcome.value, right))
 
+
 def judge_match(text, row, task, run):
     "Is the text the target?"
     answer = cut(text.lstrip('\n'), task.stop).strip()
     return verdict(answer, 'ok', answer == task.target.format(**row).strip())
 
+
 JUDGES = {'match': judge_match, 'output': judge_output, 'input': judge_input, 'tests': judge_tests}
 
 # %% ../../nbs/evaluate/42_judges.ipynb #76ea2a77
 def judge_all(
-    task,               # A `Task` with a target
-    texts:list,         # For each row, a list of texts
-    rows,               # The rows
-    run,                # Runs a program
-    workers:int=2,      # Sandboxes at the same time
-    progress:bool=True, # Show a progress bar?
-)->list:                # For each row, a list of verdicts
+    task,  # A `Task` with a target
+    texts: list,  # For each row, a list of texts
+    rows,  # The rows
+    run,  # Runs a program
+    workers: int = 2,  # Sandboxes at the same time
+    progress: bool = True,  # Show a progress bar?
+) -> list:  # For each row, a list of verdicts
     "Judge all answers"
     from tqdm.auto import tqdm
+
     jobs, turn = [(text, row) for some, row in zip(texts, rows) for text in some], Lock()
+
     def aside(source):
         "Run a program, and let others judge meanwhile"
         turn.release()
-        try: return run(source)
-        finally: turn.acquire()
+        try:
+            return run(source)
+        finally:
+            turn.acquire()
+
     def judge(job):
         "One verdict"
-        with turn: return JUDGES[task.grader](*job, task, aside)
+        with turn:
+            return JUDGES[task.grader](*job, task, aside)
+
     with ThreadPoolExecutor(workers) as pool:
-        done = iter(tqdm(pool.map(judge, jobs), total=len(jobs), desc='Judging', disable=not progress, leave=False))
+        done = iter(
+            tqdm(
+                pool.map(judge, jobs),
+                total=len(jobs),
+                desc='Judging',
+                disable=not progress,
+                leave=False,
+            )
+        )
         return [[next(done) for _ in some] for some in texts]

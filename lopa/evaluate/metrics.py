@@ -8,111 +8,165 @@ __all__ = ['METRICS', 'accuracy', 'bootstrap_ci', 'f1', 'score', 'main_score', '
 
 # %% ../../nbs/evaluate/40_metrics.ipynb #4678b429
 import math
+
 import numpy as np
 
 # %% ../../nbs/evaluate/40_metrics.ipynb #907d0876
 def accuracy(
-    predictions, # Predicted classes: `(n,)`
-    labels,      # True classes: `(n,)`
-)->float:        # Share of right answers, 0 to 1
+    predictions,  # Predicted classes: `(n,)`
+    labels,  # True classes: `(n,)`
+) -> float:  # Share of right answers, 0 to 1
     "Share of right answers"
     return float((np.asarray(predictions) == np.asarray(labels)).mean())
 
+
 def bootstrap_ci(
-    correct,         # Right or wrong (or any number), one per example: `(n,)`
-    level:float=.95, # Confidence
-    seed:int=0,      # Of the resampling
-)->tuple:            # (low, high)
+    correct,  # Right or wrong (or any number), one per example: `(n,)`
+    level: float = 0.95,  # Confidence
+    seed: int = 0,  # Of the resampling
+) -> tuple:  # (low, high)
     "Percentile bootstrap interval of a mean"
     from scipy.stats import bootstrap
+
     correct = np.asarray(correct, dtype=float)
-    if not len(correct): raise ValueError('bootstrap_ci: received no examples, expected at least one.')
-    if correct.min() == correct.max(): return float(correct[0]), float(correct[0])
-    interval = bootstrap((correct,), np.mean, confidence_level=level, method='percentile', n_resamples=2000, rng=np.random.default_rng(seed))
+    if not len(correct):
+        raise ValueError('bootstrap_ci: received no examples, expected at least one.')
+    if correct.min() == correct.max():
+        return float(correct[0]), float(correct[0])
+    interval = bootstrap(
+        (correct,),
+        np.mean,
+        confidence_level=level,
+        method='percentile',
+        n_resamples=2000,
+        rng=np.random.default_rng(seed),
+    )
     return tuple(map(float, interval.confidence_interval))
 
 # %% ../../nbs/evaluate/40_metrics.ipynb #d7217bf3
 def f1(
-    predictions, # Predicted classes, 0 or 1: `(n,)`
-    labels,      # True classes: `(n,)`
-)->float:        # F1 of class 1, 0 to 1
+    predictions,  # Predicted classes, 0 or 1: `(n,)`
+    labels,  # True classes: `(n,)`
+) -> float:  # F1 of class 1, 0 to 1
     "Harmonic mean of precision and recall"
     from sklearn.metrics import f1_score
+
     return float(f1_score(labels, predictions, zero_division=0))
+
 
 METRICS = {'accuracy': accuracy, 'f1': f1}
 
+
 def score(
-    predictions,            # Predicted classes: `(n,)`
-    labels,                 # True classes: `(n,)`
+    predictions,  # Predicted classes: `(n,)`
+    labels,  # True classes: `(n,)`
     metrics=('accuracy',),  # Keys of `METRICS`
-    mean:bool=False,        # Is their mean the score, rather than the first?
-)->dict:                    # The metrics (and `score`, if it is their mean), its `low` and `high` in 0 to 1, and `n`
+    mean: bool = False,  # Is their mean the score, rather than the first?
+) -> (
+    dict
+):  # The metrics (and `score`, if it is their mean), its `low` and `high` in 0 to 1, and `n`
     "Metrics, and the 95 % interval of the score"
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     values = {name: METRICS[name](predictions, labels) for name in metrics}
-    if not mean: low, high = bootstrap_ci(predictions == labels)
-    elif len(labels) < 2: low = high = values['score'] = float(np.mean(list(values.values())))
+    if not mean:
+        low, high = bootstrap_ci(predictions == labels)
+    elif len(labels) < 2:
+        low = high = values['score'] = float(np.mean(list(values.values())))
     else:
         from scipy.stats import bootstrap
+
         both = lambda p, l: np.mean([METRICS[name](p, l) for name in metrics])
         values['score'] = float(both(predictions, labels))
-        low, high = map(float, bootstrap((predictions, labels), both, paired=True, vectorized=False, method='percentile', n_resamples=500, rng=np.random.default_rng(0)).confidence_interval)
+        low, high = map(
+            float,
+            bootstrap(
+                (predictions, labels),
+                both,
+                paired=True,
+                vectorized=False,
+                method='percentile',
+                n_resamples=500,
+                rng=np.random.default_rng(0),
+            ).confidence_interval,
+        )
     return values | {'low': low, 'high': high, 'n': len(labels)}
 
+
 def main_score(
-    s:dict, # From `score`
-)->float:   # 0 to 1
+    s: dict,  # From `score`
+) -> float:  # 0 to 1
     "The one number of a score"
     return s.get('score', s['accuracy'])
 
+
 def show_score(
-    s:dict, # From `score`
-)->str:     # e.g. `85.0 % [82.9, 87.1]`
+    s: dict,  # From `score`
+) -> str:  # e.g. `85.0 % [82.9, 87.1]`
     "Write a score for people"
-    return f"{100*main_score(s):.1f} % [{100*s['low']:.1f}, {100*s['high']:.1f}]"
+    return f'{100 * main_score(s):.1f} % [{100 * s["low"]:.1f}, {100 * s["high"]:.1f}]'
 
 # %% ../../nbs/evaluate/40_metrics.ipynb #1820d58f
 def compare_methods(
-    a, # Right or wrong under one method, one per example: `(n,)`
-    b, # The same examples under another method: `(n,)`
-)->dict: # `difference` (a − b) with `low` and `high`, `only_a` and `only_b` (examples), `p` of McNemar's exact test
+    a,  # Right or wrong under one method, one per example: `(n,)`
+    b,  # The same examples under another method: `(n,)`
+) -> dict:  # `difference` (a − b) with `low` and `high`, `only_a` and `only_b` (examples), `p` of McNemar's exact test
     "Paired comparison of two methods"
     from scipy.stats import binomtest
+
     a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    if a.shape != b.shape: raise ValueError(f'compare_methods: received {len(a)} and {len(b)} examples, expected the same examples in the same order.')
+    if a.shape != b.shape:
+        raise ValueError(
+            f'compare_methods: received {len(a)} and {len(b)} examples, expected the same examples in the same order.'
+        )
     low, high = bootstrap_ci(a.astype(float) - b)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.
-    return {'difference': float(a.mean() - b.mean()), 'low': low, 'high': high, 'only_a': only_a, 'only_b': only_b, 'p': float(p)}
+    p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    return {
+        'difference': float(a.mean() - b.mean()),
+        'low': low,
+        'high': high,
+        'only_a': only_a,
+        'only_b': only_b,
+        'p': float(p),
+    }
 
 # %% ../../nbs/evaluate/40_metrics.ipynb #908c7898
 def pass_at_k(
-    n:int, # Programs that were tried
-    c:int, # Programs that passed
-    k:int, # Attempts allowed
-)->float:  # Chance that one of k passes, 0 to 1
+    n: int,  # Programs that were tried
+    c: int,  # Programs that passed
+    k: int,  # Attempts allowed
+) -> float:  # Chance that one of k passes, 0 to 1
     "Unbiased estimate of pass@k"
-    if not 0 <= c <= n or not 1 <= k <= n: raise ValueError(f'pass_at_k: received n={n}, c={c}, k={k}, expected 0 ≤ c ≤ n and 1 ≤ k ≤ n: draw at least k programs.')
-    return 1. - math.comb(n-c, k)/math.comb(n, k)
+    if not 0 <= c <= n or not 1 <= k <= n:
+        raise ValueError(
+            f'pass_at_k: received n={n}, c={c}, k={k}, expected 0 ≤ c ≤ n and 1 ≤ k ≤ n: draw at least k programs.'
+        )
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 # %% ../../nbs/evaluate/40_metrics.ipynb #4f9b1a79
 def majority_baseline(
-    train_labels, # Labels of the training split
-    labels,       # Labels of the split to score
-)->float:         # Accuracy, 0 to 1
+    train_labels,  # Labels of the training split
+    labels,  # Labels of the split to score
+) -> float:  # Accuracy, 0 to 1
     "Always answer the commonest class"
     return accuracy(np.bincount(train_labels).argmax(), labels)
 
+
 def linear_probe(
-    train,      # Encoded split with `instance_features` and `label`
-    validation, # Encoded split to choose the regularisation by
-    test,       # Encoded split to score
-)->np.ndarray:  # Predicted classes of `test`
+    train,  # Encoded split with `instance_features` and `label`
+    validation,  # Encoded split to choose the regularisation by
+    test,  # Encoded split to score
+) -> np.ndarray:  # Predicted classes of `test`
     "Logistic regression on the encoder's vectors, its strength chosen on validation"
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+
     x, y = lambda d: np.array(d['instance_features'][:]), lambda d: np.array(d['label'][:])
-    probes = [make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(x(train), y(train)) for C in (1e-3, 1e-2, .1, 1.)]
+    probes = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(
+            x(train), y(train)
+        )
+        for C in (1e-3, 1e-2, 0.1, 1.0)
+    ]
     return max(probes, key=lambda p: p.score(x(validation), y(validation))).predict(x(test))

@@ -8,108 +8,166 @@ __all__ = ['encode_rows', 'prepare', 'predict', 'question_of', 'sampling', 'gene
 # %% ../../nbs/evaluate/41_predict.ipynb #c805abf8
 import numpy as np
 import torch
+
 from ..assets import load_tokenizers
 from ..encoders import encode_dataset
 from ..tasks import Collator, choice_ids, tokenize
 
 # %% ../../nbs/evaluate/41_predict.ipynb #03f2029b
 def encode_rows(
-    task,      # A `Task`
-    dataset,   # One of its splits
-    encoder,   # A frozen `Encoder`
-    tokenizer, # The encoder's tokenizer
-):             # The split with a column `instance_features`
+    task,  # A `Task`
+    dataset,  # One of its splits
+    encoder,  # A frozen `Encoder`
+    tokenizer,  # The encoder's tokenizer
+):  # The split with a column `instance_features`
     "Let an encoder read the rows of a task"
     rows = dataset.map(lambda r: {'instance_text': task.reads.format(**r)})
     return encode_dataset(rows, encoder, tokenizer, 'instance_text')
 
+
 def prepare(
-    model,    # A `PromptModel` or `BaselineModel`
-    task,     # A `Task`
-)->tuple:     # (split → tokenized data set, `Collator`)
+    model,  # A `PromptModel` or `BaselineModel`
+    task,  # A `Task`
+) -> tuple:  # (split → tokenized data set, `Collator`)
     "Tokenize all splits and add what the method needs to know about the instance"
-    tokenizer, encoder_tokenizer = load_tokenizers(model.base_model.name_or_path, model.encoder_tokenizer)
+    tokenizer, encoder_tokenizer = load_tokenizers(
+        model.base_model.name_or_path, model.encoder_tokenizer
+    )
     splits, own = task.splits, None
-    if model.encoder and model.encoder.trainable: own = encoder_tokenizer
-    elif model.encoder: splits = {k: encode_rows(task, d, model.encoder, encoder_tokenizer) for k, d in splits.items()}
+    if model.encoder and model.encoder.trainable:
+        own = encoder_tokenizer
+    elif model.encoder:
+        splits = {
+            k: encode_rows(task, d, model.encoder, encoder_tokenizer) for k, d in splits.items()
+        }
     family = model.task_type
-    return {k: tokenize(task, d, tokenizer, own, family=family) for k, d in splits.items()}, Collator(tokenizer, own)
+    return {
+        k: tokenize(task, d, tokenizer, own, family=family) for k, d in splits.items()
+    }, Collator(tokenizer, own)
 
 # %% ../../nbs/evaluate/41_predict.ipynb #4bfa3971
 def predict(
-    model,         # A `PromptModel` or `BaselineModel`
-    dataset,       # A tokenized split
-    collate,       # A `Collator`
-    choices:list,  # Token of each class
-    batch_size:int=32,
-    progress:bool=True, # Show a progress bar?
-)->np.ndarray:          # Logit of each class: `(n, classes)`
+    model,  # A `PromptModel` or `BaselineModel`
+    dataset,  # A tokenized split
+    collate,  # A `Collator`
+    choices: list,  # Token of each class
+    batch_size: int = 32,
+    progress: bool = True,  # Show a progress bar?
+) -> np.ndarray:  # Logit of each class: `(n, classes)`
     "Logits of the classes for every example, in the order of the data set"
     from tqdm.auto import tqdm
+
     order = np.argsort(dataset['length'], kind='stable')[::-1]
     out, was_training = np.zeros((len(order), len(choices)), dtype=np.float32), model.training
     model.eval()
-    for i in tqdm(range(0, len(order), batch_size), desc='Predicting', disable=not progress, leave=False):
-        rows = order[i:i+batch_size]
+    for i in tqdm(
+        range(0, len(order), batch_size), desc='Predicting', disable=not progress, leave=False
+    ):
+        rows = order[i : i + batch_size]
         batch = {k: v.to(model.device) for k, v in collate([dataset[int(j)] for j in rows]).items()}
-        with torch.no_grad(): out[rows] = model(**batch).logits[:, 0, choices].float().cpu().numpy()
+        with torch.no_grad():
+            out[rows] = model(**batch).logits[:, 0, choices].float().cpu().numpy()
     model.train(was_training)
     return out
 
 # %% ../../nbs/evaluate/41_predict.ipynb #81b7faa1
 def question_of(
-    row:dict, # A row of a tokenized split
-)->dict:      # The same without its answer
+    row: dict,  # A row of a tokenized split
+) -> dict:  # The same without its answer
     "Take the answer off a row"
     ids = row['input_ids']
-    if len(row['labels']) == len(ids) and row['labels'][0] == -100:                         # causal: the question ends where the labels begin
-        ids = ids[:next(i for i, label in enumerate(row['labels']) if label != -100)]
-    return row | {'input_ids': ids, 'labels': [-100]*len(ids)}
+    if (
+        len(row['labels']) == len(ids) and row['labels'][0] == -100
+    ):  # causal: the question ends where the labels begin
+        ids = ids[: next(i for i, label in enumerate(row['labels']) if label != -100)]
+    return row | {'input_ids': ids, 'labels': [-100] * len(ids)}
 
 # %% ../../nbs/evaluate/41_predict.ipynb #54b449b8
 def sampling(
-    temperature:float=0., # 0 means: always the likeliest token
-    top_p:float=.95,      # Share of the probability to sample from
-    samples:int=1,        # Texts per question
-)->dict:                  # What transformers' `generate` takes
+    temperature: float = 0.0,  # 0 means: always the likeliest token
+    top_p: float = 0.95,  # Share of the probability to sample from
+    samples: int = 1,  # Texts per question
+) -> dict:  # What transformers' `generate` takes
     "Settings of generation"
-    if not temperature and samples > 1: raise ValueError(f'samples: received {samples} with temperature 0, which would write the same text {samples} times; set a temperature.')
-    return dict(do_sample=True, temperature=temperature, top_p=top_p, num_return_sequences=samples) if temperature else dict(do_sample=False)
+    if not temperature and samples > 1:
+        raise ValueError(
+            f'samples: received {samples} with temperature 0, which would write the same text {samples} times; set a temperature.'
+        )
+    return (
+        dict(do_sample=True, temperature=temperature, top_p=top_p, num_return_sequences=samples)
+        if temperature
+        else dict(do_sample=False)
+    )
+
 
 def generate_texts(
-    model,              # A `PromptModel` or `BaselineModel`
-    task,               # A `Task` with a target
-    dataset,            # A tokenized split of it
-    collate,            # A `Collator`
-    batch_size:int=16,
-    seed:int=0,         # For sampling
-    progress:bool=True, # Show a progress bar?
-    **how,              # As in `sampling`
-)->list:                # For each row, in order, a list of texts
+    model,  # A `PromptModel` or `BaselineModel`
+    task,  # A `Task` with a target
+    dataset,  # A tokenized split of it
+    collate,  # A `Collator`
+    batch_size: int = 16,
+    seed: int = 0,  # For sampling
+    progress: bool = True,  # Show a progress bar?
+    **how,  # As in `sampling`
+) -> list:  # For each row, in order, a list of texts
     "Let a model answer in its own words"
     from tqdm.auto import tqdm
     from transformers import set_seed
+
     set_seed(seed)
     model.eval()
-    tokenizer, order, out = collate.tokenizer, np.argsort(dataset['length'], kind='stable')[::-1], [None]*len(dataset)
-    settings = sampling(**how) | dict(max_new_tokens=task.max_new_tokens, pad_token_id=tokenizer.pad_token_id) | (dict(stop_strings=list(task.stop), tokenizer=tokenizer) if task.stop else {})
-    for i in tqdm(range(0, len(order), batch_size), desc='Generating', disable=not progress, leave=False):
-        rows = order[i:i+batch_size]
-        batch = {k: v.to(model.device) for k, v in collate([question_of(dataset[int(j)]) for j in rows]).items() if k != 'labels'}
-        with torch.no_grad(): texts = tokenizer.batch_decode(model.generate(**batch, **settings), skip_special_tokens=True)
-        for k, j in enumerate(rows): out[j] = texts[k*len(texts)//len(rows):(k+1)*len(texts)//len(rows)]
+    tokenizer, order, out = (
+        collate.tokenizer,
+        np.argsort(dataset['length'], kind='stable')[::-1],
+        [None] * len(dataset),
+    )
+    settings = (
+        sampling(**how)
+        | dict(max_new_tokens=task.max_new_tokens, pad_token_id=tokenizer.pad_token_id)
+        | (dict(stop_strings=list(task.stop), tokenizer=tokenizer) if task.stop else {})
+    )
+    for i in tqdm(
+        range(0, len(order), batch_size), desc='Generating', disable=not progress, leave=False
+    ):
+        rows = order[i : i + batch_size]
+        batch = {
+            k: v.to(model.device)
+            for k, v in collate([question_of(dataset[int(j)]) for j in rows]).items()
+            if k != 'labels'
+        }
+        with torch.no_grad():
+            texts = tokenizer.batch_decode(
+                model.generate(**batch, **settings), skip_special_tokens=True
+            )
+        for k, j in enumerate(rows):
+            out[j] = texts[k * len(texts) // len(rows) : (k + 1) * len(texts) // len(rows)]
     return out
 
 # %% ../../nbs/evaluate/41_predict.ipynb #1e81bc4f
 def classify(
-    model,      # A `PromptModel` or `BaselineModel`
-    task,       # The `Task` it was trained for: one with classes
-    texts:list, # Sentences; for a task with several columns, dictionaries
-)->list:        # The word of the predicted class, one per text
+    model,  # A `PromptModel` or `BaselineModel`
+    task,  # The `Task` it was trained for: one with classes
+    texts: list,  # Sentences; for a task with several columns, dictionaries
+) -> list:  # The word of the predicted class, one per text
     "Answer in words"
     from datasets import Dataset
+
     rows = [t if isinstance(t, dict) else {task.fields[0]: t} for t in texts]
-    tokenizer, encoder_tokenizer = load_tokenizers(model.base_model.name_or_path, model.encoder_tokenizer)
-    data = tokenize(task, Dataset.from_list([r | {'label': 0} for r in rows]), tokenizer, encoder_tokenizer, family=model.task_type)
-    logits = predict(model, data, Collator(tokenizer, encoder_tokenizer), choice_ids(task.verbalizer, tokenizer), progress=False)
+    tokenizer, encoder_tokenizer = load_tokenizers(
+        model.base_model.name_or_path, model.encoder_tokenizer
+    )
+    data = tokenize(
+        task,
+        Dataset.from_list([r | {'label': 0} for r in rows]),
+        tokenizer,
+        encoder_tokenizer,
+        family=model.task_type,
+    )
+    logits = predict(
+        model,
+        data,
+        Collator(tokenizer, encoder_tokenizer),
+        choice_ids(task.verbalizer, tokenizer),
+        progress=False,
+    )
     return [task.verbalizer[i].strip() for i in logits.argmax(1)]

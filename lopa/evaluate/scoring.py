@@ -10,126 +10,245 @@ __all__ = ['judging', 'answer_lines', 'score_lines', 'write_predictions', 'read_
 import json
 from functools import partial
 from pathlib import Path
+
 import numpy as np
-from ..files import write_files
-from ..tasks import choice_ids
+
 from .judges import judge_all
 from .metrics import bootstrap_ci, pass_at_k, score
 from .predict import generate_texts, predict, prepare
+from ..files import write_files
 from ..sandbox import choose_rung, run_program
-from ..tasks import Task
+from ..tasks import Task, choice_ids
 
 # %% ../../nbs/evaluate/44_scoring.ipynb #769e7315
 def judging(
-    task,      # A `Task`
-    split:str, # Which split
-)->dict:       # What one has to know to score its lines
+    task,  # A `Task`
+    split: str,  # Which split
+) -> dict:  # What one has to know to score its lines
     "The first line of a file of predictions"
-    return {'task': task.name, 'split': split, 'source': task.source} | {k: getattr(task, k) for k in ('template', 'verbalizer', 'target', 'metrics', 'mean', 'grader', 'stop')}
+    return {'task': task.name, 'split': split, 'source': task.source} | {
+        k: getattr(task, k)
+        for k in ('template', 'verbalizer', 'target', 'metrics', 'mean', 'grader', 'stop')
+    }
+
 
 def answer_lines(
-    model,              # A `PromptModel` or `BaselineModel`
-    task,               # A `Task`
-    data,               # A tokenized split
-    collate,            # A `Collator`
-    batch_size:int=32,
-    progress:bool=True, # Show progress bars?
-    run=run_program,    # Runs a program
-    workers:int=2,      # Sandboxes at the same time
-    **how,              # `temperature`, `top_p`, `samples`, `seed`, for texts
-)->list:                # A line per row
+    model,  # A `PromptModel` or `BaselineModel`
+    task,  # A `Task`
+    data,  # A tokenized split
+    collate,  # A `Collator`
+    batch_size: int = 32,
+    progress: bool = True,  # Show progress bars?
+    run=run_program,  # Runs a program
+    workers: int = 2,  # Sandboxes at the same time
+    **how,  # `temperature`, `top_p`, `samples`, `seed`, for texts
+) -> list:  # A line per row
     "Ask a model about every row, and judge what it says"
-    hidden = {'input_ids', 'labels', 'length', 'instance_features', 'instance_input_ids', 'instance_text'}
+    hidden = {
+        'input_ids',
+        'labels',
+        'length',
+        'instance_features',
+        'instance_input_ids',
+        'instance_text',
+    }
     rows = data.remove_columns([c for c in data.column_names if c in hidden])
     if task.verbalizer:
         words = [w.strip() for w in task.verbalizer]
-        picked = predict(model, data, collate, choice_ids(task.verbalizer, collate.tokenizer), batch_size, progress).argmax(1)
-        return [{'answer': words[i], 'right': words[r['label']], 'correct': bool(i == r['label']), 'row': r} for i, r in zip(picked, rows)]
+        picked = predict(
+            model,
+            data,
+            collate,
+            choice_ids(task.verbalizer, collate.tokenizer),
+            batch_size,
+            progress,
+        ).argmax(1)
+        return [
+            {
+                'answer': words[i],
+                'right': words[r['label']],
+                'correct': bool(i == r['label']),
+                'row': r,
+            }
+            for i, r in zip(picked, rows)
+        ]
     texts = generate_texts(model, task, data, collate, batch_size, progress=progress, **how)
     judged = judge_all(task, texts, rows, run, workers, progress)
-    return [{'texts': some, **{k: [v[k] for v in vs] for k in ('answer', 'status', 'correct')}, 'right': task.target.format(**r).strip(), 'row': r} for some, vs, r in zip(texts, judged, rows)]
+    return [
+        {
+            'texts': some,
+            **{k: [v[k] for v in vs] for k in ('answer', 'status', 'correct')},
+            'right': task.target.format(**r).strip(),
+            'row': r,
+        }
+        for some, vs, r in zip(texts, judged, rows)
+    ]
 
 # %% ../../nbs/evaluate/44_scoring.ipynb #ab1dceee
 def score_lines(
-    about:dict, # From `judging`
-    lines:list, # From `answer_lines`
-)->dict:        # From `score`; for several texts per row also `pass@k`
+    about: dict,  # From `judging`
+    lines: list,  # From `answer_lines`
+) -> dict:  # From `score`; for several texts per row also `pass@k`
     "The score of some answers"
     if about['verbalizer']:
         number = {w.strip(): i for i, w in enumerate(about['verbalizer'])}
-        return score([number[l['answer']] for l in lines], [number[l['right']] for l in lines], about['metrics'], about['mean'])
+        return score(
+            [number[l['answer']] for l in lines],
+            [number[l['right']] for l in lines],
+            about['metrics'],
+            about['mean'],
+        )
     n, passed = len(lines[0]['correct']), np.array([sum(l['correct']) for l in lines])
-    low, high = bootstrap_ci(passed/n)
-    several = {f'pass@{k}': float(np.mean([pass_at_k(n, int(c), k) for c in passed])) for k in (1, 2, 5, 10, 100) if 1 < n >= k}
-    return {'accuracy': float((passed/n).mean()), **several, 'low': low, 'high': high, 'n': len(lines)}
+    low, high = bootstrap_ci(passed / n)
+    several = {
+        f'pass@{k}': float(np.mean([pass_at_k(n, int(c), k) for c in passed]))
+        for k in (1, 2, 5, 10, 100)
+        if 1 < n >= k
+    }
+    return {
+        'accuracy': float((passed / n).mean()),
+        **several,
+        'low': low,
+        'high': high,
+        'n': len(lines),
+    }
+
 
 def write_predictions(
-    path,       # A `.jsonl` file
-    about:dict, # From `judging`
-    lines:list, # From `answer_lines`
+    path,  # A `.jsonl` file
+    about: dict,  # From `judging`
+    lines: list,  # From `answer_lines`
 ):
     "Save predictions, whole or not at all"
-    text = '\n'.join(json.dumps(line, ensure_ascii=False) for line in [about | {'score': score_lines(about, lines)}, *lines])
-    write_files(Path(path).parent, {Path(path).name: text.encode('utf-8', 'backslashreplace') + b'\n'})
+    text = '\n'.join(
+        json.dumps(line, ensure_ascii=False)
+        for line in [about | {'score': score_lines(about, lines)}, *lines]
+    )
+    write_files(
+        Path(path).parent, {Path(path).name: text.encode('utf-8', 'backslashreplace') + b'\n'}
+    )
+
 
 def read_predictions(
-    path, # A `.jsonl` file
-)->tuple: # (what `judging` said, with the score; lines)
+    path,  # A `.jsonl` file
+) -> tuple:  # (what `judging` said, with the score; lines)
     "Load predictions"
-    try: about, *lines = map(json.loads, Path(path).read_text(encoding='utf-8').rstrip('\n').split('\n'))   # not `splitlines`: U+2028 may stand in a text
-    except ValueError as e: raise ValueError(f'{path}: expected JSON lines written by `lopa evaluate` or `lopa train`, found something else or a file that was cut off ({e}).') from None
-    try: whole = len(lines) == about['score']['n'] > 0 and {*judging(Task('', {}, '', target=' '), '')} <= {*about} and all('row' in line for line in lines) and score_lines(about | {'mean': False}, lines)
-    except (LookupError, TypeError, ValueError): whole = False
-    if not whole: raise ValueError(f'{path}: expected predictions with a first line that says how to score them, and as many lines as that says; run the evaluation again.')
+    try:
+        about, *lines = map(
+            json.loads, Path(path).read_text(encoding='utf-8').rstrip('\n').split('\n')
+        )  # not `splitlines`: U+2028 may stand in a text
+    except ValueError as e:
+        raise ValueError(
+            f'{path}: expected JSON lines written by `lopa evaluate` or `lopa train`, found something else or a file that was cut off ({e}).'
+        ) from None
+    try:
+        whole = (
+            len(lines) == about['score']['n'] > 0
+            and {*judging(Task('', {}, '', target=' '), '')} <= {*about}
+            and all('row' in line for line in lines)
+            and score_lines(about | {'mean': False}, lines)
+        )
+    except (LookupError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f'{path}: expected predictions with a first line that says how to score them, and as many lines as that says; run the evaluation again.'
+        )
     return about, lines
 
 # %% ../../nbs/evaluate/44_scoring.ipynb #f4666dcc
 def rescore(
-    path,               # A file of predictions
-    judge:bool=False,   # Judge the texts again, running programs?
-    run=partial(run_program, timeout=10.), # Runs a program
-    workers:int=2,      # Sandboxes at the same time
-    progress:bool=True, # Show a progress bar?
-)->tuple:               # (the score now, the score that was saved)
+    path,  # A file of predictions
+    judge: bool = False,  # Judge the texts again, running programs?
+    run=partial(run_program, timeout=10.0),  # Runs a program
+    workers: int = 2,  # Sandboxes at the same time
+    progress: bool = True,  # Show a progress bar?
+) -> tuple:  # (the score now, the score that was saved)
     "Recompute a score from saved predictions, without the model"
     about, lines = read_predictions(path)
     if judge and not about['verbalizer']:
-        task = Task(about['task'], {}, about['template'], target=about['target'], grader=about['grader'], stop=about['stop'])
-        judged = judge_all(task, [l['texts'] for l in lines], [l['row'] for l in lines], run, workers, progress)
-        lines = [l | {k: [v[k] for v in vs] for k in ('answer', 'status', 'correct')} for l, vs in zip(lines, judged)]
+        task = Task(
+            about['task'],
+            {},
+            about['template'],
+            target=about['target'],
+            grader=about['grader'],
+            stop=about['stop'],
+        )
+        judged = judge_all(
+            task, [l['texts'] for l in lines], [l['row'] for l in lines], run, workers, progress
+        )
+        lines = [
+            l | {k: [v[k] for v in vs] for k in ('answer', 'status', 'correct')}
+            for l, vs in zip(lines, judged)
+        ]
     return score_lines(about, lines), about['score']
 
 # %% ../../nbs/evaluate/44_scoring.ipynb #0a9b5973
-def needs_sandbox(task): return bool(task.target) and task.grader != 'match'
+def needs_sandbox(task):
+    return bool(task.target) and task.grader != 'match'
+
 
 def evaluate(
-    model,              # A `PromptModel` or `BaselineModel`
-    task,               # A `Task`
-    split:str='test',   # Which split
-    predictions=None,   # Where to save every answer, a `.jsonl` file
-    timeout:float=10.,  # Seconds that a program may run
-    allow_weak_isolation:bool=False, # Run programs without a strong sandbox, too?
-    **how,              # Passed on to `answer_lines`
-)->tuple:               # (score, lines)
+    model,  # A `PromptModel` or `BaselineModel`
+    task,  # A `Task`
+    split: str = 'test',  # Which split
+    predictions=None,  # Where to save every answer, a `.jsonl` file
+    timeout: float = 10.0,  # Seconds that a program may run
+    allow_weak_isolation: bool = False,  # Run programs without a strong sandbox, too?
+    **how,  # Passed on to `answer_lines`
+) -> tuple:  # (score, lines)
     "Score a model on one split of a task"
-    if split not in task.splits: raise ValueError(f'{task.name}: received the split {split!r}, expected one of {", ".join(task.splits)}.')
-    if needs_sandbox(task): choose_rung(weak=allow_weak_isolation)
-    part = Task(**{f: getattr(task, f) for f in task.__dataclass_fields__} | {'splits': {split: task.splits[split]}})
+    if split not in task.splits:
+        raise ValueError(
+            f'{task.name}: received the split {split!r}, expected one of {", ".join(task.splits)}.'
+        )
+    if needs_sandbox(task):
+        choose_rung(weak=allow_weak_isolation)
+    part = Task(
+        **{f: getattr(task, f) for f in task.__dataclass_fields__}
+        | {'splits': {split: task.splits[split]}}
+    )
     data, collate = prepare(model, part)
-    lines, about = answer_lines(model, task, data[split], collate, run=partial(run_program, timeout=timeout, allow_weak_isolation=allow_weak_isolation), **how), judging(task, split)
-    if predictions: write_predictions(predictions, about, lines)
+    lines, about = (
+        answer_lines(
+            model,
+            task,
+            data[split],
+            collate,
+            run=partial(run_program, timeout=timeout, allow_weak_isolation=allow_weak_isolation),
+            **how,
+        ),
+        judging(task, split),
+    )
+    if predictions:
+        write_predictions(predictions, about, lines)
     return score_lines(about, lines), lines
 
 # %% ../../nbs/evaluate/44_scoring.ipynb #c4aefb05
 def error_gallery(
-    lines:list, # From `answer_lines`
-    n:int=8,    # How many
-):              # A pandas DataFrame: what was asked, answered, right, and why an answer was refused
+    lines: list,  # From `answer_lines`
+    n: int = 8,  # How many
+):  # A pandas DataFrame: what was asked, answered, right, and why an answer was refused
     "Show what went wrong"
     import pandas as pd
+
     first = lambda x: x[0] if isinstance(x, list) else x
     wrong = [l for l in lines if not first(l['correct'])][:n]
-    asked = lambda row: next((row[k] for k in ('text', 'sentence', 'sentence2', 'hypothesis', 'question2', 'input', 'prompt') if k in row), str(row))
+    asked = lambda row: next(
+        (
+            row[k]
+            for k in ('text', 'sentence', 'sentence2', 'hypothesis', 'question2', 'input', 'prompt')
+            if k in row
+        ),
+        str(row),
+    )
     short = lambda s: s if len(s) < 80 else s[:38] + ' … ' + s[-38:]
-    return pd.DataFrame({'asked about': [short(asked(l['row'])) for l in wrong], 'answered': [short(first(l['answer'])) for l in wrong],
-                         'right': [short(l['right']) for l in wrong], 'status': [first(l.get('status', 'ok')) for l in wrong]})
+    return pd.DataFrame(
+        {
+            'asked about': [short(asked(l['row'])) for l in wrong],
+            'answered': [short(first(l['answer'])) for l in wrong],
+            'right': [short(l['right']) for l in wrong],
+            'status': [first(l.get('status', 'ok')) for l in wrong],
+        }
+    )

@@ -10,139 +10,315 @@ __all__ = ['LOOKS', 'SHADES', 'lines_of', 'plot_axis', 'plot_price', 'plot_figur
 # %% ../../nbs/figures/81_axes.ipynb #78c7b08a
 import numpy as np
 from matplotlib.figure import Figure
-from .pictures import BLUE, GREEN, GREY, ORANGE, explore_gate, picture_widget, plot_accuracy, plot_comparison, plot_gate, plot_reliability, plot_singular_values, plot_training, start_axes, to_png       # so that all figures can be had from here
+
+from lopa.figures.pictures import (  # so that all figures can be had from here
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    picture_widget,
+    start_axes,
+    to_png,
+)
 from ..records import AXES, FIGURES, TITLES, USUAL, commonest, difference, hold, summarise
 from ..records.series import series
 
 # %% ../../nbs/figures/81_axes.ipynb #458763c7
-LOOKS = {'lopa': (BLUE, 'o'), 'pt': (ORANGE, 's'), 'idpg': (GREEN, '^'), 'lora': ('#CC79A7', 'D'), 'full': ('#E69F00', 'v'), 'encoder-alone': ('#56B4E9', 'P'), 'zero-shot': ('#555555', 'X'), 'majority': (GREY, '*')}
-SHADES = BLUE, '#56B4E9', '#003B5C'                                                # of one method at several ranks
-_levels = {'lora': '--', 'full': '-.', 'encoder-alone': (0, (5, 1)), 'zero-shot': ':', 'majority': (0, (1, 3)), 'pt': (0, (3, 1, 1, 1))}
+LOOKS = {
+    'lopa': (BLUE, 'o'),
+    'pt': (ORANGE, 's'),
+    'idpg': (GREEN, '^'),
+    'lora': ('#CC79A7', 'D'),
+    'full': ('#E69F00', 'v'),
+    'encoder-alone': ('#56B4E9', 'P'),
+    'zero-shot': ('#555555', 'X'),
+    'majority': (GREY, '*'),
+}
+SHADES = BLUE, '#56B4E9', '#003B5C'  # of one method at several ranks
+_levels = {
+    'lora': '--',
+    'full': '-.',
+    'encoder-alone': (0, (5, 1)),
+    'zero-shot': ':',
+    'majority': (0, (1, 3)),
+    'pt': (0, (3, 1, 1, 1)),
+}
 
-def _percent(point): return f"{100*point['score']:.1f} %" + (f" [{100*point['low']:.1f}, {100*point['high']:.1f}]" if point['low'] is not None else '')
 
-def _line(ax, line, places, look, connect=True, shift=0.):
+def _percent(point):
+    return f'{100 * point["score"]:.1f} %' + (
+        f' [{100 * point["low"]:.1f}, {100 * point["high"]:.1f}]'
+        if point['low'] is not None
+        else ''
+    )
+
+
+def _line(ax, line, places, look, connect=True, shift=0.0):
     "One series: points with intervals and seeds, or a level"
     (colour, marker), ours, points = look, line['source'] != 'published', line['points']
     if points[0]['x'] is None:
-        ax.axhline(100*points[0]['score'], c=colour, ls=_levels.get(line['method'], '--'), lw=1.3, label=f"{line['label']} {100*points[0]['score']:.1f}", zorder=1)
+        ax.axhline(
+            100 * points[0]['score'],
+            c=colour,
+            ls=_levels.get(line['method'], '--'),
+            lw=1.3,
+            label=f'{line["label"]} {100 * points[0]["score"]:.1f}',
+            zorder=1,
+        )
         return
     at = [places[p['x']] + shift for p in points]
-    ax.plot(at, [100*p['score'] for p in points], (marker + ('-' if ours else '--')) if connect else marker, c=colour, mfc=colour if ours else 'w', lw=1.6, ms=6, label=line['label'], zorder=3)
+    ax.plot(
+        at,
+        [100 * p['score'] for p in points],
+        (marker + ('-' if ours else '--')) if connect else marker,
+        c=colour,
+        mfc=colour if ours else 'w',
+        lw=1.6,
+        ms=6,
+        label=line['label'],
+        zorder=3,
+    )
     for x, p in zip(at, points):
-        if p['low'] is not None: ax.plot([x, x], [100*p['low'], 100*p['high']], c=colour, lw=1.2, alpha=.8, zorder=2)
-        if ours and len(p['scores']) > 1: ax.plot([x]*len(p['scores']), [100*s for s in p['scores']], '.', c=colour, ms=3.5, alpha=.6, zorder=2)
+        if p['low'] is not None:
+            ax.plot(
+                [x, x], [100 * p['low'], 100 * p['high']], c=colour, lw=1.2, alpha=0.8, zorder=2
+            )
+        if ours and len(p['scores']) > 1:
+            ax.plot(
+                [x] * len(p['scores']),
+                [100 * s for s in p['scores']],
+                '.',
+                c=colour,
+                ms=3.5,
+                alpha=0.6,
+                zorder=2,
+            )
+
 
 def _focus(ax, points):
     "A level far below everything else, such as the commonest class, stays in the legend and leaves the picture"
-    if points: ax.set_ylim(bottom=max(ax.get_ylim()[0], 100*min(p['score'] if p['low'] is None else p['low'] for p in points) - 2))
+    if points:
+        ax.set_ylim(
+            bottom=max(
+                ax.get_ylim()[0],
+                100 * min(p['score'] if p['low'] is None else p['low'] for p in points) - 2,
+            )
+        )
+
 
 def lines_of(data, axis, task, source, **fixed):
     "What a figure shows: the source's series, and beside ours what was trained a moment ago (source `live`)"
     live = series(data, axis, task, 'live', **fixed) if source == 'ours' else []
-    return series(data, axis, task, source, **fixed) + [l | {'label': f"{l['label']}, live"} for l in live]
+    return series(data, axis, task, source, **fixed) + [
+        l | {'label': f'{l["label"]}, live'} for l in live
+    ]
 
-def _order(values): return sorted(values, key=lambda v: (isinstance(v, str), v))
+
+def _order(values):
+    return sorted(values, key=lambda v: (isinstance(v, str), v))
+
 
 def _say(ax, title, lines, axis):
     "What is drawn, in words"
-    parts = [f"{l['label']} " + ', '.join(f"{_percent(p)}" + (f" at {p['x']:g}" if isinstance(p['x'], (int, float)) else f" with {p['x']}" if p['x'] is not None else '') for p in l['points']) for l in lines]
+    parts = [
+        f'{l["label"]} '
+        + ', '.join(
+            f'{_percent(p)}'
+            + (
+                f' at {p["x"]:g}'
+                if isinstance(p['x'], (int, float))
+                else f' with {p["x"]}'
+                if p['x'] is not None
+                else ''
+            )
+            for p in l['points']
+        )
+        for l in lines
+    ]
     ax.set_label(f'{title}, against {axis}: ' + '; '.join(parts) + '.')
 
 # %% ../../nbs/figures/81_axes.ipynb #5be722c4
 def plot_axis(
-    data,                       # Table from `load_results`
-    axis:str='num_virtual_tokens', # What varies: `num_virtual_tokens`, `rank`, `gate`, `reads` (the encoder), `train_rows` or `steps`
-    task:str='rotten_tomatoes', # Which task
-    source:str='ours',          # `ours` or `published`
-    methods=None,               # Only these; default: all
-    chosen=None,                # A value of the axis to point out
-    ax=None,                    # matplotlib axes
-    **fixed,                    # Setting → value that is held, instead of the usual one
-):                              # The axes; their label says what is drawn
+    data,  # Table from `load_results`
+    axis: str = 'num_virtual_tokens',  # What varies: `num_virtual_tokens`, `rank`, `gate`, `reads` (the encoder), `train_rows` or `steps`
+    task: str = 'rotten_tomatoes',  # Which task
+    source: str = 'ours',  # `ours` or `published`
+    methods=None,  # Only these; default: all
+    chosen=None,  # A value of the axis to point out
+    ax=None,  # matplotlib axes
+    **fixed,  # Setting → value that is held, instead of the usual one
+):  # The axes; their label says what is drawn
     "Score against one setting"
-    lines = [l for l in lines_of(data, axis, task, source, **fixed) if not methods or l['method'] in methods]
+    lines = [
+        l
+        for l in lines_of(data, axis, task, source, **fixed)
+        if not methods or l['method'] in methods
+    ]
     ax, name = start_axes(ax, figsize=(8, 3.6)), AXES[axis]
-    places = {x: i for i, x in enumerate(_order({p['x'] for l in lines for p in l['points']} - {None}))}
-    moving, numbers = [l for l in lines if l['points'][0]['x'] is not None], axis not in ('gate', 'reads')
+    places = {
+        x: i for i, x in enumerate(_order({p['x'] for l in lines for p in l['points']} - {None}))
+    }
+    moving, numbers = (
+        [l for l in lines if l['points'][0]['x'] is not None],
+        axis not in ('gate', 'reads'),
+    )
     for line in lines:
-        alike = [l for l in moving if (l['method'], l['source']) == (line['method'], line['source'])]
+        alike = [
+            l for l in moving if (l['method'], l['source']) == (line['method'], line['source'])
+        ]
         colour, marker = LOOKS.get(line['method'], (GREY, 'o'))
-        if line['source'] == 'live': marker = '*'
-        if line in moving and len(alike) > 1: colour = SHADES[alike.index(line) % 3] if line['method'] == 'lopa' else colour
-        shift = .07*(moving.index(line) - (len(moving)-1)/2) if line in moving else 0.
+        if line['source'] == 'live':
+            marker = '*'
+        if line in moving and len(alike) > 1:
+            colour = SHADES[alike.index(line) % 3] if line['method'] == 'lopa' else colour
+        shift = 0.07 * (moving.index(line) - (len(moving) - 1) / 2) if line in moving else 0.0
         _line(ax, line, places, (colour, marker), numbers, shift)
     _focus(ax, [p for l in lines if l['method'] != 'majority' for p in l['points']])
-    if chosen in places: ax.axvline(places[chosen], c=GREY, lw=8, alpha=.25, zorder=0)
-    if not lines: ax.text(.5, .5, 'no run with these settings yet', transform=ax.transAxes, ha='center')
-    ax.set_xticks(range(len(places)), [f'{x:g}' if numbers else x.replace(', ', '\n') for x in places], fontsize=9 if numbers else 7)
-    ax.set(xlabel=name, ylabel='score (%)' if source == 'published' else 'test accuracy (%)', title=f"{task}, {'published' if source == 'published' else 'our runs'}", xlim=(-.5, max(len(places), 1) - .5))
-    if lines: ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
+    if chosen in places:
+        ax.axvline(places[chosen], c=GREY, lw=8, alpha=0.25, zorder=0)
+    if not lines:
+        ax.text(0.5, 0.5, 'no run with these settings yet', transform=ax.transAxes, ha='center')
+    ax.set_xticks(
+        range(len(places)),
+        [f'{x:g}' if numbers else x.replace(', ', '\n') for x in places],
+        fontsize=9 if numbers else 7,
+    )
+    ax.set(
+        xlabel=name,
+        ylabel='score (%)' if source == 'published' else 'test accuracy (%)',
+        title=f'{task}, {"published" if source == "published" else "our runs"}',
+        xlim=(-0.5, max(len(places), 1) - 0.5),
+    )
+    if lines:
+        ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
     _say(ax, f'Score on {task}, {source}', lines, name)
     return ax
 
 # %% ../../nbs/figures/81_axes.ipynb #3eb87047
 def plot_price(
-    data,                       # Table from `load_results`
-    source:str='ours',          # `ours` or `published`
-    base_model:str=None,        # One foundation model; default: all of the source
-    ax=None,                    # matplotlib axes
-):                              # The axes
+    data,  # Table from `load_results`
+    source: str = 'ours',  # `ours` or `published`
+    base_model: str = None,  # One foundation model; default: all of the source
+    ax=None,  # matplotlib axes
+):  # The axes
     "Trained parameters against the prompt's length, relative to LoPA at m = 10"
     ax = start_axes(ax, figsize=(6, 3.2))
-    rows = data[(data.source == source) & data.parameters.notna() & data.method.isin(['lopa', 'idpg', 'pt']) & data.num_virtual_tokens.notna()]
-    rows = rows[rows.figure == 'params_millions'] if source == 'published' else hold(rows, 'num_virtual_tokens')
-    if base_model: rows = rows[rows.base_model == base_model]
+    rows = data[
+        (data.source == source)
+        & data.parameters.notna()
+        & data.method.isin(['lopa', 'idpg', 'pt'])
+        & data.num_virtual_tokens.notna()
+    ]
+    rows = (
+        rows[rows.figure == 'params_millions']
+        if source == 'published'
+        else hold(rows, 'num_virtual_tokens')
+    )
+    if base_model:
+        rows = rows[rows.base_model == base_model]
     rows = rows[rows.encoder != 'codesage'] if source == 'published' else rows
     usual = rows[(rows.method == 'lopa') & (rows.num_virtual_tokens == 10)]
-    if not len(usual): ax.set_title('no run of LoPA with m = 10 yet'); return ax
-    unit = usual.sort_values('rank').parameters.iloc[-1 if base_model != 'deepseek-coder-1.3b' else 0]
+    if not len(usual):
+        ax.set_title('no run of LoPA with m = 10 yet')
+        return ax
+    unit = usual.sort_values('rank').parameters.iloc[
+        -1 if base_model != 'deepseek-coder-1.3b' else 0
+    ]
     places = {m: i for i, m in enumerate(sorted(rows.num_virtual_tokens.unique()))}
-    rows = rows if source == 'published' else rows.assign(rank=None)                     # in ours the rank is held
-    lines = [(*key, g.drop_duplicates('num_virtual_tokens').sort_values('num_virtual_tokens')) for key, g in rows.groupby(['method', 'rank'], dropna=False) if g.num_virtual_tokens.nunique() > 1]
+    rows = rows if source == 'published' else rows.assign(rank=None)  # in ours the rank is held
+    lines = [
+        (*key, g.drop_duplicates('num_virtual_tokens').sort_values('num_virtual_tokens'))
+        for key, g in rows.groupby(['method', 'rank'], dropna=False)
+        if g.num_virtual_tokens.nunique() > 1
+    ]
     ranks = [rank for method, rank, _ in lines if method == 'lopa']
     for method, rank, line in lines:
-        colour = SHADES[ranks.index(rank)] if method == 'lopa' and len(ranks) > 1 else LOOKS[method][0]
-        ax.plot([places[m] for m in line.num_virtual_tokens], line.parameters/unit, LOOKS[method][1] + ('--' if source == 'published' else '-'), c=colour, mfc='w' if source == 'published' else colour,
-                label=TITLES[method] + (f', r = {rank:g}' if method == 'lopa' and len(ranks) > 1 else ''))
+        colour = (
+            SHADES[ranks.index(rank)] if method == 'lopa' and len(ranks) > 1 else LOOKS[method][0]
+        )
+        ax.plot(
+            [places[m] for m in line.num_virtual_tokens],
+            line.parameters / unit,
+            LOOKS[method][1] + ('--' if source == 'published' else '-'),
+            c=colour,
+            mfc='w' if source == 'published' else colour,
+            label=TITLES[method]
+            + (f', r = {rank:g}' if method == 'lopa' and len(ranks) > 1 else ''),
+        )
     ax.set_xticks(range(len(places)), [f'{m:g}' for m in places])
-    ax.set(yscale='log', xlabel=AXES['num_virtual_tokens'], ylabel='parameters, LoPA at m = 10 is 1', title=f"{base_model or 'SmolLM2-135M'}, {'published' if source == 'published' else 'our runs'}")
+    ax.set(
+        yscale='log',
+        xlabel=AXES['num_virtual_tokens'],
+        ylabel='parameters, LoPA at m = 10 is 1',
+        title=f'{base_model or "SmolLM2-135M"}, {"published" if source == "published" else "our runs"}',
+    )
     ax.legend(frameon=False, fontsize=8)
-    ax.set_label(f'Trained parameters against prompt length, {source}: IDPG grows in proportion, LoPA hardly, prompt tuning is far below both.')
+    ax.set_label(
+        f'Trained parameters against prompt length, {source}: IDPG grows in proportion, LoPA hardly, prompt tuning is far below both.'
+    )
     return ax
 
 # %% ../../nbs/figures/81_axes.ipynb #760f1a22
 def plot_figure3(
-    data, # Table from `load_results`
-):        # The figure
+    data,  # Table from `load_results`
+):  # The figure
     "The paper's Figure 3: score and parameters against the prompt's length"
     figure = Figure(figsize=(12, 5.6), layout='constrained')
     axes = figure.subplots(2, 4)
     for i, (top, below, task) in enumerate(zip(*axes, ['sst2', 'mrpc', 'rte', 'cruxeval-o'])):
-        plot_axis(data, 'num_virtual_tokens', task, 'published', ax=top).set(title=f'{"abcd"[i]}: {task}', xlabel='', ylabel='' if i else 'score (%)')
-        plot_price(data, 'published', 'deepseek-coder-1.3b' if task == 'cruxeval-o' else 'roberta-large', ax=below).set(title='', ylabel='' if i else 'parameters, LoPA\nat m = 10 is 1')
-    handles = {label: handle for ax in (axes[0, 3], axes[1, 3]) for handle, label in zip(*ax.get_legend_handles_labels())}
-    names = {'LoPA, r = 1': 'LoPA (in d: r = 1)', 'LoPA, r = 4': 'LoPA, r = 4 (in d)'} | {label: 'LoRA' for label in handles if label.startswith('LoRA')}
-    for ax in axes.flat: ax.get_legend().remove()
-    figure.legend(handles.values(), [names.get(label, label) for label in handles], loc='outside lower center', ncols=len(handles), frameon=False, fontsize=8)
+        plot_axis(data, 'num_virtual_tokens', task, 'published', ax=top).set(
+            title=f'{"abcd"[i]}: {task}', xlabel='', ylabel='' if i else 'score (%)'
+        )
+        plot_price(
+            data,
+            'published',
+            'deepseek-coder-1.3b' if task == 'cruxeval-o' else 'roberta-large',
+            ax=below,
+        ).set(title='', ylabel='' if i else 'parameters, LoPA\nat m = 10 is 1')
+    handles = {
+        label: handle
+        for ax in (axes[0, 3], axes[1, 3])
+        for handle, label in zip(*ax.get_legend_handles_labels())
+    }
+    names = {'LoPA, r = 1': 'LoPA (in d: r = 1)', 'LoPA, r = 4': 'LoPA, r = 4 (in d)'} | {
+        label: 'LoRA' for label in handles if label.startswith('LoRA')
+    }
+    for ax in axes.flat:
+        ax.get_legend().remove()
+    figure.legend(
+        handles.values(),
+        [names.get(label, label) for label in handles],
+        loc='outside lower center',
+        ncols=len(handles),
+        frameon=False,
+        fontsize=8,
+    )
     figure.suptitle('Figure 3, published numbers')
     figure.set_label('Published, four tasks. ' + ' '.join(ax.get_label() for ax in axes[0]))
     return figure
 
+
 def plot_figure4(
-    data, # Table from `load_results`
-):        # The figure
+    data,  # Table from `load_results`
+):  # The figure
     "The paper's Figure 4: score against the rank"
     figure = Figure(figsize=(11, 3.6), layout='constrained')
     groups = {'a: GLUE': ['sst2', 'mrpc', 'rte'], 'b: CruxEval': ['cruxeval-i', 'cruxeval-o']}
     colours, said = [BLUE, ORANGE, GREEN, '#CC79A7', '#E69F00', '#56B4E9'], []
     for ax, (title, tasks) in zip(figure.subplots(1, 2), groups.items()):
-        lines = [l | {'label': f"{task}{l['label'].removeprefix('LoPA')}"} for task in tasks for l in series(data, 'rank', task, 'published')]
+        lines = [
+            l | {'label': f'{task}{l["label"].removeprefix("LoPA")}'}
+            for task in tasks
+            for l in series(data, 'rank', task, 'published')
+        ]
         places = {1: 0, 2: 1, 4: 2}
-        for colour, marker, line in zip(colours, 'os^Dv<', lines): _line(start_axes(ax), line, places, (colour, marker))
+        for colour, marker, line in zip(colours, 'os^Dv<', lines):
+            _line(start_axes(ax), line, places, (colour, marker))
         ax.set_xticks(range(3), places)
-        ax.set(xlabel=AXES['rank'], ylabel='score (%)', title=f'{title}, published', xlim=(-.3, 2.3))
-        ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
+        ax.set(
+            xlabel=AXES['rank'], ylabel='score (%)', title=f'{title}, published', xlim=(-0.3, 2.3)
+        )
+        ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
         _say(ax, title, lines, AXES['rank'])
         said.append(ax.get_label())
     figure.set_label('Published, LoPA alone. ' + ' '.join(said))
@@ -150,154 +326,383 @@ def plot_figure4(
 
 # %% ../../nbs/figures/81_axes.ipynb #d07382e7
 def plot_heatmap(
-    data,                      # Table from `load_results`
-    figure:str='table_glue',   # `table_glue` or `table_code`
-    ax=None,                   # matplotlib axes
-):                             # The axes
+    data,  # Table from `load_results`
+    figure: str = 'table_glue',  # `table_glue` or `table_code`
+    ax=None,  # matplotlib axes
+):  # The axes
     "A published table, coloured by the difference to LoRA"
     rows = data[(data.source == 'published') & (data.figure == figure)]
     column = rows.task if figure == 'table_glue' else rows.task + ', ' + rows.base_model
-    table = rows.assign(column=column).pivot(index='method', columns='column', values='score').loc[['lopa', 'lora', 'idpg', 'pt'], list(dict.fromkeys(column))]*100
+    table = (
+        rows.assign(column=column)
+        .pivot(index='method', columns='column', values='score')
+        .loc[['lopa', 'lora', 'idpg', 'pt'], list(dict.fromkeys(column))]
+        * 100
+    )
     table, wide = table.rename(index=TITLES), figure == 'table_glue'
     apart = table - table.loc['LoRA']
     shown, colours = (table, apart) if wide else (table.T, apart.T)
     ax = start_axes(ax, figsize=(7.5, 2.6) if wide else (6.5, 6.5))
     picture = ax.imshow(colours, cmap='RdBu', vmin=-15, vmax=15, aspect='auto')
     for i, j in np.ndindex(shown.shape):
-        ax.text(j, i, f'{shown.iloc[i, j]:.1f}', ha='center', va='center', fontsize=8.5, color='w' if abs(colours.iloc[i, j]) > 9 else 'k')
+        ax.text(
+            j,
+            i,
+            f'{shown.iloc[i, j]:.1f}',
+            ha='center',
+            va='center',
+            fontsize=8.5,
+            color='w' if abs(colours.iloc[i, j]) > 9 else 'k',
+        )
     ax.set_xticks(range(shown.shape[1]), shown.columns)
     ax.set_yticks(range(shown.shape[0]), shown.index, fontsize=9)
-    ax.set_title(f"{'GLUE' if wide else 'Code tasks'}, published (%)")
+    ax.set_title(f'{"GLUE" if wide else "Code tasks"}, published (%)')
     ax.figure.colorbar(picture, ax=ax, label='points above LoRA', extend='both')
     means = apart.mean(axis=1)
-    ax.set_label(f'{figure}: mean difference to LoRA in points: ' + ', '.join(f'{m} {means[m]:+.1f}' for m in table.index if m != 'LoRA') + '.')
+    ax.set_label(
+        f'{figure}: mean difference to LoRA in points: '
+        + ', '.join(f'{m} {means[m]:+.1f}' for m in table.index if m != 'LoRA')
+        + '.'
+    )
     return ax
 
 # %% ../../nbs/figures/81_axes.ipynb #6670076f
 def plot_pareto(
-    data,                       # Table from `load_results`
-    task:str='rotten_tomatoes', # Which task
-    ax=None,                    # matplotlib axes
-):                              # The axes
+    data,  # Table from `load_results`
+    task: str = 'rotten_tomatoes',  # Which task
+    ax=None,  # matplotlib axes
+):  # The axes
     "Accuracy against trained parameters, all configurations of the usual budget, with the front"
-    rows = data[(data.source == 'ours') & (data.task == task) & (data.train_rows.isna() | (data.train_rows == data.train_rows.max()))]
+    rows = data[
+        (data.source == 'ours')
+        & (data.task == task)
+        & (data.train_rows.isna() | (data.train_rows == data.train_rows.max()))
+    ]
     rows = rows[rows.steps.isna() | (rows.steps == commonest(rows, 'steps'))]
     ax, points = start_axes(ax, figsize=(8, 3.8)), []
     keys = ['method', 'num_virtual_tokens', 'rank', 'gate', 'reads', 'position', 'head_lr']
-    for key, group in rows.groupby(keys, dropna=False): points.append({'method': key[0], **summarise(group)})
-    trained = sorted((p for p in points if p['parameters'] and p['method'] != 'encoder-alone'), key=lambda p: p['parameters'])
+    for key, group in rows.groupby(keys, dropna=False):
+        points.append({'method': key[0], **summarise(group)})
+    trained = sorted(
+        (p for p in points if p['parameters'] and p['method'] != 'encoder-alone'),
+        key=lambda p: p['parameters'],
+    )
     for method in dict.fromkeys(p['method'] for p in points):
-        mine, (colour, marker) = [p for p in points if p['method'] == method], LOOKS.get(method, (GREY, 'o'))
-        if mine[0] not in trained: ax.axhline(100*max(p['score'] for p in mine), c=colour, ls=_levels.get(method, '--'), lw=1, label=f"{TITLES[method]} {100*max(p['score'] for p in mine):.1f}"); continue
+        mine, (colour, marker) = (
+            [p for p in points if p['method'] == method],
+            LOOKS.get(method, (GREY, 'o')),
+        )
+        if mine[0] not in trained:
+            ax.axhline(
+                100 * max(p['score'] for p in mine),
+                c=colour,
+                ls=_levels.get(method, '--'),
+                lw=1,
+                label=f'{TITLES[method]} {100 * max(p["score"] for p in mine):.1f}',
+            )
+            continue
         for i, p in enumerate(mine):
-            ax.errorbar(p['parameters'], 100*p['score'], [[100*(p['score']-p['low'])], [100*(p['high']-p['score'])]] if p['low'] is not None else None, fmt=marker, c=colour, ms=5, lw=.8, alpha=.85, label=TITLES.get(method, method) if not i else None)
+            ax.errorbar(
+                p['parameters'],
+                100 * p['score'],
+                [[100 * (p['score'] - p['low'])], [100 * (p['high'] - p['score'])]]
+                if p['low'] is not None
+                else None,
+                fmt=marker,
+                c=colour,
+                ms=5,
+                lw=0.8,
+                alpha=0.85,
+                label=TITLES.get(method, method) if not i else None,
+            )
     best, front = 0, []
     for p in trained:
-        if p['score'] > best: best = p['score']; front.append(p)
+        if p['score'] > best:
+            best = p['score']
+            front.append(p)
     _focus(ax, [p for p in points if p['method'] != 'majority'])
-    if front: ax.step([p['parameters'] for p in front] + [trained[-1]['parameters']], [100*p['score'] for p in front] + [100*best], where='post', c='k', lw=1, alpha=.5, label='front')
-    ax.set(xscale='log', xlabel='trained parameters', ylabel='test accuracy (%)', title=f'{task}, our runs: what does a point cost?')
-    ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
-    ax.set_label(f'Accuracy against trained parameters on {task}. The front: ' + ', '.join(f"{TITLES[p['method']]} with {p['parameters']:,.0f} parameters {_percent(p)}" for p in front) + '.')
+    if front:
+        ax.step(
+            [p['parameters'] for p in front] + [trained[-1]['parameters']],
+            [100 * p['score'] for p in front] + [100 * best],
+            where='post',
+            c='k',
+            lw=1,
+            alpha=0.5,
+            label='front',
+        )
+    ax.set(
+        xscale='log',
+        xlabel='trained parameters',
+        ylabel='test accuracy (%)',
+        title=f'{task}, our runs: what does a point cost?',
+    )
+    ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
+    ax.set_label(
+        f'Accuracy against trained parameters on {task}. The front: '
+        + ', '.join(
+            f'{TITLES[p["method"]]} with {p["parameters"]:,.0f} parameters {_percent(p)}'
+            for p in front
+        )
+        + '.'
+    )
     return ax
 
 # %% ../../nbs/figures/81_axes.ipynb #789f1e5d
 def plot_convergence(
-    data,        # Table from `load_results`; the runs with looks at the validation split
-    figure=None, # A matplotlib figure
-):               # The figure
+    data,  # Table from `load_results`; the runs with looks at the validation split
+    figure=None,  # A matplotlib figure
+):  # The figure
     "Training loss and validation accuracy, against steps and against seconds"
     figure = figure or Figure(figsize=(10, 5.2), layout='constrained')
-    axes, runs = figure.subplots(2, 2, sharex='col', sharey='row'), data[(data.source == 'ours') & data.history.notna()]
-    for column, (x, name) in zip(axes.T, {'step': 'step', 'train_seconds': 'seconds of training'}.items()):
-        for ax, y, scale, label in zip(column, ['loss', 'eval_accuracy'], [1, 100], ['training loss (nats)', 'validation accuracy (%)']):
+    axes, runs = (
+        figure.subplots(2, 2, sharex='col', sharey='row'),
+        data[(data.source == 'ours') & data.history.notna()],
+    )
+    for column, (x, name) in zip(
+        axes.T, {'step': 'step', 'train_seconds': 'seconds of training'}.items()
+    ):
+        for ax, y, scale, label in zip(
+            column,
+            ['loss', 'eval_accuracy'],
+            [1, 100],
+            ['training loss (nats)', 'validation accuracy (%)'],
+        ):
             for method, group in runs.groupby('method', sort=False):
                 for i, history in enumerate(group.history):
-                    curve = [(h[x], scale*h[y]) for h in history if x in h and y in h]
-                    if curve: start_axes(ax).plot(*zip(*curve), '-' + LOOKS[method][1], c=LOOKS[method][0], ms=4, alpha=.8, label=TITLES[method] if not i else None)
+                    curve = [(h[x], scale * h[y]) for h in history if x in h and y in h]
+                    if curve:
+                        start_axes(ax).plot(
+                            *zip(*curve),
+                            '-' + LOOKS[method][1],
+                            c=LOOKS[method][0],
+                            ms=4,
+                            alpha=0.8,
+                            label=TITLES[method] if not i else None,
+                        )
             ax.set(ylabel=label if x == 'step' else '')
         column[1].set_xlabel(name)
-    if len(runs): axes[0, 1].legend(frameon=False, fontsize=8)
-    last = {TITLES[m]: np.mean([[h['eval_accuracy'] for h in hs if 'eval_accuracy' in h][-1] for hs in g.history if any('eval_accuracy' in h for h in hs)] or [np.nan]) for m, g in runs.groupby('method', sort=False)}
-    figure.set_label('Training loss and validation accuracy against steps and seconds. At the last look: ' + ', '.join(f'{m} {100*v:.1f} %' for m, v in last.items() if v == v) + '.')
+    if len(runs):
+        axes[0, 1].legend(frameon=False, fontsize=8)
+    last = {
+        TITLES[m]: np.mean(
+            [
+                [h['eval_accuracy'] for h in hs if 'eval_accuracy' in h][-1]
+                for hs in g.history
+                if any('eval_accuracy' in h for h in hs)
+            ]
+            or [np.nan]
+        )
+        for m, g in runs.groupby('method', sort=False)
+    }
+    figure.set_label(
+        'Training loss and validation accuracy against steps and seconds. At the last look: '
+        + ', '.join(f'{m} {100 * v:.1f} %' for m, v in last.items() if v == v)
+        + '.'
+    )
     return figure
 
 # %% ../../nbs/figures/81_axes.ipynb #d4b5119a
 def plot_added(
-    data,                       # Table from `load_results`
-    a:str='lopa', b:str='pt',   # Two methods
-    axis:str='num_virtual_tokens', # What varies
-    task:str='rotten_tomatoes', # Which task
-    ax=None,                    # matplotlib axes
-):                              # The axes
+    data,  # Table from `load_results`
+    a: str = 'lopa',
+    b: str = 'pt',  # Two methods
+    axis: str = 'num_virtual_tokens',  # What varies
+    task: str = 'rotten_tomatoes',  # Which task
+    ax=None,  # matplotlib axes
+):  # The axes
     "Sentences that one method wins from the other, and loses to it"
     rows, ax, said = hold(data, axis, task), start_axes(ax, figsize=(7, 3.4)), []
     rows = rows[rows['right'].notna()] if len(rows) else rows
-    both = _order({*rows[rows.method == a][axis]} & {*rows[rows.method == b][axis]}) if len(rows) else []
+    both = (
+        _order({*rows[rows.method == a][axis]} & {*rows[rows.method == b][axis]})
+        if len(rows)
+        else []
+    )
     for i, value in enumerate(both):
         mine, theirs = (rows[(rows.method == m) & (rows[axis] == value)] for m in (a, b))
-        if not {*mine.seed} & {*theirs.seed}: continue
+        if not {*mine.seed} & {*theirs.seed}:
+            continue
         d, n = difference(mine, theirs), len(mine['right'].iloc[0])
-        ax.bar(i - .2, 100*d['gains']/n, .3, color=BLUE, label=f'only {TITLES[a]} is right' if not i else None)
-        ax.bar(i - .2, -100*d['losses']/n, .3, color=ORANGE, hatch='//', ec='w', label=f'only {TITLES[b]} is right' if not i else None)
-        ax.errorbar(i + .2, 100*d['difference'], [[100*(d['difference']-d['low'])], [100*(d['high']-d['difference'])]], fmt='ko', capsize=3, label='difference, 95 % interval' if not i else None)
-        said.append(f"at {value:g} {100*d['difference']:+.1f} points [{100*d['low']:+.1f}, {100*d['high']:+.1f}]")
-    ax.axhline(0, c='k', lw=.8)
+        ax.bar(
+            i - 0.2,
+            100 * d['gains'] / n,
+            0.3,
+            color=BLUE,
+            label=f'only {TITLES[a]} is right' if not i else None,
+        )
+        ax.bar(
+            i - 0.2,
+            -100 * d['losses'] / n,
+            0.3,
+            color=ORANGE,
+            hatch='//',
+            ec='w',
+            label=f'only {TITLES[b]} is right' if not i else None,
+        )
+        ax.errorbar(
+            i + 0.2,
+            100 * d['difference'],
+            [[100 * (d['difference'] - d['low'])], [100 * (d['high'] - d['difference'])]],
+            fmt='ko',
+            capsize=3,
+            label='difference, 95 % interval' if not i else None,
+        )
+        said.append(
+            f'at {value:g} {100 * d["difference"]:+.1f} points [{100 * d["low"]:+.1f}, {100 * d["high"]:+.1f}]'
+        )
+    ax.axhline(0, c='k', lw=0.8)
     ax.set_xticks(range(len(both)), [f'{x:g}' for x in both])
-    ax.set(xlabel=AXES[axis], ylabel='test sentences (%)', title=f'{TITLES[a]} against {TITLES[b]}, sentence by sentence')
-    if both: ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
-    ax.set_label(f'{TITLES[a]} minus {TITLES[b]} on {task}, against {AXES[axis]}: ' + '; '.join(said) + '.')
+    ax.set(
+        xlabel=AXES[axis],
+        ylabel='test sentences (%)',
+        title=f'{TITLES[a]} against {TITLES[b]}, sentence by sentence',
+    )
+    if both:
+        ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
+    ax.set_label(
+        f'{TITLES[a]} minus {TITLES[b]} on {task}, against {AXES[axis]}: ' + '; '.join(said) + '.'
+    )
     return ax
 
 # %% ../../nbs/figures/81_axes.ipynb #49500a70
 def plot_bytes(
-    data,    # Table from `load_results`
-    task:str='rotten_tomatoes', # Which task
-    ax=None, # matplotlib axes
-):           # The axes
+    data,  # Table from `load_results`
+    task: str = 'rotten_tomatoes',  # Which task
+    ax=None,  # matplotlib axes
+):  # The axes
     "Bytes per task in 32 bits, on the server and at the user"
     rows = data[(data.source == 'ours') & (data.task == task) & data.parameters.notna()]
-    sizes = {m: 4*int(g.parameters.median()) for m, g in hold(rows, 'none', task).groupby('method', sort=False) if g.parameters.median() > 0 and m != 'encoder-alone'}
-    sizes, ax = dict(sorted(sizes.items(), key=lambda kv: -kv[1])), start_axes(ax, figsize=(7, .45*max(len(sizes), 1) + 1.3))
+    sizes = {
+        m: 4 * int(g.parameters.median())
+        for m, g in hold(rows, 'none', task).groupby('method', sort=False)
+        if g.parameters.median() > 0 and m != 'encoder-alone'
+    }
+    sizes, ax = (
+        dict(sorted(sizes.items(), key=lambda kv: -kv[1])),
+        start_axes(ax, figsize=(7, 0.45 * max(len(sizes), 1) + 1.3)),
+    )
     for y, (method, size) in enumerate(sizes.items()):
         server = method in ('full', 'lora', 'prefix')
-        ax.barh(y, size/2**20, color=ORANGE if server else 'w', ec=ORANGE if server else BLUE, hatch='' if server else '//', lw=1.2)
-        ax.text(size/2**20*1.15, y, f"{size/2**20:.3g} MB {'on the server' if server else 'at the user; server 0'}", va='center', fontsize=8)
+        ax.barh(
+            y,
+            size / 2**20,
+            color=ORANGE if server else 'w',
+            ec=ORANGE if server else BLUE,
+            hatch='' if server else '//',
+            lw=1.2,
+        )
+        ax.text(
+            size / 2**20 * 1.15,
+            y,
+            f'{size / 2**20:.3g} MB {"on the server" if server else "at the user; server 0"}',
+            va='center',
+            fontsize=8,
+        )
     ax.set_yticks(range(len(sizes)), [TITLES.get(m, m) for m in sizes])
-    ax.set(xscale='log', xlabel='MB per task', title='What a task costs in storage', xlim=(None, 40*max([1, *sizes.values()])/2**20))
-    ax.set_label('Storage per task: ' + ', '.join(f"{TITLES.get(m, m)} {s/2**20:.3g} MB {'on the server' if m in ('full', 'lora', 'prefix') else 'at the user, none on the server'}" for m, s in sizes.items()) + '.')
+    ax.set(
+        xscale='log',
+        xlabel='MB per task',
+        title='What a task costs in storage',
+        xlim=(None, 40 * max([1, *sizes.values()]) / 2**20),
+    )
+    ax.set_label(
+        'Storage per task: '
+        + ', '.join(
+            f'{TITLES.get(m, m)} {s / 2**20:.3g} MB {"on the server" if m in ("full", "lora", "prefix") else "at the user, none on the server"}'
+            for m, s in sizes.items()
+        )
+        + '.'
+    )
     return ax
 
 # %% ../../nbs/figures/81_axes.ipynb #84767908
 def exact_table(
-    lines:list, # From `series`
-    chosen=None,# A value of the axis to point out
-)->str:         # HTML
+    lines: list,  # From `series`
+    chosen=None,  # A value of the axis to point out
+) -> str:  # HTML
     "Exact numbers, and where they came from"
     from html import escape
-    name = lambda p: '' if p['x'] is None else f"{p['x']:g}" if isinstance(p['x'], (int, float)) else p['x']
-    cells = lambda l, p: [l['label'], name(p), _percent(p), str(len(p['scores'])), f"{p['parameters']:,.0f}" if p['parameters'] is not None else '', '<br>'.join(escape(str(f).split('results/')[-1]) for f in p['files'])]
+
+    name = lambda p: (
+        '' if p['x'] is None else f'{p["x"]:g}' if isinstance(p['x'], (int, float)) else p['x']
+    )
+    cells = lambda l, p: [
+        l['label'],
+        name(p),
+        _percent(p),
+        str(len(p['scores'])),
+        f'{p["parameters"]:,.0f}' if p['parameters'] is not None else '',
+        '<br>'.join(escape(str(f).split('results/')[-1]) for f in p['files']),
+    ]
     shade = lambda p: 'font-weight:bold' if p['x'] is not None and p['x'] == chosen else ''
-    rows = [f'<tr style="{shade(p)}">' + ''.join(f'<td style="padding:1px 10px;vertical-align:top">{c}</td>' for c in cells(l, p)) + '</tr>' for l in lines for p in l['points']]
-    head = ''.join(f'<th style="padding:1px 10px;text-align:left">{h}</th>' for h in ('method', 'at', 'score [95 % interval]', 'runs', 'parameters', 'file'))
+    rows = [
+        f'<tr style="{shade(p)}">'
+        + ''.join(f'<td style="padding:1px 10px;vertical-align:top">{c}</td>' for c in cells(l, p))
+        + '</tr>'
+        for l in lines
+        for p in l['points']
+    ]
+    head = ''.join(
+        f'<th style="padding:1px 10px;text-align:left">{h}</th>'
+        for h in ('method', 'at', 'score [95 % interval]', 'runs', 'parameters', 'file')
+    )
     return f'<div style="max-height:260px;overflow:auto;font-size:12px"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
 
 class Explorer:
     "Handles, a picture, its numbers, and a button"
+
     def __init__(self, data, train):
         import ipywidgets as w
+
         self.data, self.train = data, train
         look = dict(style={'description_width': '70px'})
-        pick = lambda name, options, value: w.Dropdown(options=options, value=value, description=name, **look)
-        slide = lambda name, column, common, value: w.SelectionSlider(options=sorted({*map(int, self.known(column)), *common}), value=value, description=name, continuous_update=False, **look)
-        self.source, self.task, self.axis = pick('source', ['ours', 'published'], 'ours'), pick('task', ['rotten_tomatoes'], 'rotten_tomatoes'), pick('against', [(v, k) for k, v in AXES.items()], 'num_virtual_tokens')
-        self.method = pick('method', ['all', *(m for m in ('lopa', 'pt', 'idpg') if m in {*data.method})], 'all')
-        self.held = {'num_virtual_tokens': slide('m', 'num_virtual_tokens', (1, 5, 10, 25, 50), 10), 'rank': slide('r', 'rank', (1, 2, 4, 8), 4),
-                     'gate': pick('gate', _order({'sigmoid', *self.known('gate')}), 'sigmoid'), 'reads': pick('encoder', _order({USUAL['reads'], *self.known('reads')}), USUAL['reads'])}
-        self.image, self.table, self.button, self.status = picture_widget(), w.HTML(), w.Button(description='train this one'), w.HTML()
+        pick = lambda name, options, value: w.Dropdown(
+            options=options, value=value, description=name, **look
+        )
+        slide = lambda name, column, common, value: w.SelectionSlider(
+            options=sorted({*map(int, self.known(column)), *common}),
+            value=value,
+            description=name,
+            continuous_update=False,
+            **look,
+        )
+        self.source, self.task, self.axis = (
+            pick('source', ['ours', 'published'], 'ours'),
+            pick('task', ['rotten_tomatoes'], 'rotten_tomatoes'),
+            pick('against', [(v, k) for k, v in AXES.items()], 'num_virtual_tokens'),
+        )
+        self.method = pick(
+            'method', ['all', *(m for m in ('lopa', 'pt', 'idpg') if m in {*data.method})], 'all'
+        )
+        self.held = {
+            'num_virtual_tokens': slide('m', 'num_virtual_tokens', (1, 5, 10, 25, 50), 10),
+            'rank': slide('r', 'rank', (1, 2, 4, 8), 4),
+            'gate': pick('gate', _order({'sigmoid', *self.known('gate')}), 'sigmoid'),
+            'reads': pick(
+                'encoder', _order({USUAL['reads'], *self.known('reads')}), USUAL['reads']
+            ),
+        }
+        self.image, self.table, self.button, self.status = (
+            picture_widget(),
+            w.HTML(),
+            w.Button(description='train this one'),
+            w.HTML(),
+        )
         m, r, gate, reads = self.held.values()
-        self.box = w.VBox([w.HBox([self.source, self.task, self.axis]), w.HBox([self.method, m, r]), w.HBox([gate, reads, self.button]), self.status, self.image, self.table])
-        for handle in (self.task, self.method, *self.held.values()): handle.observe(self.draw, 'value')
+        self.box = w.VBox(
+            [
+                w.HBox([self.source, self.task, self.axis]),
+                w.HBox([self.method, m, r]),
+                w.HBox([gate, reads, self.button]),
+                self.status,
+                self.image,
+                self.table,
+            ]
+        )
+        for handle in (self.task, self.method, *self.held.values()):
+            handle.observe(self.draw, 'value')
         self.source.observe(self.take_axes, 'value')
         self.axis.observe(self.take_tasks, 'value')
         self.button.on_click(self.go)
@@ -308,58 +713,104 @@ class Explorer:
 
     def known(self, column):
         "Values that were run"
-        return _order({*self.data[(self.data.source == 'ours') & self.data.method.isin(['lopa', 'idpg', 'pt'])][column].dropna()})
+        return _order(
+            {
+                *self.data[
+                    (self.data.source == 'ours') & self.data.method.isin(['lopa', 'idpg', 'pt'])
+                ][column].dropna()
+            }
+        )
 
     def take_axes(self, change=None):
         "What the source has varied"
-        self.axis.options = [(name, key) for key, name in AXES.items() if self.ours or key in FIGURES]
+        self.axis.options = [
+            (name, key) for key, name in AXES.items() if self.ours or key in FIGURES
+        ]
         self.take_tasks()
 
     def take_tasks(self, change=None):
         "The tasks on which that was varied"
-        if not self.axis.value: return
+        if not self.axis.value:
+            return
         rows = self.data[(self.data.source == self.source.value) & self.data.score.notna()]
-        kept, found = self.task.value, _order({*(rows if self.ours else rows[rows.figure == FIGURES[self.axis.value]]).task}) or ['rotten_tomatoes']
-        if found != [*self.task.options]: self.task.options, self.task.value = found, kept if kept in found else found[0]
+        kept, found = (
+            self.task.value,
+            _order({*(rows if self.ours else rows[rows.figure == FIGURES[self.axis.value]]).task})
+            or ['rotten_tomatoes'],
+        )
+        if found != [*self.task.options]:
+            self.task.options, self.task.value = found, kept if kept in found else found[0]
         self.draw()
 
     def draw(self, change=None):
         "Picture and numbers of what is chosen"
-        for handle in self.held.values(): handle.disabled = not self.ours
+        for handle in self.held.values():
+            handle.disabled = not self.ours
         self.button.disabled = self.train is None or not self.ours
-        if not self.task.value or not self.axis.value: return
-        which = None if self.method.value == 'all' else [self.method.value, 'lora', 'full', 'zero-shot', 'majority', 'encoder-alone']
+        if not self.task.value or not self.axis.value:
+            return
+        which = (
+            None
+            if self.method.value == 'all'
+            else [self.method.value, 'lora', 'full', 'zero-shot', 'majority', 'encoder-alone']
+        )
         fixed = self.settings if self.ours else {}
-        chosen, where = fixed.get(self.axis.value), (self.data, self.axis.value, self.task.value, self.source.value)
+        chosen, where = (
+            fixed.get(self.axis.value),
+            (self.data, self.axis.value, self.task.value, self.source.value),
+        )
         self.image.value = to_png(plot_axis(*where, which, chosen, **fixed).figure)
-        self.table.value = exact_table([l for l in lines_of(*where, **fixed) if not which or l['method'] in which], chosen)
+        self.table.value = exact_table(
+            [l for l in lines_of(*where, **fixed) if not which or l['method'] in which], chosen
+        )
 
     def go(self, button):
         "Train what is chosen (LoPA, if that is all methods), and add it"
         from html import escape
+
         import pandas as pd
+
         self.button.disabled, self.status.value = True, 'training …'
         try:
-            new = self.train(overrides('lopa' if self.method.value == 'all' else self.method.value, self.settings, self.task.value))
+            new = self.train(
+                overrides(
+                    'lopa' if self.method.value == 'all' else self.method.value,
+                    self.settings,
+                    self.task.value,
+                )
+            )
             self.data = pd.concat([self.data, pd.DataFrame(new)], ignore_index=True)
-            self.status.value = escape('; '.join(f"{row['method']}: {100*row['score']:.1f} % of {row['n']}, {row['seconds']:.0f} s, {row['file']}" for row in new))
-        except Exception as e: self.status.value = f'<b>{type(e).__name__}</b>: {escape(str(e))}'
+            self.status.value = escape(
+                '; '.join(
+                    f'{row["method"]}: {100 * row["score"]:.1f} % of {row["n"]}, {row["seconds"]:.0f} s, {row["file"]}'
+                    for row in new
+                )
+            )
+        except Exception as e:
+            self.status.value = f'<b>{type(e).__name__}</b>: {escape(str(e))}'
         self.draw()
 
+
 def explore_ablations(
-    data,       # Table from `load_results`
-    train=None, # Takes overrides of an experiment and returns rows like those of `data`, with the source `live`; None: no button
-):              # A widget
+    data,  # Table from `load_results`
+    train=None,  # Takes overrides of an experiment and returns rows like those of `data`, with the source `live`; None: no button
+):  # A widget
     "Move every axis of the ablations"
     return Explorer(data, train).box
 
+
 def overrides(
-    method:str,    # e.g. `lopa`
-    settings:dict, # Setting → value, as the handles say
-    task:str,      # Which task
-)->dict:           # As in `lopa.ablate.experiment`
+    method: str,  # e.g. `lopa`
+    settings: dict,  # Setting → value, as the handles say
+    task: str,  # Which task
+) -> dict:  # As in `lopa.ablate.experiment`
     "What is chosen, as an experiment"
     encoder, pooling, *tuned = settings['reads'].split(', ')
     about = {'task': task, 'method': method, 'num_virtual_tokens': settings['num_virtual_tokens']}
-    if method != 'pt': about |= {'encoder_name_or_path': encoder, 'encoder_pooling': pooling} | ({'variant': 'tuned-encoder'} if tuned else {})
-    return about | ({'rank': settings['rank'], 'gate': settings['gate']} if method == 'lopa' else {})
+    if method != 'pt':
+        about |= {'encoder_name_or_path': encoder, 'encoder_pooling': pooling} | (
+            {'variant': 'tuned-encoder'} if tuned else {}
+        )
+    return about | (
+        {'rank': settings['rank'], 'gate': settings['gate']} if method == 'lopa' else {}
+    )

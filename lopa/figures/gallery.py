@@ -6,93 +6,173 @@
 __all__ = ['GALLERY', 'stored', 'stored_gate', 'words', 'draw', 'save_gallery']
 
 # %% ../../nbs/figures/84_gallery.ipynb #34e0f6ea
-import io, json
+import io
+import json
 from pathlib import Path
-import numpy as np
+
 import matplotlib
-from matplotlib.figure import Figure
-from ..files import write_files
-from .axes import plot_added, plot_axis, plot_bytes, plot_convergence, plot_figure3, plot_figure4, plot_gate, plot_heatmap, plot_pareto, plot_price, plot_singular_values
-from ..records import load_results
+
+from lopa.figures.axes import (
+    plot_added,
+    plot_axis,
+    plot_bytes,
+    plot_convergence,
+    plot_figure3,
+    plot_figure4,
+    plot_gate,
+    plot_heatmap,
+    plot_pareto,
+    plot_price,
+    plot_singular_values,
+)
 from .schematics import plot_lopa, plot_methods, plot_server
+from ..files import write_files
+from ..records import load_results
 
 # %% ../../nbs/figures/84_gallery.ipynb #3035c5ca
 def stored(
-    results='results', # The folder of results
-)->dict:               # `sweep` and `curves`: tables; `inside`: what was kept of the soft prompts, or None
+    results='results',  # The folder of results
+) -> dict:  # `sweep` and `curves`: tables; `inside`: what was kept of the soft prompts, or None
     "Everything that the figures are drawn from"
     results = Path(results)
-    inside = results/'inside.json'
-    return {'sweep': load_results(results/'ablations', results/'published.json'), 'curves': load_results(results/'convergence') if (results/'convergence').is_dir() else None,
-            'inside': json.loads(inside.read_text(encoding='utf-8')) if inside.exists() else None}
+    inside = results / 'inside.json'
+    return {
+        'sweep': load_results(results / 'ablations', results / 'published.json'),
+        'curves': load_results(results / 'convergence')
+        if (results / 'convergence').is_dir()
+        else None,
+        'inside': json.loads(inside.read_text(encoding='utf-8')) if inside.exists() else None,
+    }
+
 
 def stored_gate(
-    inside:dict, # From `inside.json`
-    index:int=0, # Which of its sentences
-):               # The figure
+    inside: dict,  # From `inside.json`
+    index: int = 0,  # Which of its sentences
+):  # The figure
     "The gate of a stored sentence"
     import torch
-    return plot_gate(torch.tensor(inside['gates']), index, inside['sentences'][index], mean=torch.tensor(inside['mean_gate']))
 
-GALLERY = {                                                                     # name → (title, function of `stored`)
+    return plot_gate(
+        torch.tensor(inside['gates']),
+        index,
+        inside['sentences'][index],
+        mean=torch.tensor(inside['mean_gate']),
+    )
+
+
+GALLERY = {  # name → (title, function of `stored`)
     'figure1-server': ("What the server must hold (the paper's Figure 1)", lambda s: plot_server()),
     'figure2-lopa': ("The architecture of LoPA (the paper's Figure 2)", lambda s: plot_lopa()),
     'methods': ('What each method changes', lambda s: plot_methods()),
-    'figure3-length': ("Published: score and parameters against the prompt's length (Figure 3)", lambda s: plot_figure3(s['sweep'])),
-    'figure4-rank': ('Published: score against the rank (Figure 4)', lambda s: plot_figure4(s['sweep'])),
+    'figure3-length': (
+        "Published: score and parameters against the prompt's length (Figure 3)",
+        lambda s: plot_figure3(s['sweep']),
+    ),
+    'figure4-rank': (
+        'Published: score against the rank (Figure 4)',
+        lambda s: plot_figure4(s['sweep']),
+    ),
     'table-glue': ('Published: GLUE', lambda s: plot_heatmap(s['sweep'], 'table_glue').figure),
-    'table-code': ('Published: code tasks', lambda s: plot_heatmap(s['sweep'], 'table_code').figure),
-    'our-length': ("Ours: accuracy against the prompt's length", lambda s: plot_axis(s['sweep'], 'num_virtual_tokens').figure),
-    'our-price': ("Ours: trained parameters against the prompt's length", lambda s: plot_price(s['sweep']).figure),
+    'table-code': (
+        'Published: code tasks',
+        lambda s: plot_heatmap(s['sweep'], 'table_code').figure,
+    ),
+    'our-length': (
+        "Ours: accuracy against the prompt's length",
+        lambda s: plot_axis(s['sweep'], 'num_virtual_tokens').figure,
+    ),
+    'our-price': (
+        "Ours: trained parameters against the prompt's length",
+        lambda s: plot_price(s['sweep']).figure,
+    ),
     'our-rank': ('Ours: accuracy against the rank', lambda s: plot_axis(s['sweep'], 'rank').figure),
-    'our-gates': ("Ours: gates (the paper's table of them was not published as numbers)", lambda s: plot_axis(s['sweep'], 'gate').figure),
-    'our-encoders': ("Ours: encoders (the paper's Figure 5 was not published as numbers)", lambda s: plot_axis(s['sweep'], 'reads').figure),
-    'our-sizes': ('Ours: accuracy against training sentences', lambda s: plot_axis(s['sweep'], 'train_rows').figure),
-    'our-steps': ('Ours: accuracy against training steps', lambda s: plot_axis(s['sweep'], 'steps').figure),
-    'added': ('Ours: what the instance part adds, sentence by sentence', lambda s: plot_added(s['sweep']).figure),
+    'our-gates': (
+        "Ours: gates (the paper's table of them was not published as numbers)",
+        lambda s: plot_axis(s['sweep'], 'gate').figure,
+    ),
+    'our-encoders': (
+        "Ours: encoders (the paper's Figure 5 was not published as numbers)",
+        lambda s: plot_axis(s['sweep'], 'reads').figure,
+    ),
+    'our-sizes': (
+        'Ours: accuracy against training sentences',
+        lambda s: plot_axis(s['sweep'], 'train_rows').figure,
+    ),
+    'our-steps': (
+        'Ours: accuracy against training steps',
+        lambda s: plot_axis(s['sweep'], 'steps').figure,
+    ),
+    'added': (
+        'Ours: what the instance part adds, sentence by sentence',
+        lambda s: plot_added(s['sweep']).figure,
+    ),
     'pareto': ('Ours: accuracy against parameters', lambda s: plot_pareto(s['sweep']).figure),
     'convergence': ('Ours: convergence', lambda s: plot_convergence(s['curves'])),
-    'singular-values': ('Ours: singular values inside Z', lambda s: plot_singular_values(s['inside']['singular_values']).figure),
+    'singular-values': (
+        'Ours: singular values inside Z',
+        lambda s: plot_singular_values(s['inside']['singular_values']).figure,
+    ),
     'gate': ('Ours: the gate of one sentence', lambda s: stored_gate(s['inside'])),
     'bytes': ('Ours: what a task costs in storage', lambda s: plot_bytes(s['sweep']).figure),
 }
 
 # %% ../../nbs/figures/84_gallery.ipynb #fbe0bcbd
 def words(
-    figure, # A matplotlib figure
-)->str:     # e.g. for `alt`
+    figure,  # A matplotlib figure
+) -> str:  # e.g. for `alt`
     "What is seen"
     own = str(figure.get_label() or '')
-    return own or ' '.join(str(ax.get_label()) for ax in figure.axes if ax.get_label() and not str(ax.get_label()).startswith('<'))
+    return own or ' '.join(
+        str(ax.get_label())
+        for ax in figure.axes
+        if ax.get_label() and not str(ax.get_label()).startswith('<')
+    )
+
 
 def draw(
-    figure,    # A matplotlib figure
-    kind:str,  # `png` or `svg`
-    title:str, # Stands in the file
-)->bytes:      # The file
+    figure,  # A matplotlib figure
+    kind: str,  # `png` or `svg`
+    title: str,  # Stands in the file
+) -> bytes:  # The file
     "A figure as a file that is the same each time"
     buffer = io.BytesIO()
     with matplotlib.rc_context({'svg.hashsalt': title, 'svg.fonttype': 'none'}):
-        about = {'Title': title, 'Description': words(figure)} | ({'Date': None} if kind == 'svg' else {'Software': None})
+        about = {'Title': title, 'Description': words(figure)} | (
+            {'Date': None} if kind == 'svg' else {'Software': None}
+        )
         figure.savefig(buffer, format=kind, dpi=110, facecolor='white', metadata=about)
     return buffer.getvalue()
 
 # %% ../../nbs/figures/84_gallery.ipynb #c7c0be87
 def save_gallery(
-    results='results', # The folder of results
-    out=None,          # Where the pictures go; default: `gallery` in it
-    progress:bool=True, # Show a progress bar?
-)->list:               # Names of the figures
+    results='results',  # The folder of results
+    out=None,  # Where the pictures go; default: `gallery` in it
+    progress: bool = True,  # Show a progress bar?
+) -> list:  # Names of the figures
     "Write all figures, and a page that shows them"
     from tqdm.auto import tqdm
-    out, data, page = Path(out or Path(results)/'gallery'), stored(results), ['# Gallery\n\nWritten by `lopa gallery` from the JSON files in `results/`: do not edit. Filled marks are runs of ours, open marks published numbers.\n']
-    names = [n for n in GALLERY if (data['inside'] or n not in ('singular-values', 'gate')) and (data['curves'] is not None or n != 'convergence')]
+
+    out, data, page = (
+        Path(out or Path(results) / 'gallery'),
+        stored(results),
+        [
+            '# Gallery\n\nWritten by `lopa gallery` from the JSON files in `results/`: do not edit. Filled marks are runs of ours, open marks published numbers.\n'
+        ],
+    )
+    names = [
+        n
+        for n in GALLERY
+        if (data['inside'] or n not in ('singular-values', 'gate'))
+        and (data['curves'] is not None or n != 'convergence')
+    ]
     files = {}
     for name in tqdm(names, desc='Figures', disable=not progress):
         title, make = GALLERY[name]
         figure = make(data)
         figure = getattr(figure, 'figure', figure)
         files |= {f'{name}.{kind}': draw(figure, kind, title) for kind in ('png', 'svg')}
-        page.append(f'## {title}\n\n![{words(figure).translate(str.maketrans("[]", "()"))}]({name}.png)\n\n[SVG]({name}.svg)\n')
+        page.append(
+            f'## {title}\n\n![{words(figure).translate(str.maketrans("[]", "()"))}]({name}.png)\n\n[SVG]({name}.svg)\n'
+        )
     write_files(out, files | {'README.md': '\n'.join(page).encode()})
     return names

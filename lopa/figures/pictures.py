@@ -7,16 +7,19 @@ __all__ = ['BLUE', 'ORANGE', 'GREEN', 'GREY', 'start_axes', 'plot_training', 'pl
            'plot_reliability', 'plot_gate', 'to_png', 'picture_widget', 'explore_gate', 'plot_singular_values']
 
 # %% ../../nbs/figures/80_pictures.ipynb #c07ea3ad
-import io, textwrap
+import io
+import textwrap
+
 import numpy as np
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY = '#0072B2', '#D55E00', '#009E73', '#999999'
 
+
 def start_axes(
-    ax,   # matplotlib axes, or None for new ones
-    **kw, # For a new figure
-):        # Axes without the box
+    ax,  # matplotlib axes, or None for new ones
+    **kw,  # For a new figure
+):  # Axes without the box
     "Axes to draw on"
     ax = ax or Figure(**({'figsize': (6, 3), 'layout': 'constrained'} | kw)).subplots()
     ax.spines[['top', 'right']].set_visible(False)
@@ -24,9 +27,9 @@ def start_axes(
 
 # %% ../../nbs/figures/80_pictures.ipynb #0a516daf
 def plot_training(
-    history:list, # `history` of a result record: entries with `step` and `loss` or `eval_accuracy`
-    ax=None,      # matplotlib axes
-):                # The axes
+    history: list,  # `history` of a result record: entries with `step` and `loss` or `eval_accuracy`
+    ax=None,  # matplotlib axes
+):  # The axes
     "Training loss and validation accuracy against steps"
     ax = start_axes(ax)
     curve = lambda key: list(zip(*[(h['step'], h[key]) for h in history if key in h]))
@@ -34,7 +37,7 @@ def plot_training(
     ax.set(xlabel='step', ylabel='training loss (nats)', ylim=(0, None), title='Training')
     if seen := curve('eval_accuracy'):
         right = ax.twinx()
-        right.plot(seen[0], [100*a for a in seen[1]], 'o-', c=ORANGE)
+        right.plot(seen[0], [100 * a for a in seen[1]], 'o-', c=ORANGE)
         right.set_ylabel('validation accuracy (%)', color=ORANGE)
         right.set_ylim(40, 100)
         right.spines[['top']].set_visible(False)
@@ -42,120 +45,197 @@ def plot_training(
 
 # %% ../../nbs/figures/80_pictures.ipynb #6063af77
 def plot_accuracy(
-    rows:list, # Dicts with `name`, `accuracy`, `low`, `high` (0 to 1), `parameters`, and `quoted` (True for stored results)
-    ax=None,   # matplotlib axes
-):             # The axes
+    rows: list,  # Dicts with `name`, `accuracy`, `low`, `high` (0 to 1), `parameters`, and `quoted` (True for stored results)
+    ax=None,  # matplotlib axes
+):  # The axes
     "Accuracy against trainable parameters"
     ax = start_axes(ax)
     for i, row in enumerate(rows):
-        y, colour, quoted = 100*row['accuracy'], [BLUE, ORANGE, GREEN, '#CC79A7', '#E69F00', '#56B4E9', GREY][i % 7], row.get('quoted')
-        if not row['parameters']: ax.axhline(y, c=colour, ls='--', lw=1, label=row['name'])
-        else: ax.errorbar(row['parameters'], y, [[y-100*row['low']], [100*row['high']-y]], fmt='osD^'[i//7 % 4], c=colour, mfc='w' if quoted else colour, capsize=3, zorder=2 if quoted else 3,
-                          label=row['name'] + (' (quoted)' if quoted else ''))
-    ax.set(xscale='log', xlabel='trained parameters', ylabel='accuracy (%)', title='Accuracy and its price')
-    ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
+        y, colour, quoted = (
+            100 * row['accuracy'],
+            [BLUE, ORANGE, GREEN, '#CC79A7', '#E69F00', '#56B4E9', GREY][i % 7],
+            row.get('quoted'),
+        )
+        if not row['parameters']:
+            ax.axhline(y, c=colour, ls='--', lw=1, label=row['name'])
+        else:
+            ax.errorbar(
+                row['parameters'],
+                y,
+                [[y - 100 * row['low']], [100 * row['high'] - y]],
+                fmt='osD^'[i // 7 % 4],
+                c=colour,
+                mfc='w' if quoted else colour,
+                capsize=3,
+                zorder=2 if quoted else 3,
+                label=row['name'] + (' (quoted)' if quoted else ''),
+            )
+    ax.set(
+        xscale='log',
+        xlabel='trained parameters',
+        ylabel='accuracy (%)',
+        title='Accuracy and its price',
+    )
+    ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
     return ax
 
 # %% ../../nbs/figures/80_pictures.ipynb #6a1e9af2
 def plot_comparison(
-    rows:list,  # Dicts with `name`, `accuracy`, `low`, `high`, and `seeds`, a list of accuracies (0 to 1)
-    lines:dict, # Name → accuracy (0 to 1) of what has to be beaten
-    ax=None,    # matplotlib axes
-):              # The axes
+    rows: list,  # Dicts with `name`, `accuracy`, `low`, `high`, and `seeds`, a list of accuracies (0 to 1)
+    lines: dict,  # Name → accuracy (0 to 1) of what has to be beaten
+    ax=None,  # matplotlib axes
+):  # The axes
     "Accuracy of many methods, with intervals and seeds"
-    ax = start_axes(ax, figsize=(8, .32*len(rows) + 1.2))
+    ax = start_axes(ax, figsize=(8, 0.32 * len(rows) + 1.2))
     for y, row in enumerate(reversed(rows)):
-        ax.plot([100*row['low'], 100*row['high']], [y, y], c=BLUE, lw=2, solid_capstyle='butt')
-        ax.plot(100*row['accuracy'], y, 'o', c=BLUE)
-        ax.plot([100*s for s in row['seeds']], [y + .25]*len(row['seeds']), '.', c=ORANGE, ms=4)
+        ax.plot([100 * row['low'], 100 * row['high']], [y, y], c=BLUE, lw=2, solid_capstyle='butt')
+        ax.plot(100 * row['accuracy'], y, 'o', c=BLUE)
+        ax.plot(
+            [100 * s for s in row['seeds']], [y + 0.25] * len(row['seeds']), '.', c=ORANGE, ms=4
+        )
     for (name, value), style in zip(lines.items(), ['--', ':', '-.']):
-        ax.axvline(100*value, c=GREY, ls=style, lw=1, label=f'{name} {100*value:.1f}')
+        ax.axvline(100 * value, c=GREY, ls=style, lw=1, label=f'{name} {100 * value:.1f}')
     ax.set_yticks(range(len(rows)), [r['name'] for r in reversed(rows)])
-    ax.set(xlabel='test accuracy (%); dot and bar: mean and 95 % interval, small dots: seeds', title='All methods, same budget')
+    ax.set(
+        xlabel='test accuracy (%); dot and bar: mean and 95 % interval, small dots: seeds',
+        title='All methods, same budget',
+    )
     ax.legend(frameon=False, fontsize=8, loc='lower right')
     return ax
 
 # %% ../../nbs/figures/80_pictures.ipynb #91b38f0f
 def plot_reliability(
-    correct,    # Right or wrong, one per example, in any fixed order: `(n,)`
-    lines=(),   # Name → accuracy (0 to 1) of what has to be beaten
-    ax=None,    # matplotlib axes
-):              # The axes
+    correct,  # Right or wrong, one per example, in any fixed order: `(n,)`
+    lines=(),  # Name → accuracy (0 to 1) of what has to be beaten
+    ax=None,  # matplotlib axes
+):  # The axes
     "A score and its interval against the number of examples"
     from scipy.stats import binomtest
-    ax, right = start_axes(ax), [sum(correct[:n]) for n in range(1, len(correct)+1)]
-    steps = sorted({*range(1, min(len(right), 50)+1), *range(50, len(right), 10), len(right)} - {0})
-    bands = [binomtest(int(right[n-1]), n).proportion_ci(method='wilson') for n in steps]
-    ax.fill_between(steps, [100*b.low for b in bands], [100*b.high for b in bands], color=BLUE, alpha=.2, lw=0, label='95 % interval')
-    ax.plot(steps, [100*right[n-1]/n for n in steps], c=BLUE, label='score so far')
-    for (name, value), style in zip(dict(lines).items(), ['--', ':', '-.']): ax.axhline(100*value, c=GREY, ls=style, lw=1, label=f'{name} {100*value:.1f}')
-    ax.set(xscale='log', xlabel='examples', ylabel='accuracy (%)', ylim=(0, 100), title='How sure is the score?')
+
+    ax, right = start_axes(ax), [sum(correct[:n]) for n in range(1, len(correct) + 1)]
+    steps = sorted(
+        {*range(1, min(len(right), 50) + 1), *range(50, len(right), 10), len(right)} - {0}
+    )
+    bands = [binomtest(int(right[n - 1]), n).proportion_ci(method='wilson') for n in steps]
+    ax.fill_between(
+        steps,
+        [100 * b.low for b in bands],
+        [100 * b.high for b in bands],
+        color=BLUE,
+        alpha=0.2,
+        lw=0,
+        label='95 % interval',
+    )
+    ax.plot(steps, [100 * right[n - 1] / n for n in steps], c=BLUE, label='score so far')
+    for (name, value), style in zip(dict(lines).items(), ['--', ':', '-.']):
+        ax.axhline(100 * value, c=GREY, ls=style, lw=1, label=f'{name} {100 * value:.1f}')
+    ax.set(
+        xscale='log',
+        xlabel='examples',
+        ylabel='accuracy (%)',
+        ylim=(0, 100),
+        title='How sure is the score?',
+    )
     ax.legend(frameon=False, fontsize=8, loc='lower right')
     return ax
 
 # %% ../../nbs/figures/80_pictures.ipynb #63693718
 def plot_gate(
-    gates,       # Gates of n instances: `(n, m, d)`
-    index:int,   # Which instance
-    title:str='',# e.g. the sentence
-    figure=None, # A matplotlib figure
-    mean=None,   # The average instance's gate, if it is that of others: `(m, d)`
-):               # The figure
+    gates,  # Gates of n instances: `(n, m, d)`
+    index: int,  # Which instance
+    title: str = '',  # e.g. the sentence
+    figure=None,  # A matplotlib figure
+    mean=None,  # The average instance's gate, if it is that of others: `(m, d)`
+):  # The figure
     "An instance's gate, and how it differs from the average instance's"
     figure = figure or Figure(figsize=(9, 3), layout='constrained')
     mean = gates.mean(0) if mean is None else mean
     limit = max(float((gates - mean).abs().max()), 1e-6)
-    panels = [(gates[index], 'gate', dict(cmap='Greys', vmin=0, vmax=1)), (gates[index]-mean, 'gate minus its average', dict(cmap='RdBu_r', vmin=-limit, vmax=limit))]
+    panels = [
+        (gates[index], 'gate', dict(cmap='Greys', vmin=0, vmax=1)),
+        (
+            gates[index] - mean,
+            'gate minus its average',
+            dict(cmap='RdBu_r', vmin=-limit, vmax=limit),
+        ),
+    ]
     for ax, (values, name, style) in zip(figure.subplots(2, 1, sharex=True), panels):
         figure.colorbar(ax.imshow(values, aspect='auto', interpolation='nearest', **style), ax=ax)
         ax.set(ylabel='prompt position', title=name)
     ax.set_xlabel('dimension of the embedding')
     figure.suptitle(textwrap.shorten(title, 110, placeholder=' …'), fontsize=10)
-    figure.set_label(f'The gate of one instance, and its difference from the average gate: {float((gates[index] - mean).abs().mean()):.3f} per entry on average, {limit:.3f} at most in any.')
+    figure.set_label(
+        f'The gate of one instance, and its difference from the average gate: {float((gates[index] - mean).abs().mean()):.3f} per entry on average, {limit:.3f} at most in any.'
+    )
     return figure
 
 # %% ../../nbs/figures/80_pictures.ipynb #dd5ae791
 def to_png(
-    figure, # A matplotlib figure
-)->bytes:   # The picture
+    figure,  # A matplotlib figure
+) -> bytes:  # The picture
     "Draw a figure into memory"
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=80)
     return buffer.getvalue()
 
-def picture_widget(): # An `ipywidgets.Image`
+
+def picture_widget():  # An `ipywidgets.Image`
     "A place for a PNG that keeps its size"
     import ipywidgets as w
+
     return w.Image(format='png', layout=w.Layout(max_width='100%', align_self='flex-start'))
 
+
 def explore_gate(
-    gates,      # Gates of n instances: `(n, m, d)`
-    texts:list, # Their sentences
+    gates,  # Gates of n instances: `(n, m, d)`
+    texts: list,  # Their sentences
     mean=None,  # As in `plot_gate`
-):              # A widget
+):  # A widget
     "Slide through the gates of single sentences"
     import ipywidgets as w
-    image, slider = picture_widget(), w.IntSlider(0, 0, len(texts)-1, description='sentence', continuous_update=False)
-    def draw(change=None): image.value = to_png(plot_gate(gates, slider.value, texts[slider.value], mean=mean))
+
+    image, slider = (
+        picture_widget(),
+        w.IntSlider(0, 0, len(texts) - 1, description='sentence', continuous_update=False),
+    )
+
+    def draw(change=None):
+        image.value = to_png(plot_gate(gates, slider.value, texts[slider.value], mean=mean))
+
     slider.observe(draw, 'value')
     draw()
     return w.VBox([slider, image])
 
 # %% ../../nbs/figures/80_pictures.ipynb #6e5c311d
 def plot_singular_values(
-    values:dict, # Name → singular values of several instances: `(n, k)`
-    ax=None,     # matplotlib axes
-):               # The axes
+    values: dict,  # Name → singular values of several instances: `(n, k)`
+    ax=None,  # matplotlib axes
+):  # The axes
     "Singular values of matrices, relative to the largest"
     ax, said = start_axes(ax, figsize=(7, 3.4)), []
-    for (name, s), (colour, marker) in zip(values.items(), [(BLUE, 'o'), (ORANGE, 's'), (GREEN, '^'), ('#CC79A7', 'D')]):
+    for (name, s), (colour, marker) in zip(
+        values.items(), [(BLUE, 'o'), (ORANGE, 's'), (GREEN, '^'), ('#CC79A7', 'D')]
+    ):
         s = np.asarray(s, dtype=float)
-        s = np.maximum(s/s[:, :1], 1e-7)
-        ax.plot(range(1, s.shape[1]+1), s[:40].T, c=colour, lw=.5, alpha=.25)
-        ax.plot(range(1, s.shape[1]+1), np.median(s, 0), marker + '-', c=colour, label=f'{name} (median of {len(s)})')
-        said.append(f'{name}: the second is {np.median(s, 0)[1]:.2g} of the first, the last {np.median(s, 0)[-1]:.2g}')
-    ax.set(yscale='log', xlabel='number of the singular value', ylabel='relative to the first', title='How many directions?')
-    ax.set_xticks(range(1, s.shape[1]+1))
+        s = np.maximum(s / s[:, :1], 1e-7)
+        ax.plot(range(1, s.shape[1] + 1), s[:40].T, c=colour, lw=0.5, alpha=0.25)
+        ax.plot(
+            range(1, s.shape[1] + 1),
+            np.median(s, 0),
+            marker + '-',
+            c=colour,
+            label=f'{name} (median of {len(s)})',
+        )
+        said.append(
+            f'{name}: the second is {np.median(s, 0)[1]:.2g} of the first, the last {np.median(s, 0)[-1]:.2g}'
+        )
+    ax.set(
+        yscale='log',
+        xlabel='number of the singular value',
+        ylabel='relative to the first',
+        title='How many directions?',
+    )
+    ax.set_xticks(range(1, s.shape[1] + 1))
     ax.legend(frameon=False, fontsize=8)
     ax.set_label('Singular values. ' + '; '.join(said) + '.')
     return ax

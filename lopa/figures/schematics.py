@@ -11,239 +11,493 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch
 
 # %% ../../nbs/figures/83_schematics.ipynb #ac83991c
-KINDS = {'frozen': dict(fc='#DCE6F0', ec='#6F8AA5', lw=.8), 'trained': dict(fc='#FBE3C5', ec='#7A3E00', lw=1.8),
-         'instance': dict(fc='#E3F4EE', ec='#009E73', lw=1.2, hatch='////'), 'plain': dict(fc='white', ec='#888888', lw=.8)}
+KINDS = {
+    'frozen': dict(fc='#DCE6F0', ec='#6F8AA5', lw=0.8),
+    'trained': dict(fc='#FBE3C5', ec='#7A3E00', lw=1.8),
+    'instance': dict(fc='#E3F4EE', ec='#009E73', lw=1.2, hatch='////'),
+    'plain': dict(fc='white', ec='#888888', lw=0.8),
+}
 
-def _text(ax, x, y, text, **kw): ax.text(x, y, text, **(dict(ha='center', va='center', fontsize=8, linespacing=1.3, zorder=4) | kw))
+
+def _text(ax, x, y, text, **kw):
+    ax.text(
+        x, y, text, **(dict(ha='center', va='center', fontsize=8, linespacing=1.3, zorder=4) | kw)
+    )
+
 
 def box(
-    ax,               # matplotlib axes
-    x:float,          # Left edge
-    y:float,          # Lower edge
-    w:float,          # Width
-    h:float,          # Height
-    text:str='',      # What stands in it
-    kind:str='plain', # A key of `KINDS`
-):                    # The patch; its label is the kind
+    ax,  # matplotlib axes
+    x: float,  # Left edge
+    y: float,  # Lower edge
+    w: float,  # Width
+    h: float,  # Height
+    text: str = '',  # What stands in it
+    kind: str = 'plain',  # A key of `KINDS`
+):  # The patch; its label is the kind
     "A rectangle of one kind"
-    look, small = KINDS[kind], min(w, h) < .5
-    if text: _text(ax, x + w/2, y + h/2, text, bbox=dict(fc=look['fc'], ec='none', pad=.8) if kind == 'instance' else None)
-    shape = f'round,pad=0,rounding_size={.04 if small else .1}'
-    return ax.add_patch(FancyBboxPatch((x, y), w, h, boxstyle=shape, label=kind, zorder=3, **look | dict(lw=look['lw'] * (.7 if small else 1))))
+    look, small = KINDS[kind], min(w, h) < 0.5
+    if text:
+        _text(
+            ax,
+            x + w / 2,
+            y + h / 2,
+            text,
+            bbox=dict(fc=look['fc'], ec='none', pad=0.8) if kind == 'instance' else None,
+        )
+    shape = f'round,pad=0,rounding_size={0.04 if small else 0.1}'
+    return ax.add_patch(
+        FancyBboxPatch(
+            (x, y),
+            w,
+            h,
+            boxstyle=shape,
+            label=kind,
+            zorder=3,
+            **look | dict(lw=look['lw'] * (0.7 if small else 1)),
+        )
+    )
 
 # %% ../../nbs/figures/83_schematics.ipynb #8403e8fb
 def _canvas(ax, right, bottom, top, title=''):
-    ax.set(xlim=(-.15, right), ylim=(bottom, top), aspect='equal')
+    ax.set(xlim=(-0.15, right), ylim=(bottom, top), aspect='equal')
     ax.set_axis_off()
     ax.set_title(title, fontsize=10, loc='left')
     return ax
 
+
 def _legend(figure):
     words = {'frozen': 'frozen', 'trained': 'trained', 'instance': 'computed for each instance'}
     figure.set_layout_engine('constrained')
-    figure.legend(handles=[Patch(label=text, **KINDS[kind]) for kind, text in words.items()], loc='outside lower center',
-                  ncols=3, frameon=False, fontsize=8, handlelength=1.6, handleheight=1.1)
+    figure.legend(
+        handles=[Patch(label=text, **KINDS[kind]) for kind, text in words.items()],
+        loc='outside lower center',
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+        handlelength=1.6,
+        handleheight=1.1,
+    )
     return figure
 
 # %% ../../nbs/figures/83_schematics.ipynb #0a35554e
 def cells(
-    ax,                # matplotlib axes
-    x:float,           # Left edge of the first
-    y:float,           # Lower edge
-    n:int,             # How many
-    kind:str='frozen', # A key of `KINDS`
-    w:float=.78,       # Width of each; .08 is left between them
-    h:float=.78,       # Height
-):                     # x of the row's middle
+    ax,  # matplotlib axes
+    x: float,  # Left edge of the first
+    y: float,  # Lower edge
+    n: int,  # How many
+    kind: str = 'frozen',  # A key of `KINDS`
+    w: float = 0.78,  # Width of each; .08 is left between them
+    h: float = 0.78,  # Height
+):  # x of the row's middle
     "A row of vectors"
-    for i in range(n): box(ax, x + (w + .08)*i, y, w, h, '', kind)
-    return x + ((w + .08)*n - .08)/2
+    for i in range(n):
+        box(ax, x + (w + 0.08) * i, y, w, h, '', kind)
+    return x + ((w + 0.08) * n - 0.08) / 2
+
 
 def arrow(
-    ax,      # matplotlib axes
-    *points, # Where it begins, turns and ends: `(x, y)` each
+    ax,  # matplotlib axes
+    *points,  # Where it begins, turns and ends: `(x, y)` each
 ):
     "An arrow with corners"
     ax.plot(*zip(*points[:-1]), c='#555555', lw=1, solid_joinstyle='miter', solid_capstyle='butt')
-    ax.annotate('', points[-1], points[-2], arrowprops=dict(arrowstyle='-|>', color='#555555', lw=1, shrinkA=0, shrinkB=0, mutation_scale=8))
+    ax.annotate(
+        '',
+        points[-1],
+        points[-2],
+        arrowprops=dict(
+            arrowstyle='-|>', color='#555555', lw=1, shrinkA=0, shrinkB=0, mutation_scale=8
+        ),
+    )
 
-def _operation(ax, x, y, sign): _text(ax, x, y, sign, fontsize=9, bbox=dict(boxstyle='circle,pad=.18', **KINDS['plain']))
+
+def _operation(ax, x, y, sign):
+    _text(ax, x, y, sign, fontsize=9, bbox=dict(boxstyle='circle,pad=.18', **KINDS['plain']))
 
 # %% ../../nbs/figures/83_schematics.ipynb #6dc026b8
-LEFT, ROW, LANE, MID = 5.4, .86, .13, 2.3          # left edge of the model, its row of cells, the way below; middle of what makes prompts
+LEFT, ROW, LANE, MID = (
+    5.4,
+    0.86,
+    0.13,
+    2.3,
+)  # left edge of the model, its row of cells, the way below; middle of what makes prompts
+
 
 def model_part(
-    ax,                   # matplotlib axes
-    left:float=LEFT,      # Left edge
-    m:int=3,              # Prompt vectors to draw, up to 3
-    prompt:str='trained', # Their kind
-    behind:bool=False,    # Do they stand behind the text?
-    kind:str='frozen',    # Kind of the embeddings, the layers and the head
-    inside=None,          # Draws into each layer: a function of `ax, x, y`
-):                        # x of the prompt's middle (None if there is none), and of the text's
+    ax,  # matplotlib axes
+    left: float = LEFT,  # Left edge
+    m: int = 3,  # Prompt vectors to draw, up to 3
+    prompt: str = 'trained',  # Their kind
+    behind: bool = False,  # Do they stand behind the text?
+    kind: str = 'frozen',  # Kind of the embeddings, the layers and the head
+    inside=None,  # Draws into each layer: a function of `ax, x, y`
+):  # x of the prompt's middle (None if there is none), and of the text's
     "The foundation model and its input"
-    at_z, at_x = (left + 3.74, left) if behind else (left + .86*(3 - m), left + 2.88)
+    at_z, at_x = (left + 3.74, left) if behind else (left + 0.86 * (3 - m), left + 2.88)
     z, text = cells(ax, at_z, ROW, m, prompt) if m else None, cells(ax, at_x, ROW, 4, kind)
     for x, name in [(z, '$Z$'), (text, '$X_e$')]:
-        if x: arrow(ax, (x, 1.7), (x, 2.38)); _text(ax, x + .2, 2.0, name, ha='left')
+        if x:
+            arrow(ax, (x, 1.7), (x, 2.38))
+            _text(ax, x + 0.2, 2.0, name, ha='left')
     for y in (2.4, 3.6, 4.8):
-        box(ax, left, y, 6.24, 1, f'{kind} foundation model' if y == 3.6 and not inside else '', kind)
-        if inside: inside(ax, left, y)
-    box(ax, left + 1.7, 6.35, 1.6, .75, 'head', kind); _text(ax, left + 4.0, 6.72, 'answer', ha='left')
-    arrow(ax, (left + 2.5, 5.8), (left + 2.5, 6.35)); arrow(ax, (left + 3.3, 6.72), (left + 3.95, 6.72))
+        box(
+            ax,
+            left,
+            y,
+            6.24,
+            1,
+            f'{kind} foundation model' if y == 3.6 and not inside else '',
+            kind,
+        )
+        if inside:
+            inside(ax, left, y)
+    box(ax, left + 1.7, 6.35, 1.6, 0.75, 'head', kind)
+    _text(ax, left + 4.0, 6.72, 'answer', ha='left')
+    arrow(ax, (left + 2.5, 5.8), (left + 2.5, 6.35))
+    arrow(ax, (left + 3.3, 6.72), (left + 3.95, 6.72))
     return z, text
 
 # %% ../../nbs/figures/83_schematics.ipynb #2bf69d87
 DRAWINGS = {}
 
+
 def drawing(
-    name:str,  # The method's name in configurations
-    title:str, # Its name above the drawing
-    note:str,  # A few words for the empty place, or ''
-    says:str,  # What is drawn, for a screen reader; without the full stop
-):             # Takes a function of `ax`
+    name: str,  # The method's name in configurations
+    title: str,  # Its name above the drawing
+    note: str,  # A few words for the empty place, or ''
+    says: str,  # What is drawn, for a screen reader; without the full stop
+):  # Takes a function of `ax`
     "File a drawing under the name of its method"
-    def register(f): DRAWINGS[name] = title, note, says, f; return f
+
+    def register(f):
+        DRAWINGS[name] = title, note, says, f
+        return f
+
     return register
 
-drawing('zero-shot', 'zero-shot', 'nothing is trained', 'the frozen model alone; nothing is trained')(lambda ax: model_part(ax, m=0))
+
+drawing(
+    'zero-shot', 'zero-shot', 'nothing is trained', 'the frozen model alone; nothing is trained'
+)(lambda ax: model_part(ax, m=0))
 
 # %% ../../nbs/figures/83_schematics.ipynb #f598249b
 def plot_method(
-    method:str, # A key of `DRAWINGS`: `zero-shot`, `pt`, `p-tuning`, `dept`, `idpg`, `idpg-phm`, `lopa`, `lopa-suffix`, `lopa-tuned-encoder`, `prefix`, `lora`, `full`
-    ax=None,    # matplotlib axes
-):              # The axes; their label says what is drawn
+    method: str,  # A key of `DRAWINGS`: `zero-shot`, `pt`, `p-tuning`, `dept`, `idpg`, `idpg-phm`, `lopa`, `lopa-suffix`, `lopa-tuned-encoder`, `prefix`, `lora`, `full`
+    ax=None,  # matplotlib axes
+):  # The axes; their label says what is drawn
     "Draw what a method changes in the model"
-    if method not in DRAWINGS: raise ValueError(f'plot_method: received {method!r}, expected one of {", ".join(DRAWINGS)}.')
+    if method not in DRAWINGS:
+        raise ValueError(
+            f'plot_method: received {method!r}, expected one of {", ".join(DRAWINGS)}.'
+        )
     title, note, says, draw = DRAWINGS[method]
-    ax = _canvas(_legend(Figure(figsize=(3.5, 2.6), dpi=100)).subplots() if ax is None else ax, 11.8, -.5, 7.2, title)
+    ax = _canvas(
+        _legend(Figure(figsize=(3.5, 2.6), dpi=100)).subplots() if ax is None else ax,
+        11.8,
+        -0.5,
+        7.2,
+        title,
+    )
     ax.set_label(f'{title}: {says}.')
     draw(ax)
     _text(ax, MID, 4.1, note, color='#555555')
     return ax
 
 # %% ../../nbs/figures/83_schematics.ipynb #07ee27a7
-def _shared(ax): box(ax, 0, ROW, 1.4, .78, '$Z_S$', 'trained')
+def _shared(ax):
+    box(ax, 0, ROW, 1.4, 0.78, '$Z_S$', 'trained')
 
-@drawing('pt', 'prompt tuning', 'one prompt\nfor all texts', 'a trained prompt, the same for every text, stands before the text in a frozen model')
-def _(ax): model_part(ax); _shared(ax); arrow(ax, (1.4, 1.25), (LEFT, 1.25))
 
-@drawing('p-tuning', 'P-tuning', 'one prompt\nfor all texts', 'a small trained network makes one prompt for all texts, which stands before the text in a frozen model')
+@drawing(
+    'pt',
+    'prompt tuning',
+    'one prompt\nfor all texts',
+    'a trained prompt, the same for every text, stands before the text in a frozen model',
+)
 def _(ax):
-    model_part(ax); _shared(ax); box(ax, 2.1, .5, 2.5, 1.5, 'small\nnetwork', 'trained')
-    arrow(ax, (1.4, 1.25), (2.1, 1.25)); arrow(ax, (4.6, 1.25), (LEFT, 1.25))
+    model_part(ax)
+    _shared(ax)
+    arrow(ax, (1.4, 1.25), (LEFT, 1.25))
 
-@drawing('dept', 'DePT', 'one short prompt\nfor all texts', 'a short trained prompt stands before the text, and a trained low-rank matrix is added to the embeddings of the text')
+
+@drawing(
+    'p-tuning',
+    'P-tuning',
+    'one prompt\nfor all texts',
+    'a small trained network makes one prompt for all texts, which stands before the text in a frozen model',
+)
 def _(ax):
-    _, text = model_part(ax, m=2); _shared(ax); arrow(ax, (1.4, 1.25), (LEFT + .86, 1.25))
-    box(ax, 0, LANE - .55, .5, 1.1, '$A$', 'trained'); box(ax, .65, LANE - .25, 1.6, .5, '$B$', 'trained')
-    arrow(ax, (2.25, LANE), (LEFT + 2.88, LANE)); cells(ax, LEFT + 2.88, LANE - .18, 4, 'trained', h=.36); _text(ax, text, .59, '+', fontsize=10)
+    model_part(ax)
+    _shared(ax)
+    box(ax, 2.1, 0.5, 2.5, 1.5, 'small\nnetwork', 'trained')
+    arrow(ax, (1.4, 1.25), (2.1, 1.25))
+    arrow(ax, (4.6, 1.25), (LEFT, 1.25))
+
+
+@drawing(
+    'dept',
+    'DePT',
+    'one short prompt\nfor all texts',
+    'a short trained prompt stands before the text, and a trained low-rank matrix is added to the embeddings of the text',
+)
+def _(ax):
+    _, text = model_part(ax, m=2)
+    _shared(ax)
+    arrow(ax, (1.4, 1.25), (LEFT + 0.86, 1.25))
+    box(ax, 0, LANE - 0.55, 0.5, 1.1, '$A$', 'trained')
+    box(ax, 0.65, LANE - 0.25, 1.6, 0.5, '$B$', 'trained')
+    arrow(ax, (2.25, LANE), (LEFT + 2.88, LANE))
+    cells(ax, LEFT + 2.88, LANE - 0.18, 4, 'trained', h=0.36)
+    _text(ax, text, 0.59, '+', fontsize=10)
 
 # %% ../../nbs/figures/83_schematics.ipynb #61ca9349
 def _encoder(ax, kind='frozen'):
-    box(ax, MID - .9, 6.35, 1.8, .75, 'text'); box(ax, MID - 2, 4.95, 4, .8, f'{kind} encoder', kind); arrow(ax, (MID, 6.35), (MID, 5.75))
+    box(ax, MID - 0.9, 6.35, 1.8, 0.75, 'text')
+    box(ax, MID - 2, 4.95, 4, 0.8, f'{kind} encoder', kind)
+    arrow(ax, (MID, 6.35), (MID, 5.75))
+
 
 def _wide(ax, text='', kind='plain'):
-    model_part(ax, prompt='instance'); _encoder(ax); box(ax, 0, 2.4, 4.6, 1.9, text, kind)
-    arrow(ax, (MID, 4.95), (MID, 4.3)); arrow(ax, (MID, 2.4), (MID, 1.25), (LEFT, 1.25))
+    model_part(ax, prompt='instance')
+    _encoder(ax)
+    box(ax, 0, 2.4, 4.6, 1.9, text, kind)
+    arrow(ax, (MID, 4.95), (MID, 4.3))
+    arrow(ax, (MID, 2.4), (MID, 1.25), (LEFT, 1.25))
 
-@drawing('idpg', 'IDPG', '', 'a frozen encoder reads the text and one wide trained head makes the whole prompt of it')
-def _(ax): _wide(ax, 'one wide head\n$e \\to w \\to m\\cdot d$', 'trained')
 
-@drawing('idpg-phm', 'IDPG-PHM', '', 'as in IDPG, but the matrices of the head are sums of Kronecker products of small trained blocks')
+@drawing(
+    'idpg',
+    'IDPG',
+    '',
+    'a frozen encoder reads the text and one wide trained head makes the whole prompt of it',
+)
+def _(ax):
+    _wide(ax, 'one wide head\n$e \\to w \\to m\\cdot d$', 'trained')
+
+
+@drawing(
+    'idpg-phm',
+    'IDPG-PHM',
+    '',
+    'as in IDPG, but the matrices of the head are sums of Kronecker products of small trained blocks',
+)
 def _(ax):
     _wide(ax)
-    for x, y in [(.2, 3.5), (2.6, 3.5), (.95, 2.65)]: box(ax, x, y, .5, .5, '', 'trained'); _text(ax, x + .78, y + .24, r'$\otimes$'); box(ax, x + 1.05, y, .75, .5, '', 'trained')
-    for x, y, sign in [(2.3, 3.75, '+'), (.65, 2.9, '+'), (3.25, 2.9, r'$+\;\cdots$')]: _text(ax, x, y, sign)
+    for x, y in [(0.2, 3.5), (2.6, 3.5), (0.95, 2.65)]:
+        box(ax, x, y, 0.5, 0.5, '', 'trained')
+        _text(ax, x + 0.78, y + 0.24, r'$\otimes$')
+        box(ax, x + 1.05, y, 0.75, 0.5, '', 'trained')
+    for x, y, sign in [(2.3, 3.75, '+'), (0.65, 2.9, '+'), (3.25, 2.9, r'$+\;\cdots$')]:
+        _text(ax, x, y, sign)
 
 # %% ../../nbs/figures/83_schematics.ipynb #cac11e71
 def _lopa(ax, behind=False, encoder='frozen'):
-    z, _ = model_part(ax, prompt='instance', behind=behind); _encoder(ax, encoder); _shared(ax)
+    z, _ = model_part(ax, prompt='instance', behind=behind)
+    _encoder(ax, encoder)
+    _shared(ax)
     for x, name in [(MID - 1.15, 'head $U$'), (MID + 1.15, 'head $V$')]:
-        box(ax, x - .95, 3.6, 1.9, .8, name, 'trained'); arrow(ax, (x, 4.95), (x, 4.4)); arrow(ax, (x, 3.6), (x, 3.05))
-    box(ax, MID - 2, 2.25, 4, .8, r'$\;\sigma(UV^\top)\;$', 'instance'); arrow(ax, (MID, 2.25), (MID, 1.6))
-    _operation(ax, MID, 1.25, r'$\circ$'); arrow(ax, (1.4, 1.25), (MID - .35, 1.25))
-    arrow(ax, *([(MID, .9), (MID, LANE), (z, LANE), (z, ROW)] if behind else [(MID + .35, 1.25), (LEFT, 1.25)]))
+        box(ax, x - 0.95, 3.6, 1.9, 0.8, name, 'trained')
+        arrow(ax, (x, 4.95), (x, 4.4))
+        arrow(ax, (x, 3.6), (x, 3.05))
+    box(ax, MID - 2, 2.25, 4, 0.8, r'$\;\sigma(UV^\top)\;$', 'instance')
+    arrow(ax, (MID, 2.25), (MID, 1.6))
+    _operation(ax, MID, 1.25, r'$\circ$')
+    arrow(ax, (1.4, 1.25), (MID - 0.35, 1.25))
+    arrow(
+        ax,
+        *(
+            [(MID, 0.9), (MID, LANE), (z, LANE), (z, ROW)]
+            if behind
+            else [(MID + 0.35, 1.25), (LEFT, 1.25)]
+        ),
+    )
 
-drawing('lopa', 'LoPA', '', 'a frozen encoder and two trained heads make a low-rank matrix, whose sigmoid scales a trained prompt before the text in a frozen model')(_lopa)
-drawing('lopa-suffix', 'LoPA, suffix', '', 'as LoPA, but the prompt stands behind the text')(lambda ax: _lopa(ax, behind=True))
-drawing('lopa-tuned-encoder', 'LoPA, tuned encoder', '', 'as LoPA, but the encoder is trained, too')(lambda ax: _lopa(ax, encoder='trained'))
+
+drawing(
+    'lopa',
+    'LoPA',
+    '',
+    'a frozen encoder and two trained heads make a low-rank matrix, whose sigmoid scales a trained prompt before the text in a frozen model',
+)(_lopa)
+drawing('lopa-suffix', 'LoPA, suffix', '', 'as LoPA, but the prompt stands behind the text')(
+    lambda ax: _lopa(ax, behind=True)
+)
+drawing(
+    'lopa-tuned-encoder', 'LoPA, tuned encoder', '', 'as LoPA, but the encoder is trained, too'
+)(lambda ax: _lopa(ax, encoder='trained'))
 
 # %% ../../nbs/figures/83_schematics.ipynb #ec14897d
 def _prefix(ax, x, y):
-    for up, name in [(.56, 'k'), (.12, 'v')]: cells(ax, x + .12, y + up, 3, 'trained', h=.32); _text(ax, x - .25, y + up + .15, name)
-    if y == 3.6: _text(ax, x + 4.5, y + .5, 'frozen layers')
+    for up, name in [(0.56, 'k'), (0.12, 'v')]:
+        cells(ax, x + 0.12, y + up, 3, 'trained', h=0.32)
+        _text(ax, x - 0.25, y + up + 0.15, name)
+    if y == 3.6:
+        _text(ax, x + 4.5, y + 0.5, 'frozen layers')
+
 
 def _lora(ax, x, y):
-    for left, name in zip((x + .13, x + 2.19, x + 4.25), 'qkv'):
-        box(ax, left, y + .2, .6, .6, name, 'frozen'); _text(ax, left + .84, y + .47, '+')
-        box(ax, left + 1.1, y + .2, .16, .6, '', 'trained'); box(ax, left + 1.36, y + .42, .54, .16, '', 'trained')
+    for left, name in zip((x + 0.13, x + 2.19, x + 4.25), 'qkv'):
+        box(ax, left, y + 0.2, 0.6, 0.6, name, 'frozen')
+        _text(ax, left + 0.84, y + 0.47, '+')
+        box(ax, left + 1.1, y + 0.2, 0.16, 0.6, '', 'trained')
+        box(ax, left + 1.36, y + 0.42, 0.54, 0.16, '', 'trained')
 
-drawing('prefix', 'prefix tuning', 'keys and values\nin every layer', 'trained keys and values stand in every layer of a frozen model')(lambda ax: model_part(ax, m=0, inside=_prefix))
 
-@drawing('lora', 'LoRA', 'for q, k and v\nof every layer', 'the product of two thin trained matrices is added to those of queries, keys and values in every layer of a frozen model')
+drawing(
+    'prefix',
+    'prefix tuning',
+    'keys and values\nin every layer',
+    'trained keys and values stand in every layer of a frozen model',
+)(lambda ax: model_part(ax, m=0, inside=_prefix))
+
+
+@drawing(
+    'lora',
+    'LoRA',
+    'for q, k and v\nof every layer',
+    'the product of two thin trained matrices is added to those of queries, keys and values in every layer of a frozen model',
+)
 def _(ax):
-    model_part(ax, m=0, inside=_lora); _text(ax, 1.95, 5.75, '+', fontsize=10)
-    for x, y, w, h, name, kind in [(.1, 5, 1.5, 1.5, 'W', 'frozen'), (2.3, 5, .5, 1.5, 'B', 'trained'), (3, 5.5, 1.5, .5, 'A', 'trained')]: box(ax, x, y, w, h, f'${name}$', kind)
+    model_part(ax, m=0, inside=_lora)
+    _text(ax, 1.95, 5.75, '+', fontsize=10)
+    for x, y, w, h, name, kind in [
+        (0.1, 5, 1.5, 1.5, 'W', 'frozen'),
+        (2.3, 5, 0.5, 1.5, 'B', 'trained'),
+        (3, 5.5, 1.5, 0.5, 'A', 'trained'),
+    ]:
+        box(ax, x, y, w, h, f'${name}$', kind)
 
-drawing('full', 'full fine-tuning', 'everything is trained', 'the whole model is trained: embeddings, layers and head')(lambda ax: model_part(ax, m=0, kind='trained'))
+
+drawing(
+    'full',
+    'full fine-tuning',
+    'everything is trained',
+    'the whole model is trained: embeddings, layers and head',
+)(lambda ax: model_part(ax, m=0, kind='trained'))
 
 # %% ../../nbs/figures/83_schematics.ipynb #c7c769e5
 def plot_methods(
-    methods=tuple(DRAWINGS), # Keys of `DRAWINGS`
-    columns:int=3,           # Drawings side by side
-):                           # The figure; its label says what is drawn
+    methods=tuple(DRAWINGS),  # Keys of `DRAWINGS`
+    columns: int = 3,  # Drawings side by side
+):  # The figure; its label says what is drawn
     "Draw several methods side by side"
-    columns, rows = min(columns, len(methods)), -(-len(methods)//columns)
-    figure = _legend(Figure(figsize=(3.05*columns, 2.22*rows + .3), dpi=100))
+    columns, rows = min(columns, len(methods)), -(-len(methods) // columns)
+    figure = _legend(Figure(figsize=(3.05 * columns, 2.22 * rows + 0.3), dpi=100))
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for ax, method in zip(axes, methods): plot_method(method, ax)
-    for ax in axes[len(methods):]: ax.remove()
-    figure.set_label('What is frozen, trained, and computed for each instance: ' + ', '.join(DRAWINGS[m][0] for m in methods) + '.')
+    for ax, method in zip(axes, methods):
+        plot_method(method, ax)
+    for ax in axes[len(methods) :]:
+        ax.remove()
+    figure.set_label(
+        'What is frozen, trained, and computed for each instance: '
+        + ', '.join(DRAWINGS[m][0] for m in methods)
+        + '.'
+    )
     return figure
 
 # %% ../../nbs/figures/83_schematics.ipynb #5e0bd7f4
-WAYS = {'full fine-tuning': ('model', 6.0, 5.5, 0, 2.2), 'LoRA, prefix tuning': ('adapter', 5.9, 2.45, .55, 1.1), 'soft prompts, LoPA': ('prompt', .2, 2.3, .2, 1.1)}
+WAYS = {
+    'full fine-tuning': ('model', 6.0, 5.5, 0, 2.2),
+    'LoRA, prefix tuning': ('adapter', 5.9, 2.45, 0.55, 1.1),
+    'soft prompts, LoPA': ('prompt', 0.2, 2.3, 0.2, 1.1),
+}
+
 
 def _user(ax, y, user, what, x, w, up, h):
-    box(ax, 0, y, 2.7, 2.2); _text(ax, 1.35, y + 1.75, f'user {user}'); box(ax, x, y + up, w, h, f'{what} {user}', 'trained')
-    arrow(ax, (2.7, y + 1.1), (6 if what != 'adapter' else 5.9, y + 1.1)); _text(ax, 4.15, y + .75, '$Z$, $X_e$' if what == 'prompt' else 'text')
-    if what == 'adapter': arrow(ax, (8.35, y + 1.1), (8.85, y + 1.1))
-    if what == 'prompt': cells(ax, 2.95, y + 1.3, 2, 'instance', .5, .5); cells(ax, 4.25, y + 1.3, 2, 'frozen', .5, .5)
+    box(ax, 0, y, 2.7, 2.2)
+    _text(ax, 1.35, y + 1.75, f'user {user}')
+    box(ax, x, y + up, w, h, f'{what} {user}', 'trained')
+    arrow(ax, (2.7, y + 1.1), (6 if what != 'adapter' else 5.9, y + 1.1))
+    _text(ax, 4.15, y + 0.75, '$Z$, $X_e$' if what == 'prompt' else 'text')
+    if what == 'adapter':
+        arrow(ax, (8.35, y + 1.1), (8.85, y + 1.1))
+    if what == 'prompt':
+        cells(ax, 2.95, y + 1.3, 2, 'instance', 0.5, 0.5)
+        cells(ax, 4.25, y + 1.3, 2, 'frozen', 0.5, 0.5)
+
 
 def plot_server(
-    figure=None, # A matplotlib figure
-):               # The figure; its label says what is drawn
+    figure=None,  # A matplotlib figure
+):  # The figure; its label says what is drawn
     "What three users send, and what a server has to hold for them"
     figure = _legend(figure or Figure(figsize=(9.15, 2.95), dpi=100))
-    figure.set_label('What a server holds for three users: with full fine-tuning a model each, with LoRA or prefix tuning one model and an adapter each, with soft prompts one model and nothing else.')
+    figure.set_label(
+        'What a server holds for three users: with full fine-tuning a model each, with LoRA or prefix tuning one model and an adapter each, with soft prompts one model and nothing else.'
+    )
     for ax, (title, (what, *place)) in zip(figure.subplots(1, 3), WAYS.items()):
-        _canvas(ax, 11.95, -1, 8.9, title); box(ax, 5.65, 0, 6.2, 8.2); _text(ax, 8.75, 8.5, 'server')
-        _text(ax, 8.75, -.5, f"{'nothing' if what == 'prompt' else 'one ' + what} per user", weight='bold')
-        if what != 'model': box(ax, 8.85 if what == 'adapter' else 6, .4, 2.65 if what == 'adapter' else 5.5, 7.4, 'foundation\nmodel', 'frozen')
-        for user, y in enumerate((5.6, 3.0, .4), 1): _user(ax, y, user, what, *place)
+        _canvas(ax, 11.95, -1, 8.9, title)
+        box(ax, 5.65, 0, 6.2, 8.2)
+        _text(ax, 8.75, 8.5, 'server')
+        _text(
+            ax,
+            8.75,
+            -0.5,
+            f'{"nothing" if what == "prompt" else "one " + what} per user',
+            weight='bold',
+        )
+        if what != 'model':
+            box(
+                ax,
+                8.85 if what == 'adapter' else 6,
+                0.4,
+                2.65 if what == 'adapter' else 5.5,
+                7.4,
+                'foundation\nmodel',
+                'frozen',
+            )
+        for user, y in enumerate((5.6, 3.0, 0.4), 1):
+            _user(ax, y, user, what, *place)
     return figure
 
 # %% ../../nbs/figures/83_schematics.ipynb #51d4b290
 def _product(ax):
     for y, name, h, shape in [(6.2, 'U', 1.2, '(m, r)'), (2.8, 'V', 2.4, '(d, r)')]:
-        box(ax, 6, y - .55, 2.8, 1.1, f'head of ${name}$', 'trained'); box(ax, 11.5, y - h/2, 1.1, h, f'$\\;{name}\\;$', 'instance')
-        arrow(ax, (3.4, 4.5), (4.9, 4.5), (4.9, y), (6, y)); arrow(ax, (8.8, y), (11.5, y)); arrow(ax, (12.6, y), (14, y), (14, 4.5), (15, 4.5))
-        _text(ax, 10.2, y + .45, f'${shape}$', fontsize=9)
+        box(ax, 6, y - 0.55, 2.8, 1.1, f'head of ${name}$', 'trained')
+        box(ax, 11.5, y - h / 2, 1.1, h, f'$\\;{name}\\;$', 'instance')
+        arrow(ax, (3.4, 4.5), (4.9, 4.5), (4.9, y), (6, y))
+        arrow(ax, (8.8, y), (11.5, y))
+        arrow(ax, (12.6, y), (14, y), (14, 4.5), (15, 4.5))
+        _text(ax, 10.2, y + 0.45, f'${shape}$', fontsize=9)
+
 
 def plot_lopa(
-    figure=None, # A matplotlib figure
-):               # The figure; its label says what is drawn
+    figure=None,  # A matplotlib figure
+):  # The figure; its label says what is drawn
     "The architecture of LoPA, with shapes"
     figure = _legend(figure or Figure(figsize=(9.15, 2.9), dpi=100))
-    figure.set_label('LoPA: an encoder makes a vector h of the text, two heads make U and V of it, the sigmoid of their product scales the shared prompt, and the result Z stands before the embedded text in a frozen model.')
+    figure.set_label(
+        'LoPA: an encoder makes a vector h of the text, two heads make U and V of it, the sigmoid of their product scales the shared prompt, and the result Z stands before the embedded text in a frozen model.'
+    )
     ax = _canvas(figure.subplots(), 36.1, -1.6, 7.4)
-    _product(ax); _, text = model_part(ax, 29.6, prompt='instance')
-    for x, y, w, h, name, kind in [(.4, .75, 2.6, 1, 'text', 'plain'), (0, 3.9, 3.4, 1.2, 'encoder', 'frozen'), (5.6, -1.4, 3.6, 1, 'embeddings', 'frozen'),
-                                   (15, 3.8, 3.2, 1.4, r'$UV^\top$', 'instance'), (18.6, .55, 3.2, 1.4, '$Z_S$', 'trained')]: box(ax, x, y, w, h, name, kind)
-    _operation(ax, 21, 4.5, r'$\sigma$'); _operation(ax, 24.6, 1.25, r'$\circ$')
-    for points in [[(1.7, 1.75), (1.7, 3.9)], [(1.7, .75), (1.7, -.9), (5.6, -.9)], [(9.2, -.9), (text, -.9), (text, ROW)], [(18.2, 4.5), (20.65, 4.5)],
-                   [(21.35, 4.5), (24.6, 4.5), (24.6, 1.6)], [(21.8, 1.25), (24.25, 1.25)], [(24.95, 1.25), (29.6, 1.25)]]: arrow(ax, *points)
-    for x, y, shape in [(4.15, 4.95, r'h\;(e)'), (19.4, 4.95, '(m, d)'), (23, 4.95, '(m, d)'), (23, 1.7, '(m, d)'), (27.2, 1.7, r'Z\;(m, d)'), (19.4, -.45, r'X_e\;(t, d)')]:
+    _product(ax)
+    _, text = model_part(ax, 29.6, prompt='instance')
+    for x, y, w, h, name, kind in [
+        (0.4, 0.75, 2.6, 1, 'text', 'plain'),
+        (0, 3.9, 3.4, 1.2, 'encoder', 'frozen'),
+        (5.6, -1.4, 3.6, 1, 'embeddings', 'frozen'),
+        (15, 3.8, 3.2, 1.4, r'$UV^\top$', 'instance'),
+        (18.6, 0.55, 3.2, 1.4, '$Z_S$', 'trained'),
+    ]:
+        box(ax, x, y, w, h, name, kind)
+    _operation(ax, 21, 4.5, r'$\sigma$')
+    _operation(ax, 24.6, 1.25, r'$\circ$')
+    for points in [
+        [(1.7, 1.75), (1.7, 3.9)],
+        [(1.7, 0.75), (1.7, -0.9), (5.6, -0.9)],
+        [(9.2, -0.9), (text, -0.9), (text, ROW)],
+        [(18.2, 4.5), (20.65, 4.5)],
+        [(21.35, 4.5), (24.6, 4.5), (24.6, 1.6)],
+        [(21.8, 1.25), (24.25, 1.25)],
+        [(24.95, 1.25), (29.6, 1.25)],
+    ]:
+        arrow(ax, *points)
+    for x, y, shape in [
+        (4.15, 4.95, r'h\;(e)'),
+        (19.4, 4.95, '(m, d)'),
+        (23, 4.95, '(m, d)'),
+        (23, 1.7, '(m, d)'),
+        (27.2, 1.7, r'Z\;(m, d)'),
+        (19.4, -0.45, r'X_e\;(t, d)'),
+    ]:
         _text(ax, x, y, f'${shape}$', fontsize=9)
     return figure

@@ -6,72 +6,115 @@
 __all__ = ['TUTORIAL', 'LEFT_OUT', 'LINK', 'HOST', 'find_notebook', 'for_visitors', 'free_port', 'page_settings', 'serve_figures']
 
 # %% ../../nbs/figures/85_web.ipynb #55dc176b
-import re, socket
+import re
+import socket
 from pathlib import Path
+
 import lopa
 
 TUTORIAL = 'nbs/tutorials/6_ablations.ipynb'
 
 # %% ../../nbs/figures/85_web.ipynb #a857ac0b
 def find_notebook(
-    *folders, # Where to begin; the folders above each are searched, too
-)->Path:      # The tutorial with the figures
+    *folders,  # Where to begin; the folders above each are searched, too
+) -> Path:  # The tutorial with the figures
     "The tutorial, in the clone around one of the folders"
     starts = [Path(f).resolve() for f in folders]
     for root in (r for start in starts for r in (start, *start.parents)):
-        if (root/TUTORIAL).is_file(): return root/TUTORIAL
-    raise FileNotFoundError(f'Found no {TUTORIAL} in or above {" or ".join(map(str, starts))}: run this inside a clone of the repository.')
+        if (root / TUTORIAL).is_file():
+            return root / TUTORIAL
+    raise FileNotFoundError(
+        f'Found no {TUTORIAL} in or above {" or ".join(map(str, starts))}: run this inside a clone of the repository.'
+    )
 
 # %% ../../nbs/figures/85_web.ipynb #af7275ff
 LEFT_OUT = re.compile(r'^\s*#\s*\|\s*(slow|cuda|hub|notest|eval:\s*false)\b', re.MULTILINE)
 LINK = re.compile(r'\[([^]]*)\]\([^)\s]*\.ipynb[^)]*\)')
 
+
 def for_visitors(
     request,  # Of the visitor; not looked at
-    notebook, # Changed in place
-    cwd,      # Not looked at
+    notebook,  # Changed in place
+    cwd,  # Not looked at
 ):
     "Drop the cells that a visitor cannot wait for, those for Colab, and links to other notebooks"
-    notebook.cells = [c for c in notebook.cells if not c.get('id', '').startswith('colab-') and not (c['cell_type'] == 'code' and LEFT_OUT.search(c['source']))]
+    notebook.cells = [
+        c
+        for c in notebook.cells
+        if not c.get('id', '').startswith('colab-')
+        and not (c['cell_type'] == 'code' and LEFT_OUT.search(c['source']))
+    ]
     for cell in notebook.cells:
-        if cell['cell_type'] == 'markdown': cell['source'] = LINK.sub(r'\1', cell['source'])
+        if cell['cell_type'] == 'markdown':
+            cell['source'] = LINK.sub(r'\1', cell['source'])
 
 # %% ../../nbs/figures/85_web.ipynb #468f84f2
-HOST = '127.0.0.1' # this machine, and no other
+HOST = '127.0.0.1'  # this machine, and no other
+
 
 def free_port(
-    port:int, # The one we would like
-)->int:       # That one, or another if it is taken
+    port: int,  # The one we would like
+) -> int:  # That one, or another if it is taken
     "A port that nobody listens on"
-    for wish in (port, 0): # 0: the system chooses
+    for wish in (port, 0):  # 0: the system chooses
         try:
-            with socket.create_server((HOST, wish)) as s: return s.getsockname()[1]
+            with socket.create_server((HOST, wish)) as s:
+                return s.getsockname()[1]
         except OSError:
-            if not wish: raise
+            if not wish:
+                raise
 
 # %% ../../nbs/figures/85_web.ipynb #512c5228
 def page_settings(
-    notebook,           # Path of the notebook
-    port:int,           # Where it is served
-    browser:bool=False, # Open a browser?
-)->dict:                # Voilà's settings, by class
+    notebook,  # Path of the notebook
+    port: int,  # Where it is served
+    browser: bool = False,  # Open a browser?
+) -> dict:  # Voilà's settings, by class
     "One notebook, on this machine, without its code"
-    return {'Voila': dict(notebook_path=str(notebook), ip=HOST, port=port, port_retries=0, open_browser=browser, config_file_paths=[], log_level='WARN'),
-            'VoilaConfiguration': dict(strip_sources=True, show_margins=True, show_tracebacks=True, file_allowlist=[], prelaunch_hook=for_visitors),
-            'VoilaExecutor': dict(startup_timeout=120, timeout=600), # seconds, of a kernel and of a cell
-            'MappingKernelManager': dict(cull_idle_timeout=600, cull_interval=60)}
+    return {
+        'Voila': dict(
+            notebook_path=str(notebook),
+            ip=HOST,
+            port=port,
+            port_retries=0,
+            open_browser=browser,
+            config_file_paths=[],
+            log_level='WARN',
+        ),
+        'VoilaConfiguration': dict(
+            strip_sources=True,
+            show_margins=True,
+            show_tracebacks=True,
+            file_allowlist=[],
+            prelaunch_hook=for_visitors,
+        ),
+        'VoilaExecutor': dict(
+            startup_timeout=120, timeout=600
+        ),  # seconds, of a kernel and of a cell
+        'MappingKernelManager': dict(cull_idle_timeout=600, cull_interval=60),
+    }
 
 # %% ../../nbs/figures/85_web.ipynb #e49b2b5c
 def serve_figures(
-    port:int=8866,     # Another is taken if this one is not free
-    browser:bool=True, # Open a browser?
-):                     # Returns after Ctrl-C
+    port: int = 8866,  # Another is taken if this one is not free
+    browser: bool = True,  # Open a browser?
+):  # Returns after Ctrl-C
     "Serve the tutorial on ablations as a web page"
     notebook = find_notebook('.', Path(lopa.__file__).parent)
-    try: from voila.app import Voila
-    except ModuleNotFoundError as e: raise ModuleNotFoundError('The figures are served by Voila, which is not installed: pip install voila.') from e
+    try:
+        from voila.app import Voila
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError(
+            'The figures are served by Voila, which is not installed: pip install voila.'
+        ) from e
     from traitlets.config import Config
+
     free = free_port(port)
-    print(f'{f"Port {port} is taken. " if free != port else ""}The figures are at http://{HOST}:{free}/ (Ctrl-C ends this).', flush=True)
-    try: Voila.launch_instance([], config=Config(page_settings(notebook, free, browser)))
-    except KeyboardInterrupt: pass
+    print(
+        f'{f"Port {port} is taken. " if free != port else ""}The figures are at http://{HOST}:{free}/ (Ctrl-C ends this).',
+        flush=True,
+    )
+    try:
+        Voila.launch_instance([], config=Config(page_settings(notebook, free, browser)))
+    except KeyboardInterrupt:
+        pass

@@ -7,48 +7,65 @@ __all__ = ['race', 'ratio', 'bench_steps', 'bench_report', 'step_mb', 'prepare',
            'bench_sizes', 'show_sizes']
 
 # %% ../../nbs/plan/63_bench.ipynb #9ba86e91
-import gc, platform, statistics, time, warnings
+import gc
+import platform
+import statistics
+import time
+import warnings
+
 import torch
+
 from ..assets import default_device, default_dtype, load_foundation_model
-from .footprint import watch_step
 from ..model import get_prompt_model
+from .footprint import watch_step
+from lopa.plan.sizes import (
+    competitors,
+    find_size,
+    peft_prompt,
+    random_base,
+    random_batch,
+    training_step,
+)
 from ..prompts import PromptConfig
-from .sizes import competitors, find_size, peft_prompt, random_base, random_batch, training_step
 
 # %% ../../nbs/plan/63_bench.ipynb #096cad97
 def race(
-    steps:dict,         # Name → function to time
-    rounds:int=5,       # Turns that each gets, after one that does not count
-    progress:bool=True, # Show a progress bar?
-)->dict:                # Name → seconds of each counted turn
+    steps: dict,  # Name → function to time
+    rounds: int = 5,  # Turns that each gets, after one that does not count
+    progress: bool = True,  # Show a progress bar?
+) -> dict:  # Name → seconds of each counted turn
     "Time functions in turns"
     from tqdm.auto import tqdm
+
     seconds = {name: [] for name in steps}
     for turn in tqdm(range(rounds + 1), desc='Rounds', disable=not progress, leave=False):
         for name, step in steps.items():
             start = time.perf_counter()
             step()
-            if torch.cuda.is_available(): torch.cuda.synchronize()
-            if turn: seconds[name].append(time.perf_counter() - start)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
     return seconds
 
+
 def ratio(
-    seconds:dict, # From `race`
-    a:str,        # A name
-    b:str,        # Another
-)->float:         # Median time of `a` over median time of `b`
+    seconds: dict,  # From `race`
+    a: str,  # A name
+    b: str,  # Another
+) -> float:  # Median time of `a` over median time of `b`
     "How many times as long does a take as b?"
     return statistics.median(seconds[a]) / statistics.median(seconds[b])
 
 # %% ../../nbs/plan/63_bench.ipynb #754c1660
 def bench_steps(
-    base_model=None,     # A frozen causal language model; default: the offline one
-    batch_size:int=16,   # b
-    length:int=32,       # t, tokens of the input
-    rounds:int=5,        # Turns of each
-    feature_width:int=384,
-    progress:bool=True,
-)->dict:                 # Name → seconds of each turn
+    base_model=None,  # A frozen causal language model; default: the offline one
+    batch_size: int = 16,  # b
+    length: int = 32,  # t, tokens of the input
+    rounds: int = 5,  # Turns of each
+    feature_width: int = 384,
+    progress: bool = True,
+) -> dict:  # Name → seconds of each turn
     "Race LoPA, a bare soft prompt and PEFT's prompt tuning on one batch"
     base = base_model or load_foundation_model()
     ids = torch.randint(0, base.config.vocab_size, (batch_size, length), device=base.device)
@@ -56,113 +73,156 @@ def bench_steps(
     labels[:, -1] = ids[:, -1]
     batch = {'input_ids': ids, 'attention_mask': torch.ones_like(ids), 'labels': labels}
     features = {'instance_features': torch.randn(batch_size, feature_width, device=base.device)}
-    bare, lopa = (get_prompt_model(base, PromptConfig(method, feature_width=feature_width)) for method in ('pt', 'lopa'))
-    return race({'LoPA, cached features': training_step(lopa, batch | features), 'bare soft prompt': training_step(bare, batch),
-                 'PEFT prompt tuning': training_step(peft_prompt(base, 10), batch)}, rounds, progress)
+    bare, lopa = (
+        get_prompt_model(base, PromptConfig(method, feature_width=feature_width))
+        for method in ('pt', 'lopa')
+    )
+    return race(
+        {
+            'LoPA, cached features': training_step(lopa, batch | features),
+            'bare soft prompt': training_step(bare, batch),
+            'PEFT prompt tuning': training_step(peft_prompt(base, 10), batch),
+        },
+        rounds,
+        progress,
+    )
+
 
 def bench_report(
-    seconds:dict, # From `bench_steps`
-)->dict:          # Seconds and ratios
+    seconds: dict,  # From `bench_steps`
+) -> dict:  # Seconds and ratios
     "The numbers that matter"
     names = 'LoPA, cached features', 'bare soft prompt', 'PEFT prompt tuning'
-    return {'seconds': {n: round(statistics.median(seconds[n]), 3) for n in names},
-            'LoPA / bare soft prompt': round(ratio(seconds, names[0], names[1]), 3), 'LoPA / PEFT prompt tuning': round(ratio(seconds, names[0], names[2]), 3)}
+    return {
+        'seconds': {n: round(statistics.median(seconds[n]), 3) for n in names},
+        'LoPA / bare soft prompt': round(ratio(seconds, names[0], names[1]), 3),
+        'LoPA / PEFT prompt tuning': round(ratio(seconds, names[0], names[2]), 3),
+    }
 
 # %% ../../nbs/plan/63_bench.ipynb #7d3f0002
 def step_mb(
-    step,   # A function that takes one step
-    device, # Where it does so
-)->int:     # MiB over what was there before; None if it is no GPU
+    step,  # A function that takes one step
+    device,  # Where it does so
+) -> int:  # MiB over what was there before; None if it is no GPU
     "Take a step and measure its memory"
-    if not str(device).startswith('cuda'): return step()
+    if not str(device).startswith('cuda'):
+        return step()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     step()
     torch.cuda.synchronize()
-    return round((torch.cuda.max_memory_allocated() - before)/2**20)
+    return round((torch.cuda.max_memory_allocated() - before) / 2**20)
+
 
 def prepare(
-    makers:dict,        # From `competitors`
-    base, size, batch,  # What they are made of
-    progress:bool=True, # Show a progress bar?
-)->tuple:               # Name → step, name → MiB, name + '_error' → what went wrong
+    makers: dict,  # From `competitors`
+    base,
+    size,
+    batch,  # What they are made of
+    progress: bool = True,  # Show a progress bar?
+) -> tuple:  # Name → step, name → MiB, name + '_error' → what went wrong
     "Make the competitors, one after another, and let each take two steps"
     from tqdm.auto import tqdm
+
     steps, peaks, failed = {}, {}, {}
     for name, make in tqdm(makers.items(), desc='Making', disable=not progress, leave=False):
         try:
             step = training_step(*make(base, size, batch))
-            step()                                     # from now on, Adam's numbers are there
+            step()  # from now on, Adam's numbers are there
             peaks[name] = step_mb(step, base.device)
             steps[name] = step
-        except Exception as e: failed[f'{name}_error'] = f'{type(e).__name__}: {e}'[:300]
+        except Exception as e:
+            failed[f'{name}_error'] = f'{type(e).__name__}: {e}'[:300]
         step = None
         gc.collect()
-        if torch.cuda.is_available(): torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     return steps, peaks, failed
 
 # %% ../../nbs/plan/63_bench.ipynb #7d3f0006
-def rounded(values, digits): return {name: round(x, digits) for name, x in values.items()}
+def rounded(values, digits):
+    return {name: round(x, digits) for name, x in values.items()}
+
 
 def planned(
     size,  # A `Size`
-    dtype, # In which format the model is held
-    cpu,   # On a CPU?
-    names, # Which competitors
-)->dict:   # Name → MiB that a step takes over what was there before, estimated
+    dtype,  # In which format the model is held
+    cpu,  # On a CPU?
+    names,  # Which competitors
+) -> dict:  # Name → MiB that a step takes over what was there before, estimated
     "What the ledger says of each competitor"
-    makers, mb = competitors(size), lambda step: round(step.peak.total()/2**20, 1)
+    makers, mb = competitors(size), lambda step: round(step.peak.total() / 2**20, 1)
     two_passes = lambda name: cpu and name == 'lopa-suffix'
-    return {name: mb(watch_step(makers[name], size, dtype, between=two_passes(name), cpu=cpu))
-            for name in names}
+    return {
+        name: mb(watch_step(makers[name], size, dtype, between=two_passes(name), cpu=cpu))
+        for name in names
+    }
+
 
 def bench_size(
-    name:str,           # A key of `SIZES`
-    rounds:int=5,       # Turns of each competitor
-    device:str=None,    # Default: the fastest there is
-    progress:bool=True, # Show progress bars?
-)->dict:                # A row of a report
+    name: str,  # A key of `SIZES`
+    rounds: int = 5,  # Turns of each competitor
+    device: str = None,  # Default: the fastest there is
+    progress: bool = True,  # Show progress bars?
+) -> dict:  # A row of a report
     "Race all competitors at one size"
     size, device = find_size(name), device or default_device()
     dtype, cpu = default_dtype(device), device == 'cpu'
     base, batch = random_base(size, device, dtype), random_batch(size, device)
     steps, peaks, failed = prepare(competitors(size), base, size, batch, progress)
-    seconds = {k: [1e3*s for s in turns] for k, turns in race(steps, rounds, progress).items()}
+    seconds = {k: [1e3 * s for s in turns] for k, turns in race(steps, rounds, progress).items()}
     ms, least = ({k: f(turns) for k, turns in seconds.items()} for f in (statistics.median, min))
-    over = {k: x/ms['limit'] for k, x in ms.items()} if 'limit' in ms else {}
-    row = {'model': name, 'batch': size.batch, 'length': size.length, 'rounds': rounds,
-           'ms': rounded(ms, 2), 'min_ms': rounded(least, 2), 'over_limit': rounded(over, 3)}
-    if device.startswith('cuda'): row['step_peak_mb'] = peaks
+    over = {k: x / ms['limit'] for k, x in ms.items()} if 'limit' in ms else {}
+    row = {
+        'model': name,
+        'batch': size.batch,
+        'length': size.length,
+        'rounds': rounds,
+        'ms': rounded(ms, 2),
+        'min_ms': rounded(least, 2),
+        'over_limit': rounded(over, 3),
+    }
+    if device.startswith('cuda'):
+        row['step_peak_mb'] = peaks
     return row | {'planned_mb': planned(size, dtype, cpu, steps)} | failed
 
 # %% ../../nbs/plan/63_bench.ipynb #7d3f0008
 def bench_sizes(
-    names,              # Keys of `SIZES`
-    rounds:int=5,       # Turns of each competitor
-    device:str=None,    # Default: the fastest there is
-    progress:bool=True, # Show progress bars?
-)->dict:                # A report: `device`, `torch`, `number_format`, `layout`, `rows`
+    names,  # Keys of `SIZES`
+    rounds: int = 5,  # Turns of each competitor
+    device: str = None,  # Default: the fastest there is
+    progress: bool = True,  # Show progress bars?
+) -> dict:  # A report: `device`, `torch`, `number_format`, `layout`, `rows`
     "Race all competitors at several sizes"
     names, device = list(names), device or default_device()
-    for name in names: find_size(name)
+    for name in names:
+        find_size(name)
     if device == 'cpu' and set(names) - {'tiny'}:
         warnings.warn('On a CPU, sizes other than tiny take minutes and many gigabytes of memory.')
     gpu = torch.cuda.get_device_name() if device.startswith('cuda') else None
     rows = [bench_size(name, rounds, device, progress) for name in names]
-    return {'device': gpu or f'{device} ({platform.machine()})', 'torch': torch.__version__,
-            'number_format': str(default_dtype(device)).removeprefix('torch.'),
-            'layout': 'padding on the right; a mask for masked models only', 'rows': rows}
+    return {
+        'device': gpu or f'{device} ({platform.machine()})',
+        'torch': torch.__version__,
+        'number_format': str(default_dtype(device)).removeprefix('torch.'),
+        'layout': 'padding on the right; a mask for masked models only',
+        'rows': rows,
+    }
+
 
 def show_sizes(
-    report:dict, # From `bench_sizes`
+    report: dict,  # From `bench_sizes`
 ):
     "Print a report"
     for row in report['rows']:
-        print(f"{row['model']}, {row['batch']} × {row['length']}, median of {row['rounds']}")
+        print(f'{row["model"]}, {row["batch"]} × {row["length"]}, median of {row["rounds"]}')
         measured = row.get('step_peak_mb', {})
         for name, ms in row['ms'].items():
-            over = f"{row['over_limit'][name]:6.2f} × limit" if row['over_limit'] else ''
-            mb = f"{measured[name]:7} MiB measured" if measured.get(name) is not None else ''
-            print(f"  {name:12} {ms:10.2f} ms {over} {row['planned_mb'][name]:9.1f} MiB planned {mb}")
-        for key in (k for k in row if k.endswith('_error')): print(f'  {key}: {row[key]}')
+            over = f'{row["over_limit"][name]:6.2f} × limit' if row['over_limit'] else ''
+            mb = f'{measured[name]:7} MiB measured' if measured.get(name) is not None else ''
+            print(
+                f'  {name:12} {ms:10.2f} ms {over} {row["planned_mb"][name]:9.1f} MiB planned {mb}'
+            )
+        for key in (k for k in row if k.endswith('_error')):
+            print(f'  {key}: {row[key]}')

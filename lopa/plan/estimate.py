@@ -8,123 +8,213 @@ __all__ = ['GPUS', 'FREE', 'CONTEXT', 'LAUNCH', 'KEPT', 'number_format', 'proces
            'show_plan']
 
 # %% ../../nbs/plan/62_estimate.ipynb #48008479
-import subprocess, sys, time
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
+
 import torch
+
 from ..assets import default_dtype, load_tokenizer, model_class
-from ..tasks import tokenize
 from .footprint import Job, evaluation_memory, quantised, read_config, step_memory
-from ..train import Execution
-from ..train import Recipe
-from ..tasks import Task, empty_task, load_task
+from ..tasks import Task, empty_task, load_task, tokenize
+from ..train import Execution, Recipe
 
 # %% ../../nbs/plan/62_estimate.ipynb #7bd9e316
-GPUS = {name: dict(memory=memory, half=half, single=single, native=native, source=source) for name, memory, half, single, native, source in [
-    ('t4', 16, 65, 8.1, False, 'NVIDIA T4 data sheet'),
-    ('v100', 16, 125, 15.7, False, 'NVIDIA V100 data sheet, SXM2 with 16 GB'),
-    ('l4', 24, 121, 30.3, True, 'NVIDIA L4 data sheet'),
-    ('a100-40gb', 40, 312, 19.5, True, 'NVIDIA A100 data sheet'),
-    ('a100-80gb', 80, 312, 19.5, True, 'NVIDIA A100 data sheet'),
-    ('h100', 80, 989, 67, True, 'NVIDIA H100 data sheet, SXM'),
-    ('h200', 141, 989, 67, True, 'NVIDIA H200 data sheet, SXM'),
-]}
-FREE, CONTEXT = .1, 600_000_000 # share of memory to leave free; bytes of CUDA's context, assumed
-LAUNCH = 27e-6                  # seconds per launch, fitted on one host with one H100
-KEPT = .3, .03                  # what a CPU's allocator keeps: a share of the activations, and of all that a pass allocates
+GPUS = {
+    name: dict(memory=memory, half=half, single=single, native=native, source=source)
+    for name, memory, half, single, native, source in [
+        ('t4', 16, 65, 8.1, False, 'NVIDIA T4 data sheet'),
+        ('v100', 16, 125, 15.7, False, 'NVIDIA V100 data sheet, SXM2 with 16 GB'),
+        ('l4', 24, 121, 30.3, True, 'NVIDIA L4 data sheet'),
+        ('a100-40gb', 40, 312, 19.5, True, 'NVIDIA A100 data sheet'),
+        ('a100-80gb', 80, 312, 19.5, True, 'NVIDIA A100 data sheet'),
+        ('h100', 80, 989, 67, True, 'NVIDIA H100 data sheet, SXM'),
+        ('h200', 141, 989, 67, True, 'NVIDIA H200 data sheet, SXM'),
+    ]
+}
+FREE, CONTEXT = 0.1, 600_000_000  # share of memory to leave free; bytes of CUDA's context, assumed
+LAUNCH = 27e-6  # seconds per launch, fitted on one host with one H100
+KEPT = (
+    0.3,
+    0.03,
+)  # what a CPU's allocator keeps: a share of the activations, and of all that a pass allocates
+
 
 def number_format(
-    device:str, # A key of `GPUS`, or `cpu`
-):              # A torch dtype
+    device: str,  # A key of `GPUS`, or `cpu`
+):  # A torch dtype
     "In which format a frozen model is held there"
-    if device == 'cpu': return default_dtype('cpu')
-    if device not in GPUS: raise ValueError(f'device: received {device!r}, expected one of cpu, {", ".join(GPUS)}.')
+    if device == 'cpu':
+        return default_dtype('cpu')
+    if device not in GPUS:
+        raise ValueError(f'device: received {device!r}, expected one of cpu, {", ".join(GPUS)}.')
     return torch.bfloat16 if GPUS[device]['native'] else torch.float16
 
 # %% ../../nbs/plan/62_estimate.ipynb #672b7186
 @lru_cache
-def process_bytes()->int: # Bytes
+def process_bytes() -> int:  # Bytes
     "Memory of a Python process that has imported what training needs"
     code = 'import psutil, peft, datasets, accelerate; from transformers import Trainer; import lopa.predict, lopa.baselines; print(psutil.Process().memory_info().rss)'
-    return int(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()[-1])
+    return int(
+        subprocess.run(
+            [sys.executable, '-c', code], capture_output=True, text=True, check=True
+        ).stdout.split()[-1]
+    )
+
 
 @lru_cache
-def matmul_rate(dtype)->float: # Floating-point operations per second
+def matmul_rate(dtype) -> float:  # Floating-point operations per second
     "How fast this machine multiplies matrices; the best of three"
     x, times = torch.ones(1024, 1024, dtype=dtype), []
     for _ in range(3):
-        start = time.perf_counter(); x @ x
+        start = time.perf_counter()
+        x @ x
         times.append(time.perf_counter() - start)
-    return 2*1024**3/min(times)
+    return 2 * 1024**3 / min(times)
+
 
 def machine(
-    device:str, # A key of `GPUS`, or `cpu`
-    dtype,      # A torch dtype
-)->dict:        # `memory` and `overhead` in bytes, `rate` in operations per second, `source`
+    device: str,  # A key of `GPUS`, or `cpu`
+    dtype,  # A torch dtype
+) -> dict:  # `memory` and `overhead` in bytes, `rate` in operations per second, `source`
     "What a device has to offer"
     if device == 'cpu':
         import psutil
-        return {'memory': psutil.virtual_memory().total, 'overhead': process_bytes(), 'rate': matmul_rate(dtype), 'source': 'measured here'}
+
+        return {
+            'memory': psutil.virtual_memory().total,
+            'overhead': process_bytes(),
+            'rate': matmul_rate(dtype),
+            'source': 'measured here',
+        }
     gpu = GPUS[device]
-    return {'memory': int(gpu['memory']*1e9), 'overhead': CONTEXT, 'rate': gpu['single' if dtype == torch.float32 else 'half']*1e12, 'source': gpu['source']}
+    return {
+        'memory': int(gpu['memory'] * 1e9),
+        'overhead': CONTEXT,
+        'rate': gpu['single' if dtype == torch.float32 else 'half'] * 1e12,
+        'source': gpu['source'],
+    }
 
 # %% ../../nbs/plan/62_estimate.ipynb #839b916b
 def task_shape(
-    name:str,       # Name of a task
+    name: str,  # Name of a task
     data_dir=None,  # As in `load_task`
-    rows:bool=True, # Load the rows, if they can be had?
-)->Task:            # With its rows, or without any
+    rows: bool = True,  # Load the rows, if they can be had?
+) -> Task:  # With its rows, or without any
     "Load a task, or at least its limits"
-    try: return load_task(name, data_dir) if rows else empty_task(name)
-    except (OSError, ModuleNotFoundError): return empty_task(name)
+    try:
+        return load_task(name, data_dir) if rows else empty_task(name)
+    except (OSError, ModuleNotFoundError):
+        return empty_task(name)
+
 
 def row_shape(
-    task:Task,
-    base,            # Configuration of the foundation model
-    length:int=None, # Tokens, if they are given
-)->tuple:            # (tokens of the longest row, tokens of the longest answer, rows of the training split, how that is known)
+    task: Task,
+    base,  # Configuration of the foundation model
+    length: int = None,  # Tokens, if they are given
+) -> tuple:  # (tokens of the longest row, tokens of the longest answer, rows of the training split, how that is known)
     "How long can a row get?"
-    family = {'AutoModelForSeq2SeqLM': 'SEQ_2_SEQ_LM', 'AutoModelForMaskedLM': 'MASKED_LM'}.get(model_class(base), 'CAUSAL_LM')
+    family = {'AutoModelForSeq2SeqLM': 'SEQ_2_SEQ_LM', 'AutoModelForMaskedLM': 'MASKED_LM'}.get(
+        model_class(base), 'CAUSAL_LM'
+    )
     count, guess = len(task.splits.get('train', [])), 1 if task.verbalizer else task.max_new_tokens
-    if length: return length, min(guess, length-1), count, 'as given'
-    try: tokenizer = load_tokenizer(base.name_or_path) if base.name_or_path and count else None
-    except (OSError, ValueError): tokenizer = None
-    if not tokenizer: return task.max_length, min(guess, task.max_length-1), count, "the task's limit, as the rows or the tokenizer are not at hand"
-    rows = tokenize(task, task.splits['train'], tokenizer, family=family).filter(lambda n: n <= task.max_length or bool(task.verbalizer), input_columns='length')
+    if length:
+        return length, min(guess, length - 1), count, 'as given'
+    try:
+        tokenizer = load_tokenizer(base.name_or_path) if base.name_or_path and count else None
+    except (OSError, ValueError):
+        tokenizer = None
+    if not tokenizer:
+        return (
+            task.max_length,
+            min(guess, task.max_length - 1),
+            count,
+            "the task's limit, as the rows or the tokenizer are not at hand",
+        )
+    rows = tokenize(task, task.splits['train'], tokenizer, family=family).filter(
+        lambda n: n <= task.max_length or bool(task.verbalizer), input_columns='length'
+    )
     labels = [sum(label != -100 for label in labels) for labels in rows['labels']]
     return max(rows['length']), max(labels), len(rows), 'the longest row of the training split'
 
 # %% ../../nbs/plan/62_estimate.ipynb #f69ecdc5
 def alternatives(
-    job:Job,
-    execution:Execution,
-    bits:int, # As asked for, or None
-):            # Pairs (execution, bits) to try, in groups; of each group the first that fits is enough
+    job: Job,
+    execution: Execution,
+    bits: int,  # As asked for, or None
+):  # Pairs (execution, bits) to try, in groups; of each group the first that fits is enough
     "Settings that need less memory"
-    passes = [p for p in (execution.gradient_accumulation_steps*2**k for k in range(10)) if job.recipe.batch_size % p == 0]
+    passes = [
+        p
+        for p in (execution.gradient_accumulation_steps * 2**k for k in range(10))
+        if job.recipe.batch_size % p == 0
+    ]
     fewer = [bits] if bits or job.recipe.config.method == 'full' else [None, 4]
     for b in fewer:
-        for checkpointing in dict.fromkeys([execution.gradient_checkpointing, job.recipe.config.method != 'prefix' or execution.gradient_checkpointing]):
-            yield [(replace(execution, gradient_accumulation_steps=p, gradient_checkpointing=checkpointing), b) for p in passes]
+        for checkpointing in dict.fromkeys(
+            [
+                execution.gradient_checkpointing,
+                job.recipe.config.method != 'prefix' or execution.gradient_checkpointing,
+            ]
+        ):
+            yield [
+                (
+                    replace(
+                        execution,
+                        gradient_accumulation_steps=p,
+                        gradient_checkpointing=checkpointing,
+                    ),
+                    b,
+                )
+                for p in passes
+            ]
+
 
 class Planner:
     "Estimates for one job; what was run once is not run again"
+
     def __init__(self, job):
         self.job, self.machine = job, machine(job.device, job.dtype)
-        self.step, self.evaluation = lru_cache(None)(lambda *how: step_memory(job, *how)), lru_cache(None)(lambda adam: evaluation_memory(job, adam))
+        self.step, self.evaluation = (
+            lru_cache(None)(lambda *how: step_memory(job, *how)),
+            lru_cache(None)(lambda adam: evaluation_memory(job, adam)),
+        )
 
     def estimate(self, execution, bits=None):
         "Kind → bytes for training and evaluation, `total` bytes with overhead, `fits`, and the operations and launches of a step"
-        passes, checkpointing = execution.gradient_accumulation_steps, execution.gradient_checkpointing
-        step = self.step(execution.rows_per_pass(self.job.recipe.batch_size), passes > 1, checkpointing)
-        training, evaluation = (quantised(p, step.matrices, bits, self.job.dtype.itemsize) for p in (step.peak, self.evaluation(step.peak['Adam'])))
+        passes, checkpointing = (
+            execution.gradient_accumulation_steps,
+            execution.gradient_checkpointing,
+        )
+        step = self.step(
+            execution.rows_per_pass(self.job.recipe.batch_size), passes > 1, checkpointing
+        )
+        training, evaluation = (
+            quantised(p, step.matrices, bits, self.job.dtype.itemsize)
+            for p in (step.peak, self.evaluation(step.peak['Adam']))
+        )
         most = max(training, evaluation, key=Counter.total)
-        kept = int(KEPT[0]*(most['activations'] + most['logits']) + KEPT[1]*step.passed) if self.job.cpu else 0
+        kept = (
+            int(KEPT[0] * (most['activations'] + most['logits']) + KEPT[1] * step.passed)
+            if self.job.cpu
+            else 0
+        )
         total = most.total() + kept + self.machine['overhead']
-        return {'gradient_accumulation_steps': passes, 'gradient_checkpointing': checkpointing, 'bits': bits, 'training': +training, 'evaluation': +evaluation,
-                'kept by the allocator': kept, 'total': total, 'fits': total <= (1-FREE)*self.machine['memory'], 'flops': step.flops*passes,
-                'launches': step.launches*passes + step.update}
+        return {
+            'gradient_accumulation_steps': passes,
+            'gradient_checkpointing': checkpointing,
+            'bits': bits,
+            'training': +training,
+            'evaluation': +evaluation,
+            'kept by the allocator': kept,
+            'total': total,
+            'fits': total <= (1 - FREE) * self.machine['memory'],
+            'flops': step.flops * passes,
+            'launches': step.launches * passes + step.update,
+        }
 
     def search(self, execution, bits):
         "Estimates for settings that need less memory"
@@ -132,81 +222,144 @@ class Planner:
         for group in alternatives(self.job, execution, bits):
             for how in group:
                 tried.append(self.estimate(*how))
-                if tried[-1]['fits']: break
+                if tried[-1]['fits']:
+                    break
         return tried
 
 # %% ../../nbs/plan/62_estimate.ipynb #6b2c0001
 def time_bounds(
-    flops:int,     # Floating-point operations of a step
-    launches:int,  # Operations of a step that write something
-    rate:float,    # Floating-point operations per second
-    cpu:bool=False,# On a CPU nobody waits for launches
-)->dict:           # `arithmetic`, a lower bound, and on a GPU `launches`, an estimate: seconds
+    flops: int,  # Floating-point operations of a step
+    launches: int,  # Operations of a step that write something
+    rate: float,  # Floating-point operations per second
+    cpu: bool = False,  # On a CPU nobody waits for launches
+) -> dict:  # `arithmetic`, a lower bound, and on a GPU `launches`, an estimate: seconds
     "What holds a step up?"
-    return {'arithmetic': flops/rate} | ({} if cpu else {'launches': launches*LAUNCH})
+    return {'arithmetic': flops / rate} | ({} if cpu else {'launches': launches * LAUNCH})
 
 # %% ../../nbs/plan/62_estimate.ipynb #530719e5
 def plan_run(
-    base,                           # Foundation model: packaged name, hub id or folder, or a transformers configuration
-    task,                           # A `Task`, or the name of one
-    recipe:Recipe,                  # What is done
-    execution:Execution=Execution(),# How
-    device:str='t4',                # A key of `GPUS`, or `cpu`: this machine
-    bits:int=None,                  # 4 or 8: with a quantised foundation model
-    length:int=None,                # Tokens of a row with its answer; default: the longest row of the training split, or the task's limit
-    encoder=None,                   # A configuration to take instead of reading that of the encoder
-    dtype=None,                     # A torch dtype; default: `number_format(device)`
-)->dict:                            # The estimate, and what it rests on
+    base,  # Foundation model: packaged name, hub id or folder, or a transformers configuration
+    task,  # A `Task`, or the name of one
+    recipe: Recipe,  # What is done
+    execution: Execution = Execution(),  # How
+    device: str = 't4',  # A key of `GPUS`, or `cpu`: this machine
+    bits: int = None,  # 4 or 8: with a quantised foundation model
+    length: int = None,  # Tokens of a row with its answer; default: the longest row of the training split, or the task's limit
+    encoder=None,  # A configuration to take instead of reading that of the encoder
+    dtype=None,  # A torch dtype; default: `number_format(device)`
+) -> dict:  # The estimate, and what it rests on
     "Estimate memory and time of a run without loading any weights"
-    if bits not in (None, 4, 8): raise ValueError(f'bits: received {bits!r}, expected 4 or 8.')
-    if bits and recipe.config.method == 'full': raise ValueError('bits: full fine-tuning changes all weights, which cannot be done in fewer bits; choose another method.')
+    if bits not in (None, 4, 8):
+        raise ValueError(f'bits: received {bits!r}, expected 4 or 8.')
+    if bits and recipe.config.method == 'full':
+        raise ValueError(
+            'bits: full fine-tuning changes all weights, which cannot be done in fewer bits; choose another method.'
+        )
     dtype, about = dtype or number_format(device), read_config(base)
     task = task_shape(task, rows=not length) if isinstance(task, str) else task
     length, answer, rows, source = row_shape(task, about, length)
-    planner = Planner(Job(about, recipe, device, dtype, length, answer, 0 if task.verbalizer else task.max_new_tokens, encoder))
-    found, steps = planner.estimate(execution, bits), recipe.counted(rows).steps if rows or not recipe.epochs else None
-    bounds = time_bounds(found['flops'], found['launches'], planner.machine['rate'], planner.job.cpu)
+    planner = Planner(
+        Job(
+            about,
+            recipe,
+            device,
+            dtype,
+            length,
+            answer,
+            0 if task.verbalizer else task.max_new_tokens,
+            encoder,
+        )
+    )
+    found, steps = (
+        planner.estimate(execution, bits),
+        recipe.counted(rows).steps if rows or not recipe.epochs else None,
+    )
+    bounds = time_bounds(
+        found['flops'], found['launches'], planner.machine['rate'], planner.job.cpu
+    )
     seconds = max(bounds.values())
-    return {'base': str(base) if isinstance(base, str) else about.name_or_path or about.model_type, 'task': task.name, 'method': recipe.config.method, 'variant': recipe.variant,
-            'device': device, 'number_format': str(dtype).removeprefix('torch.'), 'length': length, 'length_source': source, 'batch_size': recipe.batch_size,
-            **found, 'overhead': planner.machine['overhead'], 'memory': planner.machine['memory'], 'share': found['total']/planner.machine['memory'],
-            'seconds_per_step': seconds, 'bounds': bounds, 'steps': steps, 'seconds': steps and seconds*steps, 'rate': planner.machine['rate'], 'rate_source': planner.machine['source'],
-            'alternatives': [] if found['fits'] else planner.search(execution, bits)}
+    return {
+        'base': str(base) if isinstance(base, str) else about.name_or_path or about.model_type,
+        'task': task.name,
+        'method': recipe.config.method,
+        'variant': recipe.variant,
+        'device': device,
+        'number_format': str(dtype).removeprefix('torch.'),
+        'length': length,
+        'length_source': source,
+        'batch_size': recipe.batch_size,
+        **found,
+        'overhead': planner.machine['overhead'],
+        'memory': planner.machine['memory'],
+        'share': found['total'] / planner.machine['memory'],
+        'seconds_per_step': seconds,
+        'bounds': bounds,
+        'steps': steps,
+        'seconds': steps and seconds * steps,
+        'rate': planner.machine['rate'],
+        'rate_source': planner.machine['source'],
+        'alternatives': [] if found['fits'] else planner.search(execution, bits),
+    }
 
 # %% ../../nbs/plan/62_estimate.ipynb #1f19bc3c
-def described(how): # An entry of `alternatives`, or a plan
+def described(how):  # An entry of `alternatives`, or a plan
     "One setting in words"
     passes = how['gradient_accumulation_steps']
-    words = [f'{passes} passes' if passes > 1 else 'one pass', 'checkpointing'*how['gradient_checkpointing'], f"{how['bits']} bits" if how['bits'] else '']
+    words = [
+        f'{passes} passes' if passes > 1 else 'one pass',
+        'checkpointing' * how['gradient_checkpointing'],
+        f'{how["bits"]} bits' if how['bits'] else '',
+    ]
     return ', '.join(filter(None, words))
+
 
 def verdict(plan):
     "Does it fit? One sentence"
-    much = f"{plan['total']/1e9:.1f} of {plan['memory']/1e9:.0f} GB ({plan['share']:.0%}), estimated, not measured"
-    if plan['fits']: return f'It fits: {much}.'
+    much = f'{plan["total"] / 1e9:.1f} of {plan["memory"] / 1e9:.0f} GB ({plan["share"]:.0%}), estimated, not measured'
+    if plan['fits']:
+        return f'It fits: {much}.'
     good = [described(how) for how in plan['alternatives'] if how['fits']]
-    return f'It does not fit: {much}; ' + (f'what fits is {"; or ".join(good)}.' if good else 'nor does anything that was tried: choose a smaller model, shorter rows or a smaller eval_batch_size.')
+    return f'It does not fit: {much}; ' + (
+        f'what fits is {"; or ".join(good)}.'
+        if good
+        else 'nor does anything that was tried: choose a smaller model, shorter rows or a smaller eval_batch_size.'
+    )
+
 
 def time_in_words(plan):
     "What the time rests on"
-    sums = f"{plan['flops']/1e12:.1f} · 10¹² operations at {plan['rate']/1e12:.3g} · 10¹² per second ({plan['rate_source']})"
-    said = f"Arithmetic: {plan['bounds']['arithmetic']:.2g} s, {sums}, which no program reaches"
-    if 'launches' not in plan['bounds']: return said + '.'
-    return said + f"; launches: {plan['bounds']['launches']:.2g} s, {plan['launches']} of them at {LAUNCH*1e6:.0f} µs, as on one H100 host."
+    sums = f'{plan["flops"] / 1e12:.1f} · 10¹² operations at {plan["rate"] / 1e12:.3g} · 10¹² per second ({plan["rate_source"]})'
+    said = f'Arithmetic: {plan["bounds"]["arithmetic"]:.2g} s, {sums}, which no program reaches'
+    if 'launches' not in plan['bounds']:
+        return said + '.'
+    return (
+        said
+        + f'; launches: {plan["bounds"]["launches"]:.2g} s, {plan["launches"]} of them at {LAUNCH * 1e6:.0f} µs, as on one H100 host.'
+    )
+
 
 def show_plan(
-    plan:dict, # From `plan_run`
+    plan: dict,  # From `plan_run`
 ):
     "Print a plan"
     from rich.console import Console
     from rich.table import Table
-    print(f"{plan['base']}, {plan['method']} ({plan['variant']}) on {plan['task']}: {plan['device']}, {plan['number_format']}, {plan['batch_size']} rows of {plan['length']} tokens ({plan['length_source']}), {described(plan)}")
+
+    print(
+        f'{plan["base"]}, {plan["method"]} ({plan["variant"]}) on {plan["task"]}: {plan["device"]}, {plan["number_format"]}, {plan["batch_size"]} rows of {plan["length"]} tokens ({plan["length_source"]}), {described(plan)}'
+    )
     table = Table('GB', 'training', 'evaluation')
     for kind in dict.fromkeys([*plan['training'], *plan['evaluation']]):
-        table.add_row(kind, *(f'{plan[phase].get(kind, 0)/1e9:.2f}' for phase in ('training', 'evaluation')))
-    for kind in 'overhead', 'kept by the allocator': table.add_row(kind, *[f'{plan[kind]/1e9:.2f}']*2)
+        table.add_row(
+            kind, *(f'{plan[phase].get(kind, 0) / 1e9:.2f}' for phase in ('training', 'evaluation'))
+        )
+    for kind in 'overhead', 'kept by the allocator':
+        table.add_row(kind, *[f'{plan[kind] / 1e9:.2f}'] * 2)
     Console(width=80, force_jupyter=False, color_system=None).print(table)
-    for how in plan['alternatives']: print(f"{described(how):40} {how['total']/1e9:5.1f} GB{'  fits' if how['fits'] else ''}")
+    for how in plan['alternatives']:
+        print(f'{described(how):40} {how["total"] / 1e9:5.1f} GB{"  fits" if how["fits"] else ""}')
     print(verdict(plan))
-    steps = f", {plan['seconds']/60:.2g} minutes for {plan['steps']} steps" if plan['steps'] else ''
-    print(f"About {plan['seconds_per_step']:.2g} s per step{steps}. {time_in_words(plan)}")
+    steps = (
+        f', {plan["seconds"] / 60:.2g} minutes for {plan["steps"]} steps' if plan['steps'] else ''
+    )
+    print(f'About {plan["seconds_per_step"]:.2g} s per step{steps}. {time_in_words(plan)}')

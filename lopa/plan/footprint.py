@@ -14,31 +14,41 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 from unittest.mock import patch
+
 import torch
-from torch import nn, Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
+
 from ..assets import model_class, resolve
 from ..baselines import adapt_model
 from ..encoders import OWN, Encoder
+from .sizes import Size, random_base, random_batch, training_step
 from ..prompts import METHODS
 from ..train import Recipe, parameter_groups
-from .sizes import Size, random_base, random_batch, training_step
 
 # %% ../../nbs/plan/61_footprint.ipynb #e155cc56
-RESERVES = {f'aten::{name}' for name in
-            ('empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided')}
+RESERVES = {
+    f'aten::{name}'
+    for name in ('empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided')
+}
+
 
 class Ledger(TorchDispatchMode):
     "Keeps account of the memory that is alive while a program runs: kind → bytes, `now` and at the `peak`"
+
     def __init__(self, lengths=(1,), vocabulary=None):
         super().__init__()
         self.now, self.peak, self.known, self.flops = Counter(), Counter(), WeakIdKeyDictionary(), 0
-        self.passed, self.launches = 0, 0                 # bytes that were ever entered; operations that write
-        self.lengths, self.asked, self.vocabulary = lengths, 0, vocabulary       # what `nonzero` answers, in turn; by its width one knows a logit
+        self.passed, self.launches = 0, 0  # bytes that were ever entered; operations that write
+        self.lengths, self.asked, self.vocabulary = (
+            lengths,
+            0,
+            vocabulary,
+        )  # what `nonzero` answers, in turn; by its width one knows a logit
 
     def restart(self):
         "Begin to count anew, with what is there now"
@@ -52,188 +62,282 @@ class Ledger(TorchDispatchMode):
             entry = self.known[storage] = [kind, storage.nbytes()]
             weakref.finalize(storage, self.forget, entry).atexit = False
             self.passed += entry[1]
-        else: self.forget(entry); entry[0] = kind
+        else:
+            self.forget(entry)
+            entry[0] = kind
         self.now[kind] += entry[1]
-        if self.now.total() >= self.peak.total(): self.peak = self.now.copy()
+        if self.now.total() >= self.peak.total():
+            self.peak = self.now.copy()
 
-    def forget(self, entry): self.now[entry[0]] -= entry[1]
+    def forget(self, entry):
+        self.now[entry[0]] -= entry[1]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default) and (args[0].is_meta or isinstance(args[0], FakeTensor)):
-            if 'nonzero' not in func.name(): return .5 if args[0].is_floating_point() else 0
+        if func in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+        ) and (args[0].is_meta or isinstance(args[0], FakeTensor)):
+            if 'nonzero' not in func.name():
+                return 0.5 if args[0].is_floating_point() else 0
             self.asked += 1
-            return args[0].new_empty(self.lengths[(self.asked - 1) % len(self.lengths)], args[0].ndim, dtype=torch.long)
+            return args[0].new_empty(
+                self.lengths[(self.asked - 1) % len(self.lengths)], args[0].ndim, dtype=torch.long
+            )
         out, count = func(*args, **(kwargs or {})), flop_registry.get(func._overloadpacket)
-        if count: self.flops += count(*args, **(kwargs or {}), out_val=out)
+        if count:
+            self.flops += count(*args, **(kwargs or {}), out_val=out)
         made = out if isinstance(out, (list, tuple)) else [out]
         new = [t for t in made if isinstance(t, Tensor) and t.untyped_storage() not in self.known]
-        for t in new: self.note(t, 'logits' if t.ndim and t.shape[-1] == self.vocabulary else 'activations')
+        for t in new:
+            self.note(t, 'logits' if t.ndim and t.shape[-1] == self.vocabulary else 'activations')
         writes = func._schema.is_mutable or bool(new) and func._schema.name not in RESERVES
         self.launches += writes and func.namespace == 'aten'
         return out
 
 # %% ../../nbs/plan/61_footprint.ipynb #aeaa383e
 def read_config(
-    model, # A packaged name, hub id or folder; or a transformers configuration, which is returned
-):         # A transformers configuration
+    model,  # A packaged name, hub id or folder; or a transformers configuration, which is returned
+):  # A transformers configuration
     "Read the configuration of a model, and nothing else"
     from transformers import AutoConfig
-    if not isinstance(model, str): return model
-    try: return AutoConfig.from_pretrained(resolve(model))
-    except OSError as e: raise ValueError(f'{model}: no configuration found under this name, neither here nor on the hub ({" ".join(str(e).split())[:120]} …).') from None
+
+    if not isinstance(model, str):
+        return model
+    try:
+        return AutoConfig.from_pretrained(resolve(model))
+    except OSError as e:
+        raise ValueError(
+            f'{model}: no configuration found under this name, neither here nor on the hub ({" ".join(str(e).split())[:120]} …).'
+        ) from None
+
 
 def sketch(
-    base,                # As in `read_config`
-    config,              # A `PromptConfig` or `BaselineConfig`
-    encoder=None,        # A configuration to take instead of reading that of the encoder
-    dtype=torch.float32, # In which the foundation model is held
-    cpu:bool=True,       # Is this for a CPU?
-):                       # A `PromptModel` or `BaselineModel` on the device `meta`
+    base,  # As in `read_config`
+    config,  # A `PromptConfig` or `BaselineConfig`
+    encoder=None,  # A configuration to take instead of reading that of the encoder
+    dtype=torch.float32,  # In which the foundation model is held
+    cpu: bool = True,  # Is this for a CPU?
+):  # A `PromptModel` or `BaselineModel` on the device `meta`
     "Build an adapted model from configurations, without weights"
     import transformers
+
     base, how = read_config(base), {'attn_implementation': 'eager'} if cpu else {}
     with torch.device('meta'), Ledger():
-        model = getattr(transformers, model_class(base)).from_config(base, dtype=dtype, **how).requires_grad_(False).eval()
+        model = (
+            getattr(transformers, model_class(base))
+            .from_config(base, dtype=dtype, **how)
+            .requires_grad_(False)
+            .eval()
+        )
         model.name_or_path = base.name_or_path
         name, plain = getattr(config, 'encoder_name_or_path', None), replace(config, init='normal')
-        if not name or name in OWN or not METHODS[config.method].uses_instance: return adapt_model(model, plain)
-        reader = transformers.AutoModel.from_config(read_config(encoder or name), dtype=torch.float32)
-        made = adapt_model(model, replace(plain, encoder_name_or_path=None, train_encoder=False, feature_width=reader.config.hidden_size))
+        if not name or name in OWN or not METHODS[config.method].uses_instance:
+            return adapt_model(model, plain)
+        reader = transformers.AutoModel.from_config(
+            read_config(encoder or name), dtype=torch.float32
+        )
+        made = adapt_model(
+            model,
+            replace(
+                plain,
+                encoder_name_or_path=None,
+                train_encoder=False,
+                feature_width=reader.config.hidden_size,
+            ),
+        )
         made.encoder = Encoder(reader, config.encoder_pooling, config.train_encoder, dtype)
         return made
 
 # %% ../../nbs/plan/61_footprint.ipynb #a5418dd3
 def to_fake_cpu(
-    model, # From `sketch`; it is changed
-):         # The same, with weights that claim to be on a CPU. To be called under `FakeTensorMode`
+    model,  # From `sketch`; it is changed
+):  # The same, with weights that claim to be on a CPU. To be called under `FakeTensorMode`
     "Exchange weights on the device `meta` for fake ones"
     new = {}
+
     def fake(t):
         "The fake of a tensor; the same one for the same tensor"
         if id(t) not in new:
             there = torch.empty(t.shape, dtype=t.dtype, device='cpu')
-            new[id(t)] = t, nn.Parameter(there, t.requires_grad) if isinstance(t, nn.Parameter) else there
+            new[id(t)] = (
+                t,
+                nn.Parameter(there, t.requires_grad) if isinstance(t, nn.Parameter) else there,
+            )
         return new[id(t)][1]
+
     for module in model.modules():
-        for group in module._parameters, module._buffers, module.__dict__.get('prompt_tokens', {}):   # the last is PEFT's
+        for group in (
+            module._parameters,
+            module._buffers,
+            module.__dict__.get('prompt_tokens', {}),
+        ):  # the last is PEFT's
             group.update({k: fake(t) for k, t in group.items() if t is not None})
     return model
 
+
 def note_weights(
-    ledger, # A `Ledger`
+    ledger,  # A `Ledger`
     model,  # A `PromptModel` or `BaselineModel`
 ):
     "Enter all weights, each under its owner"
-    tensors, everything = lambda m: [*m.parameters(), *m.buffers()] if m else [], model.adapter_config.method == 'full'
-    for t in tensors(model): ledger.note(t, 'trained parts')
-    for t in tensors(model.encoder and model.encoder.model): ledger.note(t, 'encoder')
+    tensors, everything = (
+        lambda m: [*m.parameters(), *m.buffers()] if m else [],
+        model.adapter_config.method == 'full',
+    )
+    for t in tensors(model):
+        ledger.note(t, 'trained parts')
+    for t in tensors(model.encoder and model.encoder.model):
+        ledger.note(t, 'encoder')
     for t in tensors(model.base_model):
-        if everything or not t.requires_grad: ledger.note(t, 'foundation model')
+        if everything or not t.requires_grad:
+            ledger.note(t, 'foundation model')
 
 # %% ../../nbs/plan/61_footprint.ipynb #f64ca2c8
-def fused_attention(q, k, v, attn_mask=None, dropout_p=0., is_causal=False, scale=None, enable_gqa=False):
+def fused_attention(
+    q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+):
     "Torch's `scaled_dot_product_attention`, as a GPU's fused kernels compute it"
-    if torch.is_autocast_enabled('cpu'): q, k, v = (x.to(torch.get_autocast_dtype('cpu')) for x in (q, k, v))
-    if attn_mask is None and not dropout_p and q.itemsize == 2:             # in 16 bits, heads can share keys and values
-        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0., is_causal, scale=scale)[0]
-    if enable_gqa: k, v = (x.repeat_interleave(q.shape[1]//x.shape[1], 1) for x in (k, v))
+    if torch.is_autocast_enabled('cpu'):
+        q, k, v = (x.to(torch.get_autocast_dtype('cpu')) for x in (q, k, v))
+    if (
+        attn_mask is None and not dropout_p and q.itemsize == 2
+    ):  # in 16 bits, heads can share keys and values
+        return torch.ops.aten._scaled_dot_product_flash_attention(
+            q, k, v, 0.0, is_causal, scale=scale
+        )[0]
+    if enable_gqa:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     if attn_mask is not None:
-        if attn_mask.dtype == torch.bool: attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype)
+        if attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype)
         attn_mask = attn_mask.to(q.dtype).expand(*q.shape[:3], k.shape[2])
-    return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, attn_mask, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale)[0]
+    return torch.ops.aten._scaled_dot_product_efficient_attention(
+        q, k, v, attn_mask, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale
+    )[0]
+
 
 def norm_in_32_bits(x, shape, weight=None, bias=None, eps=1e-5):
     "Torch's `layer_norm`, as a GPU computes it under autocast"
-    if torch.is_autocast_enabled('cpu'): x, weight, bias = (t if t is None else t.float() for t in (x, weight, bias))
+    if torch.is_autocast_enabled('cpu'):
+        x, weight, bias = (t if t is None else t.float() for t in (x, weight, bias))
     return torch.layer_norm(x, shape, weight, bias, eps)
 
-def narrow_dropout(x, p=.5, training=True, inplace=False):
+
+def narrow_dropout(x, p=0.5, training=True, inplace=False):
     "Torch's `dropout`, which on a GPU keeps one byte per number to know what was dropped"
     return torch.native_dropout(x, p, True)[0] if training and p else x
 
+
 @contextmanager
 def as_on(
-    cpu:bool, # On a CPU, or on a GPU?
+    cpu: bool,  # On a CPU, or on a GPU?
 ):
     "Within this context, fake tensors take the way that real ones would take there"
     alone = patch('transformers.masking_utils.find_packed_sequence_indices', lambda *_, **__: None)
-    fused = patch.multiple(F, scaled_dot_product_attention=fused_attention,
-                           layer_norm=norm_in_32_bits, dropout=narrow_dropout)
-    with alone, nullcontext() if cpu else fused: yield
+    fused = patch.multiple(
+        F,
+        scaled_dot_product_attention=fused_attention,
+        layer_norm=norm_in_32_bits,
+        dropout=narrow_dropout,
+    )
+    with alone, nullcontext() if cpu else fused:
+        yield
 
 # %% ../../nbs/plan/61_footprint.ipynb #1f815370
 def hits(
-    length:int,   # Tokens of a row, with its answer
-    answer:int,   # Tokens of its answer
-    between:bool, # Does the prompt stand between text and answer, in two passes?
-)->tuple:
+    length: int,  # Tokens of a row, with its answer
+    answer: int,  # Tokens of its answer
+    between: bool,  # Does the prompt stand between text and answer, in two passes?
+) -> tuple:
     "What `nonzero` has to answer in a step, in turn"
     return (length - answer, answer, answer) if between else (answer,)
+
 
 @dataclass
 class Job:
     "What a plan is made for"
-    base:object           # Configuration of the foundation model
-    recipe:Recipe         # What is done
-    device:str            # A key of `GPUS`, or `cpu`
-    dtype:torch.dtype     # In which the foundation model is held
-    length:int            # Tokens of a row, with its answer
-    answer:int=1          # Tokens of its answer
-    new:int=0             # Tokens to be generated in evaluation
-    encoder:object=None   # Configuration of the encoder, where its name cannot be looked up
+
+    base: object  # Configuration of the foundation model
+    recipe: Recipe  # What is done
+    device: str  # A key of `GPUS`, or `cpu`
+    dtype: torch.dtype  # In which the foundation model is held
+    length: int  # Tokens of a row, with its answer
+    answer: int = 1  # Tokens of its answer
+    new: int = 0  # Tokens to be generated in evaluation
+    encoder: object = None  # Configuration of the encoder, where its name cannot be looked up
     cpu = property(lambda self: self.device == 'cpu')
-    half = property(lambda self: torch.autocast('cpu', torch.float16, enabled=self.dtype == torch.float16))   # as the Trainer's fp16
+    half = property(
+        lambda self: torch.autocast('cpu', torch.float16, enabled=self.dtype == torch.float16)
+    )  # as the Trainer's fp16
 
     def model(self, checkpointing=False):
         "The adapted model, without weights"
         model = sketch(self.base, self.recipe.config, self.encoder, self.dtype, self.cpu)
-        if checkpointing: model.gradient_checkpointing_enable()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
         return model
 
     def batch(self, model, rows):
         "What `model` is given, all zeros"
         ids = torch.zeros(rows, self.length, dtype=torch.long)
-        labels = ids[:, :self.answer] if model.task_type == 'SEQ_2_SEQ_LM' else ids + 1
+        labels = ids[:, : self.answer] if model.task_type == 'SEQ_2_SEQ_LM' else ids + 1
         batch = {'input_ids': ids, 'attention_mask': ids + 1, 'labels': labels}
-        if not (model.generator and model.generator.uses_instance): return batch
-        if model.encoder and model.encoder.trainable: return batch | {'instance_input_ids': ids + 1, 'instance_attention_mask': ids + 1}
+        if not (model.generator and model.generator.uses_instance):
+            return batch
+        if model.encoder and model.encoder.trainable:
+            return batch | {'instance_input_ids': ids + 1, 'instance_attention_mask': ids + 1}
         return batch | {'instance_features': torch.zeros(rows, model.adapter_config.feature_width)}
 
     def ledger(self, model):
         "A ledger that knows how many positions there are with a label, and around a prompt that stands between text and answer"
         behind = getattr(model.adapter_config, 'position', '') == 'suffix'
         between = self.cpu and behind and model.task_type == 'CAUSAL_LM'
-        return Ledger(hits(self.length, self.answer, between), self.base.get_text_config().vocab_size)
+        return Ledger(
+            hits(self.length, self.answer, between), self.base.get_text_config().vocab_size
+        )
 
 # %% ../../nbs/plan/61_footprint.ipynb #59ed82a5
 class Step(NamedTuple):
     "What a training step takes"
-    peak:Counter  # Kind → bytes alive at the worst moment
-    flops:int     # Floating-point operations of a pass
-    passed:int    # Bytes of everything that a pass allocates, most of it for a moment
-    matrices:list # Shapes of the matrices that can be quantised
-    launches:int=0# Operations of a pass that write something
-    update:int=0  # The same, of the optimiser
+
+    peak: Counter  # Kind → bytes alive at the worst moment
+    flops: int  # Floating-point operations of a pass
+    passed: int  # Bytes of everything that a pass allocates, most of it for a moment
+    matrices: list  # Shapes of the matrices that can be quantised
+    launches: int = 0  # Operations of a pass that write something
+    update: int = 0  # The same, of the optimiser
+
 
 def step_memory(
-    job:Job,
-    rows:int,                # Rows per pass
-    several:bool=False,      # Several passes per step?
-    checkpointing:bool=False,# Gradient checkpointing?
-)->Step:
+    job: Job,
+    rows: int,  # Rows per pass
+    several: bool = False,  # Several passes per step?
+    checkpointing: bool = False,  # Gradient checkpointing?
+) -> Step:
     "Run a training step on fake tensors"
     model = job.model(checkpointing)
     ledger = job.ledger(model)
     with FakeTensorMode(allow_non_fake_inputs=False), ledger, as_on(job.cpu):
         note_weights(ledger, to_fake_cpu(model))
-        optimiser = torch.optim.AdamW(parameter_groups(model, job.recipe), weight_decay=0., fused=True)
+        optimiser = torch.optim.AdamW(
+            parameter_groups(model, job.recipe), weight_decay=0.0, fused=True
+        )
         watch(ledger, model, optimiser, several)
         flops, passed, launches = ledger.flops, ledger.passed, ledger.launches
-        with job.half: loss = model.train()(**job.batch(model, rows)).loss
+        with job.half:
+            loss = model.train()(**job.batch(model, rows)).loss
         torch.autograd.backward(loss)
         flops, passed, before = ledger.flops - flops, ledger.passed - passed, ledger.launches
         optimiser.step()
-    return Step(ledger.peak, flops, passed, frozen_matrices(model), before - launches, ledger.launches - before)
+    return Step(
+        ledger.peak,
+        flops,
+        passed,
+        frozen_matrices(model),
+        before - launches,
+        ledger.launches - before,
+    )
+
 
 def watch(ledger, model, optimiser, several):
     "Enter what the first step leaves behind, and give gradients their name as they come"
@@ -242,34 +346,51 @@ def watch(ledger, model, optimiser, several):
         p.register_post_accumulate_grad_hook(lambda p: ledger.note(p.grad, 'gradients'))
         ledger.note(p.grad, 'gradients')
     optimiser.step()
-    for t in (t for state in optimiser.state.values() for t in state.values()): ledger.note(t, 'Adam')
-    if not several: optimiser.zero_grad()
+    for t in (t for state in optimiser.state.values() for t in state.values()):
+        ledger.note(t, 'Adam')
+    if not several:
+        optimiser.zero_grad()
+
 
 def frozen_matrices(model):
     "Shapes of the matrices that can be quantised: those of frozen linear layers, the last one aside"
     last = model.base_model.get_output_embeddings()
-    return [tuple(m.weight.shape) for m in model.base_model.modules() if isinstance(m, nn.Linear) and m is not last and not m.weight.requires_grad]
+    return [
+        tuple(m.weight.shape)
+        for m in model.base_model.modules()
+        if isinstance(m, nn.Linear) and m is not last and not m.weight.requires_grad
+    ]
 
 # %% ../../nbs/plan/61_footprint.ipynb #5b7e0004
 @contextmanager
 def old_layout():
     "Within this context, causal models are handed a mask in training, as one GPU measured it"
-    with patch('lopa.model.looks_ahead', lambda model: True), \
-         patch('lopa.baselines.looks_ahead', lambda model: True): yield
+    with (
+        patch('lopa.model.looks_ahead', lambda model: True),
+        patch('lopa.baselines.looks_ahead', lambda model: True),
+    ):
+        yield
+
 
 def watch_step(
-    make,                # Function of (base, size, batch) that returns a model and its inputs
-    size:Size,
-    dtype=torch.bfloat16,# Of the foundation model
-    left:bool=False,     # As in `random_batch`, and with a mask
-    between:bool=False,  # As in `hits`
-    cpu:bool=False,      # On a CPU, or on a GPU?
-)->Step:                 # `peak`: kind → bytes over what was there before
+    make,  # Function of (base, size, batch) that returns a model and its inputs
+    size: Size,
+    dtype=torch.bfloat16,  # Of the foundation model
+    left: bool = False,  # As in `random_batch`, and with a mask
+    between: bool = False,  # As in `hits`
+    cpu: bool = False,  # On a CPU, or on a GPU?
+) -> Step:  # `peak`: kind → bytes over what was there before
     "Run a competitor's second step on fake tensors"
     batch = random_batch(size, 'meta', left)
-    with torch.device('meta'), Ledger(): model, batch = make(random_base(size, 'meta', dtype, cpu), size, batch)
+    with torch.device('meta'), Ledger():
+        model, batch = make(random_base(size, 'meta', dtype, cpu), size, batch)
     ledger = Ledger(hits(size.length, size.answer, between), size.shape['vocab_size'])
-    with FakeTensorMode(allow_non_fake_inputs=False), ledger, as_on(cpu), old_layout() if left else nullcontext():
+    with (
+        FakeTensorMode(allow_non_fake_inputs=False),
+        ledger,
+        as_on(cpu),
+        old_layout() if left else nullcontext(),
+    ):
         to_fake_cpu(model)
         batch = {k: torch.zeros(x.shape, dtype=x.dtype) for k, x in batch.items()}
         step = training_step(model, batch)
@@ -282,39 +403,58 @@ def watch_step(
 
 # %% ../../nbs/plan/61_footprint.ipynb #4ad46170
 def cache_bytes(
-    config,     # A transformers configuration
-    rows:int,   # Texts that are written at the same time
-    tokens:int, # Tokens of one, with prompt and question
-    size:int,   # Bytes per number
-)->int:         # Bytes
+    config,  # A transformers configuration
+    rows: int,  # Texts that are written at the same time
+    tokens: int,  # Tokens of one, with prompt and question
+    size: int,  # Bytes per number
+) -> int:  # Bytes
     "Memory of keys and values"
     c = config.get_text_config(decoder=True)
     heads = getattr(c, 'num_key_value_heads', None) or c.num_attention_heads
-    width = getattr(c, 'head_dim', None) or getattr(c, 'd_kv', None) or c.hidden_size//c.num_attention_heads
-    return 2*c.num_hidden_layers*heads*width*rows*tokens*size
+    width = (
+        getattr(c, 'head_dim', None)
+        or getattr(c, 'd_kv', None)
+        or c.hidden_size // c.num_attention_heads
+    )
+    return 2 * c.num_hidden_layers * heads * width * rows * tokens * size
+
 
 def evaluation_memory(
-    job:Job,
-    adam:int=0, # Bytes that the optimiser holds in the meantime
-)->Counter:     # Kind → bytes at the peak
+    job: Job,
+    adam: int = 0,  # Bytes that the optimiser holds in the meantime
+) -> Counter:  # Kind → bytes at the peak
     "Run a model without gradients on fake tensors, and add the cache"
     job, rows = replace(job, answer=1), job.recipe.eval_batch_size
     model = job.model()
     with FakeTensorMode(allow_non_fake_inputs=False), job.ledger(model) as ledger, as_on(job.cpu):
         note_weights(ledger, to_fake_cpu(model))
-        with torch.no_grad(), job.half: model(**job.batch(model, rows))
+        with torch.no_grad(), job.half:
+            model(**job.batch(model, rows))
     in_front = getattr(job.recipe.config, 'num_virtual_tokens', 0)
-    return ledger.peak + Counter({'Adam': adam, 'KV cache': job.new and cache_bytes(job.base, rows, in_front + job.length + job.new, job.dtype.itemsize)})
+    return ledger.peak + Counter(
+        {
+            'Adam': adam,
+            'KV cache': job.new
+            and cache_bytes(job.base, rows, in_front + job.length + job.new, job.dtype.itemsize),
+        }
+    )
 
 # %% ../../nbs/plan/61_footprint.ipynb #abff9025
 def quantised(
-    peak,          # From `step_memory` or `evaluation_memory`
-    matrices:list, # From `step_memory`
-    bits:int,      # 4, 8 or None
-    size:int,      # Bytes per number otherwise
-)->Counter:        # The same with fewer bits
+    peak,  # From `step_memory` or `evaluation_memory`
+    matrices: list,  # From `step_memory`
+    bits: int,  # 4, 8 or None
+    size: int,  # Bytes per number otherwise
+) -> Counter:  # The same with fewer bits
     "What quantisation makes of a peak"
-    if not bits: return peak
-    small = sum(rows*columns*bits//8 + 4*(rows if bits == 8 else rows*columns//64) for rows, columns in matrices)
-    saved, largest = size*sum(r*c for r, c in matrices) - small, size*max((r*c for r, c in matrices), default=0)
+    if not bits:
+        return peak
+    small = sum(
+        rows * columns * bits // 8 + 4 * (rows if bits == 8 else rows * columns // 64)
+        for rows, columns in matrices
+    )
+    saved, largest = (
+        size * sum(r * c for r, c in matrices) - small,
+        size * max((r * c for r, c in matrices), default=0),
+    )
     return peak - Counter({'foundation model': saved}) + Counter({'activations': largest})

@@ -10,9 +10,11 @@ __all__ = ['ROBERTA_LARGE', 'SIZES', 'EVERYWHERE', 'CAUSAL_ONLY', 'Size', 'llama
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0002
 import copy
 from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+
 from ..baselines import BaselineConfig, adapt_model
 from ..logits import task_type, token_loss, wanted_positions
 from ..model import get_prompt_model
@@ -22,13 +24,14 @@ from ..prompts import PromptConfig
 @dataclass
 class Size:
     "A model and a batch to try methods on"
-    kind:str         # `Llama` (causal) or `Roberta` (masked)
-    batch:int        # b
-    length:int       # t, tokens of the longest row, with its answer
-    width:int        # e
-    shape:dict       # What transformers' configuration of that kind takes
-    answer:int=1     # Labelled tokens of a row
-    padded:int=512   # Tokens to which the authors pad every row
+
+    kind: str  # `Llama` (causal) or `Roberta` (masked)
+    batch: int  # b
+    length: int  # t, tokens of the longest row, with its answer
+    width: int  # e
+    shape: dict  # What transformers' configuration of that kind takes
+    answer: int = 1  # Labelled tokens of a row
+    padded: int = 512  # Tokens to which the authors pad every row
     masked = property(lambda self: self.kind == 'Roberta')
     head = property(lambda self: self.kind + ('ForMaskedLM' if self.masked else 'ForCausalLM'))
 
@@ -36,42 +39,63 @@ class Size:
     def config(self):
         "A transformers configuration"
         import transformers
+
         return getattr(transformers, f'{self.kind}Config')(**self.shape, architectures=[self.head])
+
 
 def llama(vocabulary, width, inner, layers, heads, kv_heads, positions, tied):
     "The shape of a Llama"
-    return dict(vocab_size=vocabulary, hidden_size=width, intermediate_size=inner,
-                num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
-                max_position_embeddings=positions, tie_word_embeddings=tied)
+    return dict(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=positions,
+        tie_word_embeddings=tied,
+    )
 
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0006
-ROBERTA_LARGE = dict(vocab_size=50265, hidden_size=1024, intermediate_size=4096,
-                     num_hidden_layers=24, num_attention_heads=16, max_position_embeddings=514,
-                     type_vocab_size=1, hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
+ROBERTA_LARGE = dict(
+    vocab_size=50265,
+    hidden_size=1024,
+    intermediate_size=4096,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    max_position_embeddings=514,
+    type_vocab_size=1,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+)
 SIZES = {
     'tiny': Size('Llama', 2, 20, 16, llama(500, 64, 64, 2, 4, 2, 256, True), padded=32),
     'smollm2-135m': Size('Llama', 32, 48, 384, llama(49152, 576, 1536, 30, 9, 3, 8192, True)),
     'roberta-large': Size('Roberta', 64, 64, 1024, ROBERTA_LARGE),
-    'deepseek-coder-1.3b': Size('Llama', 8, 320, 768,
-                                llama(32256, 2048, 5504, 24, 16, 16, 16384, False), answer=24),
+    'deepseek-coder-1.3b': Size(
+        'Llama', 8, 320, 768, llama(32256, 2048, 5504, 24, 16, 16, 16384, False), answer=24
+    ),
 }
 
+
 def find_size(
-    name:str, # A key of `SIZES`
-)->Size:
+    name: str,  # A key of `SIZES`
+) -> Size:
     "Look up a size"
-    if name in SIZES: return SIZES[name]
+    if name in SIZES:
+        return SIZES[name]
     raise ValueError(f'sizes: received {name!r}, expected one of {", ".join(SIZES)}.')
 
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0009
 def random_base(
-    size:Size,
-    device='cpu',         # Where; `meta` for a model without weights
-    dtype=torch.bfloat16, # In which format
-    eager:bool=None,      # Attention step by step? Default: on a CPU, as `load_foundation_model` does
-):                        # A frozen transformers model with random weights
+    size: Size,
+    device='cpu',  # Where; `meta` for a model without weights
+    dtype=torch.bfloat16,  # In which format
+    eager: bool = None,  # Attention step by step? Default: on a CPU, as `load_foundation_model` does
+):  # A frozen transformers model with random weights
     "Build a foundation model"
     import transformers
+
     torch.manual_seed(0)
     eager = str(device) == 'cpu' if eager is None else eager
     how = {'attn_implementation': 'eager'} if eager else {}
@@ -80,109 +104,130 @@ def random_base(
     base.name_or_path = 'random'
     return base.requires_grad_(False).eval()
 
+
 def random_batch(
-    size:Size,
-    device='cpu',    # Where
-    left:bool=False, # Padding on the left, and a mask in any case?
-)->dict:             # `input_ids`, `labels` and perhaps `attention_mask`, each `(b, t)`
+    size: Size,
+    device='cpu',  # Where
+    left: bool = False,  # Padding on the left, and a mask in any case?
+) -> dict:  # `input_ids`, `labels` and perhaps `attention_mask`, each `(b, t)`
     "Random rows of different lengths; padding is token 0"
     torch.manual_seed(0)
     b, t, place = size.batch, size.length, torch.arange(size.length)
-    lengths = torch.randint(max(t//2, size.answer + 1), t + 1, (b, 1))
-    lengths[0] = t                                                    # one row is full
-    column = place - (t - lengths) if left else place.expand(b, -1)   # counted within the row
+    lengths = torch.randint(max(t // 2, size.answer + 1), t + 1, (b, 1))
+    lengths[0] = t  # one row is full
+    column = place - (t - lengths) if left else place.expand(b, -1)  # counted within the row
     real = (column >= 0) & (column < lengths)
     asked = column == 2 if size.masked else real & (column >= lengths - size.answer)
     ids = torch.randint(5, size.shape['vocab_size'], (b, t)) * real
     batch = {'input_ids': ids, 'labels': ids.masked_fill(~asked, -100)}
-    if left or size.masked: batch['attention_mask'] = real.long()
+    if left or size.masked:
+        batch['attention_mask'] = real.long()
     return {name: x.to(device) for name, x in batch.items()}
 
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0012
 def training_step(
-    model,      # A model that takes `labels` and returns a `loss`
-    batch:dict, # Its inputs
-):              # A function that does one step
+    model,  # A model that takes `labels` and returns a `loss`
+    batch: dict,  # Its inputs
+):  # A function that does one step
     "Forward, backward and an optimiser step"
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-6, fused=True)
+
     def step():
         out = model(**batch)
         out.loss.backward()
         optimiser.step()
         optimiser.zero_grad()
+
     return step
 
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0015
 @dataclass
 class Out:
     "What a model here returns"
-    loss:object        # A scalar tensor
-    logits:object=None # What it was computed from
+
+    loss: object  # A scalar tensor
+    logits: object = None  # What it was computed from
+
 
 class Limit(nn.Module):
     "A frozen model over [free vectors | input], and nothing else"
+
     def __init__(
         self,
-        base,              # A frozen transformers model, causal or masked
-        m:int=10,          # Free vectors
-        masked:bool=False, # Pass on the mask, even to a causal model?
+        base,  # A frozen transformers model, causal or masked
+        m: int = 10,  # Free vectors
+        masked: bool = False,  # Pass on the mask, even to a causal model?
     ):
         super().__init__()
         self.base_model, self.m, self.causal = base, m, task_type(base) == 'CAUSAL_LM'
         self.masked = masked
         start = torch.randn(m, base.config.hidden_size, device=base.device)
-        self.vectors = nn.Parameter(.02*start)
+        self.vectors = nn.Parameter(0.02 * start)
 
     def forward(self, input_ids, labels, attention_mask=None):
         "The loss at the labels"
         base, b = self.base_model, len(input_ids)
-        front = self.vectors.to(base.dtype).expand(b, -1, -1)                  # (b, m, d)
-        x = torch.cat([front, base.get_input_embeddings()(input_ids)], 1)      # (b, m + t, d)
+        front = self.vectors.to(base.dtype).expand(b, -1, -1)  # (b, m, d)
+        x = torch.cat([front, base.get_input_embeddings()(input_ids)], 1)  # (b, m + t, d)
         mask = F.pad(attention_mask, (self.m, 0), value=1) if self.masked else None
         more = {'use_cache': False} if self.causal else {}
         h = base.base_model(inputs_embeds=x, attention_mask=mask, **more).last_hidden_state
-        index, targets = wanted_positions(labels, int(self.causal))            # (b, k)
+        index, targets = wanted_positions(labels, int(self.causal))  # (b, k)
         at = (index + self.m)[..., None].expand(-1, -1, h.shape[-1])
         return Out(token_loss(base.lm_head(h.gather(1, at)), targets))
 
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0019
 def peft_prompt(
-    base_model, # A frozen transformers causal language model
-    m:int,      # Prompt length
-):              # PEFT's prompt tuning of that length
+    base_model,  # A frozen transformers causal language model
+    m: int,  # Prompt length
+):  # PEFT's prompt tuning of that length
     "The prompt tuning that people would pick instead"
     from peft import PromptTuningConfig, TaskType, get_peft_model
+
     config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=m)
     return get_peft_model(base_model, config)
 
+
 def peft_lora(
-    base_model, # A frozen transformers model; it is changed
-    r:int=16,   # Rank
-):              # PEFT's LoRA on queries, keys and values, ready to train
+    base_model,  # A frozen transformers model; it is changed
+    r: int = 16,  # Rank
+):  # PEFT's LoRA on queries, keys and values, ready to train
     "The LoRA that people would pick instead"
     from peft import LoraConfig, get_peft_model
+
     masked = task_type(base_model) == 'MASKED_LM'
     names = ['query', 'key', 'value'] if masked else ['q_proj', 'k_proj', 'v_proj']
-    config = LoraConfig(task_type=None if masked else 'CAUSAL_LM', r=r, lora_alpha=2*r,
-                        lora_dropout=.1, target_modules=names)
+    config = LoraConfig(
+        task_type=None if masked else 'CAUSAL_LM',
+        r=r,
+        lora_alpha=2 * r,
+        lora_dropout=0.1,
+        target_modules=names,
+    )
     return get_peft_model(base_model, config).train()
 
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0022
 class AuthorsWay(nn.Module):
     "LoPA with the encoder in every step, rows of 512 tokens, and logits everywhere"
+
     def __init__(
         self,
-        base,      # A frozen transformers causal language model
-        size:Size,
+        base,  # A frozen transformers causal language model
+        size: Size,
     ):
         super().__init__()
         from transformers import BertConfig, BertModel
-        config = BertConfig(vocab_size=base.config.vocab_size,     # it is given the same ids
-                            hidden_size=size.width, num_hidden_layers=6,
-                            num_attention_heads=12 if size.width % 12 == 0 else 8,
-                            intermediate_size=4*size.width)
-        with torch.device(base.device): reader = BertModel._from_config(config, dtype=base.dtype)
+
+        config = BertConfig(
+            vocab_size=base.config.vocab_size,  # it is given the same ids
+            hidden_size=size.width,
+            num_hidden_layers=6,
+            num_attention_heads=12 if size.width % 12 == 0 else 8,
+            intermediate_size=4 * size.width,
+        )
+        with torch.device(base.device):
+            reader = BertModel._from_config(config, dtype=base.dtype)
         self.encoder, self.padded = reader.requires_grad_(False).eval(), size.padded
         config = PromptConfig('lopa', init='normal', feature_width=size.width)
         self.prompted = get_prompt_model(base, config)
@@ -192,7 +237,8 @@ class AuthorsWay(nn.Module):
         more, m = self.padded - input_ids.shape[1], self.prompted.adapter_config.num_virtual_tokens
         ids, labels = F.pad(input_ids, (0, more)), F.pad(labels, (0, more), value=-100)
         mask = (ids != 0).long()
-        with torch.no_grad(): features = self.encoder(ids, torch.ones_like(ids)).pooler_output
+        with torch.no_grad():
+            features = self.encoder(ids, torch.ones_like(ids)).pooler_output
         x = self.prompted.prompt_embeds(ids, mask, instance_features=features.float())
         full = F.pad(mask, (m, 0), value=1)
         logits = self.prompted.base_model(inputs_embeds=x, attention_mask=full).logits[:, m:]
@@ -201,21 +247,28 @@ class AuthorsWay(nn.Module):
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0025
 def prompted(method, **how):
     "A maker for one of our own methods"
+
     def make(base, size, batch):
         config = PromptConfig(method, init='normal', feature_width=size.width, **how)
         features = torch.randn(size.batch, size.width, device=base.device)
         looks = method in ('lopa', 'idpg')
         more = {'instance_features': features} if looks else {}
         return get_prompt_model(base, config), batch | more
+
     return make
+
 
 def our_lora(base, size, batch):
     "Our LoRA, on a copy of the model"
     return adapt_model(copy.deepcopy(base), BaselineConfig('lora')).train(), batch
 
+
 EVERYWHERE = {
     'limit': lambda base, size, batch: (Limit(base), batch),
-    'pt': prompted('pt'), 'lopa': prompted('lopa'), 'idpg': prompted('idpg'), 'lora': our_lora,
+    'pt': prompted('pt'),
+    'lopa': prompted('lopa'),
+    'idpg': prompted('idpg'),
+    'lora': our_lora,
     'peft-lora16': lambda base, size, batch: (peft_lora(copy.deepcopy(base)), batch),
 }
 CAUSAL_ONLY = {
@@ -224,8 +277,9 @@ CAUSAL_ONLY = {
     'authors-way': lambda base, size, batch: (AuthorsWay(base, size), batch),
 }
 
+
 def competitors(
-    size:Size,
-)->dict:       # Name → function of (base, size, batch) that returns a model and its inputs
+    size: Size,
+) -> dict:  # Name → function of (base, size, batch) that returns a model and its inputs
     "What can be raced at this size"
     return EVERYWHERE | ({} if size.masked else CAUSAL_ONLY)

@@ -7,170 +7,387 @@ __all__ = ['COLUMNS', 'SCHEMA', 'KINDS', 'PARTS', 'NAMES', 'ROBERTA', 'DEEPSEEK'
            'read_result', 'read_folder', 'published_rows', 'parameter_rows', 'load_results', 'average']
 
 # %% ../../nbs/records/66_records.ipynb #036e9ffc
-import json, warnings
+import json
+import warnings
 from pathlib import Path
 
 # %% ../../nbs/records/66_records.ipynb #ad095646
-COLUMNS = {'task': ['task'], 'base_model': ['base_model'], 'method': ['method'], 'variant': ['recipe', 'variant'], 'seed': ['seed'],
-           'num_virtual_tokens': ['config', 'num_virtual_tokens'], 'rank': ['config', 'rank'], 'gate': ['config', 'gate'], 'encoder': ['config', 'encoder_name_or_path'],
-           'pooling': ['config', 'encoder_pooling'], 'train_encoder': ['config', 'train_encoder'], 'position': ['config', 'position'], 'init': ['config', 'init'],
-           'train_rows': ['data', 'train'], 'steps': ['recipe', 'steps'], 'batch_size': ['recipe', 'batch_size'], 'prompt_lr': ['recipe', 'prompt_lr'], 'head_lr': ['recipe', 'head_lr'],
-           'accuracy': ['test', 'accuracy'], 'score': ['test', 'score'], 'low': ['test', 'low'], 'high': ['test', 'high'], 'n': ['test', 'n'],
-           'parameters': ['trainable_parameters'], 'seconds': ['seconds', 'total'], 'train_seconds': ['seconds', 'train'], 'peak_memory_mb': ['peak_memory_mb'],
-           'device': ['device'], 'dtype': ['dtype'], 'right': ['test_right'], 'history': ['history'], 'id': ['id'], 'schema': ['schema']} # column → where it stands in a record
+COLUMNS = {
+    'task': ['task'],
+    'base_model': ['base_model'],
+    'method': ['method'],
+    'variant': ['recipe', 'variant'],
+    'seed': ['seed'],
+    'num_virtual_tokens': ['config', 'num_virtual_tokens'],
+    'rank': ['config', 'rank'],
+    'gate': ['config', 'gate'],
+    'encoder': ['config', 'encoder_name_or_path'],
+    'pooling': ['config', 'encoder_pooling'],
+    'train_encoder': ['config', 'train_encoder'],
+    'position': ['config', 'position'],
+    'init': ['config', 'init'],
+    'train_rows': ['data', 'train'],
+    'steps': ['recipe', 'steps'],
+    'batch_size': ['recipe', 'batch_size'],
+    'prompt_lr': ['recipe', 'prompt_lr'],
+    'head_lr': ['recipe', 'head_lr'],
+    'accuracy': ['test', 'accuracy'],
+    'score': ['test', 'score'],
+    'low': ['test', 'low'],
+    'high': ['test', 'high'],
+    'n': ['test', 'n'],
+    'parameters': ['trainable_parameters'],
+    'seconds': ['seconds', 'total'],
+    'train_seconds': ['seconds', 'train'],
+    'peak_memory_mb': ['peak_memory_mb'],
+    'device': ['device'],
+    'dtype': ['dtype'],
+    'right': ['test_right'],
+    'history': ['history'],
+    'id': ['id'],
+    'schema': ['schema'],
+}  # column → where it stands in a record
+
 
 def find(
-    record, # A result
-    path,   # Keys, from the outside in
-):          # What stands there; None if nothing does
+    record,  # A result
+    path,  # Keys, from the outside in
+):  # What stands there; None if nothing does
     "Look into a record"
-    for key in path: record = record.get(key) if isinstance(record, dict) else None
+    for key in path:
+        record = record.get(key) if isinstance(record, dict) else None
     return record
 
+
 def row_of(
-    record:dict, # A result
-    file,        # Where it stands
-)->dict:         # Column → value; None for what the record does not say
+    record: dict,  # A result
+    file,  # Where it stands
+) -> dict:  # Column → value; None for what the record does not say
     "A record as a row"
-    row = {'source': 'ours', **{column: find(record, path) for column, path in COLUMNS.items()}, 'file': str(file)}
-    row['encoder'], row['pooling'] = row['encoder'] or record.get('encoder_name_or_path'), row['pooling'] or record.get('encoder_pooling')
-    row['reads'] = ', '.join([row['encoder'], row['pooling'], *(['tuned'] if row['train_encoder'] else [])]) if row['encoder'] and row['pooling'] else None
-    row['score'] = row['accuracy'] if row['score'] is None else row['score']          # MRPC and QQP have a score besides their accuracy
+    row = {
+        'source': 'ours',
+        **{column: find(record, path) for column, path in COLUMNS.items()},
+        'file': str(file),
+    }
+    row['encoder'], row['pooling'] = (
+        row['encoder'] or record.get('encoder_name_or_path'),
+        row['pooling'] or record.get('encoder_pooling'),
+    )
+    row['reads'] = (
+        ', '.join([row['encoder'], row['pooling'], *(['tuned'] if row['train_encoder'] else [])])
+        if row['encoder'] and row['pooling']
+        else None
+    )
+    row['score'] = (
+        row['accuracy'] if row['score'] is None else row['score']
+    )  # MRPC and QQP have a score besides their accuracy
     return {k: v for k, v in row.items() if k != 'accuracy'}
 
 # %% ../../nbs/records/66_records.ipynb #ecf7b400
 SCHEMA = 1
-KINDS = {**dict.fromkeys('task base_model method variant gate encoder pooling position init device dtype right id'.split(), str), 'train_encoder': bool, 'history': list} # others: a number
-PARTS = ('config', 'recipe', 'data', 'seconds')                                       # objects, where a record has them
+KINDS = {
+    **dict.fromkeys(
+        'task base_model method variant gate encoder pooling position init device dtype right id'.split(),
+        str,
+    ),
+    'train_encoder': bool,
+    'history': list,
+}  # others: a number
+PARTS = ('config', 'recipe', 'data', 'seconds')  # objects, where a record has them
+
 
 def fits(
-    value, # What stands in a record
+    value,  # What stands in a record
     kind,  # A type; None: a number
-)->bool:   # Nothing fits everywhere
+) -> bool:  # Nothing fits everywhere
     "Is this what belongs there?"
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) if kind is None else isinstance(value, kind))
+    return value is None or (
+        isinstance(value, (int, float)) and not isinstance(value, bool)
+        if kind is None
+        else isinstance(value, kind)
+    )
+
 
 def trouble(
-    record, # What `json` made of a file
-)->str:     # What keeps it from being a row; empty if nothing does
+    record,  # What `json` made of a file
+) -> str:  # What keeps it from being a row; empty if nothing does
     "Why can this record not be used?"
-    if not isinstance(record, dict) or not isinstance(record.get('method'), str) or not isinstance(record.get('task'), str): return 'it is not a result of lopa'
-    if 'error' in record: return f'the run failed: {" ".join(str(record["error"]).split())[:150]}'
+    if (
+        not isinstance(record, dict)
+        or not isinstance(record.get('method'), str)
+        or not isinstance(record.get('task'), str)
+    ):
+        return 'it is not a result of lopa'
+    if 'error' in record:
+        return f'the run failed: {" ".join(str(record["error"]).split())[:150]}'
     schema = record.get('schema', 0)
-    if type(schema) is not int or schema > SCHEMA: return f'its schema is {schema!r}, and this version reads up to {SCHEMA}: update lopa'
+    if type(schema) is not int or schema > SCHEMA:
+        return f'its schema is {schema!r}, and this version reads up to {SCHEMA}: update lopa'
     test = record.get('test')
-    if not isinstance(test, dict): return 'it has no test score'
-    scores = [test.get(k) for k in ('accuracy', 'low', 'high', *(['score'] if test.get('score') is not None else []))]
-    if not all(s is not None and fits(s, None) and 0 <= s <= 1 for s in scores): return 'its test score is not a number from 0 to 1'
-    wrong = [p for p in PARTS if not fits(record.get(p), dict)] + [c for c, path in COLUMNS.items() if not fits(find(record, path), KINDS.get(c))]
-    wrong += [k for k in ('encoder_name_or_path', 'encoder_pooling') if not fits(record.get(k), str)]
-    if not wrong and set(record.get('test_right') or '') - {*'01'}: wrong = ['right']
+    if not isinstance(test, dict):
+        return 'it has no test score'
+    scores = [
+        test.get(k)
+        for k in ('accuracy', 'low', 'high', *(['score'] if test.get('score') is not None else []))
+    ]
+    if not all(s is not None and fits(s, None) and 0 <= s <= 1 for s in scores):
+        return 'its test score is not a number from 0 to 1'
+    wrong = [p for p in PARTS if not fits(record.get(p), dict)] + [
+        c for c, path in COLUMNS.items() if not fits(find(record, path), KINDS.get(c))
+    ]
+    wrong += [
+        k for k in ('encoder_name_or_path', 'encoder_pooling') if not fits(record.get(k), str)
+    ]
+    if not wrong and set(record.get('test_right') or '') - {*'01'}:
+        wrong = ['right']
     return f'its parts have the wrong form: {", ".join(wrong)}' if wrong else ''
 
+
 def read_result(
-    path, # A file
-):        # What it says; None if it is not there, or not whole
+    path,  # A file
+):  # What it says; None if it is not there, or not whole
     "Read a file of results"
-    try: return json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError): return None
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        return None
+
 
 def read_folder(
-    folder, # A folder, or one file
-)->tuple:   # (rows, [(file, what is the matter)])
+    folder,  # A folder, or one file
+) -> tuple:  # (rows, [(file, what is the matter)])
     "Read all results of a folder, not of those below it"
     folder, rows, problems = Path(folder), [], []
-    if not folder.exists(): raise FileNotFoundError(f'{folder}: expected a folder of results or a JSON file, found nothing there.')
-    files = sorted(p for p in folder.iterdir() if (p.suffix == '.json' or p.is_file()) and p.name[0] != '.' and p.suffix != '.jsonl') if folder.is_dir() else [folder]
+    if not folder.exists():
+        raise FileNotFoundError(
+            f'{folder}: expected a folder of results or a JSON file, found nothing there.'
+        )
+    files = (
+        sorted(
+            p
+            for p in folder.iterdir()
+            if (p.suffix == '.json' or p.is_file()) and p.name[0] != '.' and p.suffix != '.jsonl'
+        )
+        if folder.is_dir()
+        else [folder]
+    )
     for path in files:
         record = read_result(path) if path.suffix == '.json' else None
         if isinstance(record, dict) and 'table_glue' in record:
-            try: rows += published_rows(record, path)
-            except (AttributeError, IndexError, KeyError, TypeError, ValueError): problems.append((str(path), 'it is not the file of published numbers that this version knows'))
+            try:
+                rows += published_rows(record, path)
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+                problems.append(
+                    (str(path), 'it is not the file of published numbers that this version knows')
+                )
             continue
-        reason = 'it is not a JSON file' if path.suffix != '.json' or not path.is_file() else 'it cannot be read as whole JSON' if record is None else trouble(record)
-        if reason: problems.append((str(path), reason)); continue
-        if 'schema' not in record: problems.append((str(path), 'older schema: it was read, without an identity'))
+        reason = (
+            'it is not a JSON file'
+            if path.suffix != '.json' or not path.is_file()
+            else 'it cannot be read as whole JSON'
+            if record is None
+            else trouble(record)
+        )
+        if reason:
+            problems.append((str(path), reason))
+            continue
+        if 'schema' not in record:
+            problems.append((str(path), 'older schema: it was read, without an identity'))
         rows.append(row_of(record, path))
     return rows, problems
 
 # %% ../../nbs/records/66_records.ipynb #b4ff8152
-NAMES = {'PT': 'pt', 'IDPG': 'idpg', 'LoRA': 'lora', 'LoPA': 'lopa', 'none': 'zero-shot', 'FFT': 'full'}      # the paper's name → ours
+NAMES = {
+    'PT': 'pt',
+    'IDPG': 'idpg',
+    'LoRA': 'lora',
+    'LoPA': 'lopa',
+    'none': 'zero-shot',
+    'FFT': 'full',
+}  # the paper's name → ours
 ROBERTA, DEEPSEEK = 'roberta-large', 'deepseek-coder-1.3b'
 
+
 def published_rows(
-    published:dict, # Contents of `published.json`
-    file,           # Its name
-)->list:            # Rows
+    published: dict,  # Contents of `published.json`
+    file,  # Its name
+) -> list:  # Rows
     "Published numbers, one row each"
     rows = []
-    def add(place, value, **what): rows.append({'source': 'published', 'figure': place.split('.')[0], 'score': value/100 if value is not None else None, 'file': f'{file}: {place}'} | what)
+
+    def add(place, value, **what):
+        rows.append(
+            {
+                'source': 'published',
+                'figure': place.split('.')[0],
+                'score': value / 100 if value is not None else None,
+                'file': f'{file}: {place}',
+            }
+            | what
+        )
+
     for method, scores in published['table_glue'].items():
-        for task, value in scores.items(): add(f'table_glue.{method}.{task}', value, task=task, method=NAMES[method], base_model=ROBERTA, num_virtual_tokens=10, rank=4 if method == 'LoPA' else None)
+        for task, value in scores.items():
+            add(
+                f'table_glue.{method}.{task}',
+                value,
+                task=task,
+                method=NAMES[method],
+                base_model=ROBERTA,
+                num_virtual_tokens=10,
+                rank=4 if method == 'LoPA' else None,
+            )
     for task, methods in published['table_code'].items():
         for method, scores in methods.items():
-            for model, value in scores.items(): add(f'table_code.{task}.{method}.{model}', value, task=task, method=NAMES[method], base_model=model)
+            for model, value in scores.items():
+                add(
+                    f'table_code.{task}.{method}.{model}',
+                    value,
+                    task=task,
+                    method=NAMES[method],
+                    base_model=model,
+                )
     for method, scores in published['phi2_extra'].items():
-        for task, value in scores.items(): add(f'phi2_extra.{method}.{task}', value, task=task, method=NAMES[method], base_model='phi-2')
+        for task, value in scores.items():
+            add(
+                f'phi2_extra.{method}.{task}',
+                value,
+                task=task,
+                method=NAMES[method],
+                base_model='phi-2',
+            )
     for task, series in published['fig3_length'].items():
-        if task == 'm': continue
+        if task == 'm':
+            continue
         model = series.get('model', ROBERTA)
         for name, values in series.items():
-            if name in ('model', 'encoder'): continue
+            if name in ('model', 'encoder'):
+                continue
             method, _, rank = name.partition(' r=')
             rank = int(rank) if rank else 4 if method == 'LoPA' else None
-            what = dict(task=task, method=NAMES[method], base_model=model, rank=rank, encoder=series.get('encoder'))
+            what = dict(
+                task=task,
+                method=NAMES[method],
+                base_model=model,
+                rank=rank,
+                encoder=series.get('encoder'),
+            )
             if isinstance(values, dict):
-                for m, value in values.items(): add(f'fig3_length.{task}.{name}.{m}', value, num_virtual_tokens=int(m), **what)
-            else: add(f'fig3_length.{task}.{name}', values, **what)
+                for m, value in values.items():
+                    add(f'fig3_length.{task}.{name}.{m}', value, num_virtual_tokens=int(m), **what)
+            else:
+                add(f'fig3_length.{task}.{name}', values, **what)
     for name, values in published['fig4_rank'].items():
-        if name in ('r', 'm'): continue
-        task, model, m = ([*name.split(' '), ROBERTA][:2] + [50 if 'm=50' in name else 10])
-        for i, value in enumerate(values): add(f'fig4_rank.{name}.{i}', value, task=task, method='lopa', base_model=model, num_virtual_tokens=m, rank=published['fig4_rank']['r'][i])
+        if name in ('r', 'm'):
+            continue
+        task, model, m = [*name.split(' '), ROBERTA][:2] + [50 if 'm=50' in name else 10]
+        for i, value in enumerate(values):
+            add(
+                f'fig4_rank.{name}.{i}',
+                value,
+                task=task,
+                method='lopa',
+                base_model=model,
+                num_virtual_tokens=m,
+                rank=published['fig4_rank']['r'][i],
+            )
     return rows + parameter_rows(published['params_millions'], file)
+
 
 def parameter_rows(counts, file):
     "Published counts of trained parameters"
     rows = []
     for table, series in counts.items():
-        task, model = ('glue', ROBERTA) if table.startswith('glue') else ('cruxeval', table.split(' ')[1])
+        task, model = (
+            ('glue', ROBERTA) if table.startswith('glue') else ('cruxeval', table.split(' ')[1])
+        )
         for name, values in (series if isinstance(series, dict) else {'': series}).items():
-            if name == 'm': continue
-            place, by_rank = f'params_millions.{table}' + f'.{name}'*bool(name), 'r=1,2,4' in (name or table)
+            if name == 'm':
+                continue
+            place, by_rank = (
+                f'params_millions.{table}' + f'.{name}' * bool(name),
+                'r=1,2,4' in (name or table),
+            )
             method, _, rank = ('LoPA', '', '') if by_rank else name.partition(' r=')
             for i, value in enumerate(values):
-                rows.append({'source': 'published', 'figure': 'params_millions', 'task': task, 'base_model': model, 'method': NAMES[method], 'parameters': round(1e6*value), 'file': f'{file}: {place}.{i}',
-                             'num_virtual_tokens': 10 if by_rank else series['m'][i], 'rank': (1, 2, 4)[i] if by_rank else int(rank) if rank else None, 'encoder': 'codesage' if 'codesage' in table else None})
+                rows.append(
+                    {
+                        'source': 'published',
+                        'figure': 'params_millions',
+                        'task': task,
+                        'base_model': model,
+                        'method': NAMES[method],
+                        'parameters': round(1e6 * value),
+                        'file': f'{file}: {place}.{i}',
+                        'num_virtual_tokens': 10 if by_rank else series['m'][i],
+                        'rank': (1, 2, 4)[i] if by_rank else int(rank) if rank else None,
+                        'encoder': 'codesage' if 'codesage' in table else None,
+                    }
+                )
     return rows
 
 # %% ../../nbs/records/66_records.ipynb #02cf6b94
 def load_results(
-    *folders, # Folders of results, or files; `published.json` among them brings the paper's numbers
-):            # A pandas DataFrame, a row per number; `attrs['problems']`: [(file, what is the matter)]
+    *folders,  # Folders of results, or files; `published.json` among them brings the paper's numbers
+):  # A pandas DataFrame, a row per number; `attrs['problems']`: [(file, what is the matter)]
     "All results as one tidy table"
     import pandas as pd
+
     rows, problems, seen = [], [], {}
     for folder in folders:
         new, wrong = read_folder(folder)
         problems += wrong
         for row in new:
             first = seen.setdefault(row.get('id') or row['file'], row['file'])
-            if first == row['file'] and row not in rows: rows.append(row)
-            elif first != row['file']: problems.append((row['file'], f'the same experiment as {first}, which was kept'))
-    table = pd.DataFrame(rows, columns=['source', 'figure', *(k for k in COLUMNS if k != 'accuracy'), 'reads', 'file'])
+            if first == row['file'] and row not in rows:
+                rows.append(row)
+            elif first != row['file']:
+                problems.append((row['file'], f'the same experiment as {first}, which was kept'))
+    table = pd.DataFrame(
+        rows,
+        columns=['source', 'figure', *(k for k in COLUMNS if k != 'accuracy'), 'reads', 'file'],
+    )
     table.attrs['problems'] = problems
-    if told := [f'{Path(f).name}: {why}' for f, why in problems if not why.startswith('older schema')]:
-        warnings.warn(f'load_results: {len(told)} file{"s are" if len(told) > 1 else " is"} not in the table: ' + '; '.join(told[:5]) + ('; …' if len(told) > 5 else '') + " (all of them: attrs['problems'])", stacklevel=2)
+    if told := [
+        f'{Path(f).name}: {why}' for f, why in problems if not why.startswith('older schema')
+    ]:
+        warnings.warn(
+            f'load_results: {len(told)} file{"s are" if len(told) > 1 else " is"} not in the table: '
+            + '; '.join(told[:5])
+            + ('; …' if len(told) > 5 else '')
+            + " (all of them: attrs['problems'])",
+            stacklevel=2,
+        )
     return table
 
 # %% ../../nbs/records/66_records.ipynb #2519f374
-SETTINGS = ['source', 'figure', *(c for c in list(COLUMNS)[:list(COLUMNS).index('accuracy')] if c != 'seed'), 'n']
+SETTINGS = [
+    'source',
+    'figure',
+    *(c for c in list(COLUMNS)[: list(COLUMNS).index('accuracy')] if c != 'seed'),
+    'n',
+]
+
 
 def average(
-    table, # As from `load_results`
-):         # The columns of `SETTINGS` that differ, and `score`, `lowest`, `highest`, `seeds`, `runs`, `parameters`: a DataFrame, best first
+    table,  # As from `load_results`
+):  # The columns of `SETTINGS` that differ, and `score`, `lowest`, `highest`, `seeds`, `runs`, `parameters`: a DataFrame, best first
     "Average over seeds"
     groups = table[table.score.notna()].groupby(SETTINGS, dropna=False, sort=False)
-    found = groups.agg(score=('score', 'mean'), lowest=('score', 'min'), highest=('score', 'max'), seeds=('seed', 'nunique'), runs=('score', 'size'), parameters=('parameters', 'first')).reset_index()
+    found = groups.agg(
+        score=('score', 'mean'),
+        lowest=('score', 'min'),
+        highest=('score', 'max'),
+        seeds=('seed', 'nunique'),
+        runs=('score', 'size'),
+        parameters=('parameters', 'first'),
+    ).reset_index()
     methods = found.groupby('method')
-    same = [c for c in SETTINGS if c not in ('task', 'method') and found[c].nunique() < 2 and (methods[c].nunique(dropna=False) < 2).all()]
+    same = [
+        c
+        for c in SETTINGS
+        if c not in ('task', 'method')
+        and found[c].nunique() < 2
+        and (methods[c].nunique(dropna=False) < 2).all()
+    ]
     return found.drop(columns=same).sort_values('score', ascending=False, ignore_index=True)

@@ -10,107 +10,228 @@ __all__ = ['AXES', 'USUAL', 'CONCERNS', 'TITLES', 'BUDGET', 'DECIDED', 'FIGURES'
 import numpy as np
 
 # %% ../../nbs/records/67_series.ipynb #d3536dd7
-AXES = {'num_virtual_tokens': 'prompt length m', 'rank': 'rank r of UVᵀ', 'gate': 'gate', 'reads': 'encoder', 'train_rows': 'training sentences', 'steps': 'training steps'}  # setting → its name
-USUAL = {'num_virtual_tokens': 10, 'rank': 4, 'gate': 'sigmoid', 'reads': 'all-minilm-l6-v2, mean', 'position': 'prefix'}
+AXES = {
+    'num_virtual_tokens': 'prompt length m',
+    'rank': 'rank r of UVᵀ',
+    'gate': 'gate',
+    'reads': 'encoder',
+    'train_rows': 'training sentences',
+    'steps': 'training steps',
+}  # setting → its name
+USUAL = {
+    'num_virtual_tokens': 10,
+    'rank': 4,
+    'gate': 'sigmoid',
+    'reads': 'all-minilm-l6-v2, mean',
+    'position': 'prefix',
+}
 _prompt = ('num_virtual_tokens', 'position', 'train_rows', 'steps')
-CONCERNS = {'lopa': (*_prompt, 'rank', 'gate', 'reads'), 'idpg': (*_prompt, 'reads'), 'idpg-phm': (*_prompt, 'reads'), 'pt': _prompt, 'dept': ('position', 'train_rows', 'steps'),
-            'encoder-alone': ('reads', 'train_rows'), 'zero-shot': (), 'majority': ()}                            # method → what it depends on; others: `train_rows`, `steps`
-TITLES = {'lopa': 'LoPA', 'pt': 'prompt tuning', 'idpg': 'IDPG', 'idpg-phm': 'IDPG-PHM', 'dept': 'DePT', 'lora': 'LoRA', 'prefix': 'prefix tuning', 'p-tuning': 'P-tuning',
-          'full': 'full fine-tuning', 'zero-shot': 'zero-shot', 'majority': 'majority class', 'encoder-alone': 'encoder alone'}
+CONCERNS = {
+    'lopa': (*_prompt, 'rank', 'gate', 'reads'),
+    'idpg': (*_prompt, 'reads'),
+    'idpg-phm': (*_prompt, 'reads'),
+    'pt': _prompt,
+    'dept': ('position', 'train_rows', 'steps'),
+    'encoder-alone': ('reads', 'train_rows'),
+    'zero-shot': (),
+    'majority': (),
+}  # method → what it depends on; others: `train_rows`, `steps`
+TITLES = {
+    'lopa': 'LoPA',
+    'pt': 'prompt tuning',
+    'idpg': 'IDPG',
+    'idpg-phm': 'IDPG-PHM',
+    'dept': 'DePT',
+    'lora': 'LoRA',
+    'prefix': 'prefix tuning',
+    'p-tuning': 'P-tuning',
+    'full': 'full fine-tuning',
+    'zero-shot': 'zero-shot',
+    'majority': 'majority class',
+    'encoder-alone': 'encoder alone',
+}
+
 
 def concerns(
-    method:str,  # A method
-    setting:str, # A key of `AXES`
-)->bool:         # Would another value give another experiment?
+    method: str,  # A method
+    setting: str,  # A key of `AXES`
+) -> bool:  # Would another value give another experiment?
     "Does a method depend on a setting?"
     return setting in CONCERNS.get(method, ('train_rows', 'steps'))
 
 # %% ../../nbs/records/67_series.ipynb #a11a69b5
-BUDGET = ('steps', 'batch_size')                                                                  # the same for all methods
-DECIDED = (*BUDGET, 'prompt_lr', 'head_lr')                                                       # by the recipe, and held as well
-FIGURES = {'num_virtual_tokens': 'fig3_length', 'rank': 'fig4_rank'}                             # what varies → where it was published
+BUDGET = ('steps', 'batch_size')  # the same for all methods
+DECIDED = (*BUDGET, 'prompt_lr', 'head_lr')  # by the recipe, and held as well
+FIGURES = {
+    'num_virtual_tokens': 'fig3_length',
+    'rank': 'fig4_rank',
+}  # what varies → where it was published
+
 
 def hold(
-    table,                       # As from `load_results`
-    axis:str,                    # What varies: a key of `AXES`
-    task:str='rotten_tomatoes',  # Which task
-    source:str='ours',           # `ours` or `published`
-    **fixed,                     # Setting → value, instead of the usual one
-):                               # The rows that are left
+    table,  # As from `load_results`
+    axis: str,  # What varies: a key of `AXES`
+    task: str = 'rotten_tomatoes',  # Which task
+    source: str = 'ours',  # `ours` or `published`
+    **fixed,  # Setting → value, instead of the usual one
+):  # The rows that are left
     "Rows in which only one setting varies"
     rows = table[(table.source == source) & (table.task == task) & table.score.notna()]
-    if source == 'published': return rows[rows.figure == FIGURES.get(axis, 'none')]
-    usual = USUAL | {'train_rows': rows.train_rows.max()} | {k: v for k, v in fixed.items() if k not in DECIDED}
-    keep = lambda row: all(setting == axis or not concerns(row['method'], setting) or row[setting] == value for setting, value in usual.items())
-    if not len(rows): return rows
-    decided = [rows[setting].isna() | (rows[setting] == 0) | (rows[setting] == fixed.get(setting, commonest(rows, setting))) for setting in DECIDED if setting != axis]
+    if source == 'published':
+        return rows[rows.figure == FIGURES.get(axis, 'none')]
+    usual = (
+        USUAL
+        | {'train_rows': rows.train_rows.max()}
+        | {k: v for k, v in fixed.items() if k not in DECIDED}
+    )
+    keep = lambda row: all(
+        setting == axis or not concerns(row['method'], setting) or row[setting] == value
+        for setting, value in usual.items()
+    )
+    if not len(rows):
+        return rows
+    decided = [
+        rows[setting].isna()
+        | (rows[setting] == 0)
+        | (rows[setting] == fixed.get(setting, commonest(rows, setting)))
+        for setting in DECIDED
+        if setting != axis
+    ]
     return rows[np.all(decided, 0) & [keep(row) for _, row in rows.iterrows()]]
+
 
 def commonest(rows, setting):
     "What most runs have, of several values the smallest: of all methods for a budget, else of each row's method"
     most = lambda values: values.mode().iloc[0] if values.notna().any() else None
-    return most(rows[setting]) if setting in BUDGET else rows.method.map(rows.groupby('method')[setting].agg(most))
+    return (
+        most(rows[setting])
+        if setting in BUDGET
+        else rows.method.map(rows.groupby('method')[setting].agg(most))
+    )
 
 # %% ../../nbs/records/67_series.ipynb #60504b21
 def by_row(
-    rows, # Runs of the same experiment with `right`, a digit per test sentence
-):        # Share of the runs that got each sentence right: `(n,)`; None if a run does not say
+    rows,  # Runs of the same experiment with `right`, a digit per test sentence
+):  # Share of the runs that got each sentence right: `(n,)`; None if a run does not say
     "Which sentences were answered rightly, and how often"
     digits = [r for r in rows['right']] if 'right' in rows else []
-    if not digits or not all(isinstance(d, str) for d in digits) or len({*map(len, digits)}) > 1: return None
+    if not digits or not all(isinstance(d, str) for d in digits) or len({*map(len, digits)}) > 1:
+        return None
     return np.array([[int(c) for c in d] for d in digits]).mean(0)
 
+
 def spread(
-    shares, # For each sentence: a number `(n,)`
+    shares,  # For each sentence: a number `(n,)`
     seeds,  # For each seed: the mean `(S,)`
-)->float:   # Standard error of the mean
+) -> float:  # Standard error of the mean
     "Both draws: sentences and seeds"
-    return float(np.sqrt(np.var(shares, ddof=1)/len(shares) + (np.var(seeds, ddof=1)/len(seeds) if len(seeds) > 1 else 0.)))
+    return float(
+        np.sqrt(
+            np.var(shares, ddof=1) / len(shares)
+            + (np.var(seeds, ddof=1) / len(seeds) if len(seeds) > 1 else 0.0)
+        )
+    )
+
 
 def summarise(
-    rows, # Runs of the same experiment, with different seeds
-)->dict:  # `score`, `low`, `high` (0 to 1; None if unknown), `scores`, `parameters`, `files`
+    rows,  # Runs of the same experiment, with different seeds
+) -> dict:  # `score`, `low`, `high` (0 to 1; None if unknown), `scores`, `parameters`, `files`
     "One point of a figure"
     score, shares = float(rows.score.mean()), by_row(rows)
-    half = 1.96*spread(shares, rows.score) if shares is not None and len(shares) > 1 else None
-    low, high = (max(score - half, 0.), min(score + half, 1.)) if half is not None else (rows.low.iloc[0], rows.high.iloc[0]) if len(rows) == 1 else (None, None)
+    half = 1.96 * spread(shares, rows.score) if shares is not None and len(shares) > 1 else None
+    low, high = (
+        (max(score - half, 0.0), min(score + half, 1.0))
+        if half is not None
+        else (rows.low.iloc[0], rows.high.iloc[0])
+        if len(rows) == 1
+        else (None, None)
+    )
     known = lambda x: None if x is None or x != x else float(x)
-    return {'score': score, 'low': known(low), 'high': known(high), 'scores': rows.score.tolist(), 'parameters': known(rows.parameters.iloc[0]), 'files': rows.file.tolist()}
+    return {
+        'score': score,
+        'low': known(low),
+        'high': known(high),
+        'scores': rows.score.tolist(),
+        'parameters': known(rows.parameters.iloc[0]),
+        'files': rows.file.tolist(),
+    }
 
 # %% ../../nbs/records/67_series.ipynb #74eeadd2
 def series(
-    table,                      # As from `load_results`
-    axis:str,                   # What varies
-    task:str='rotten_tomatoes', # Which task
-    source:str='ours',          # `ours` or `published`
-    **fixed,                    # As in `hold`
-)->list:                        # Dicts with `label`, `method`, `source`, and `points`: from `summarise`, with `x` (None: a level)
+    table,  # As from `load_results`
+    axis: str,  # What varies
+    task: str = 'rotten_tomatoes',  # Which task
+    source: str = 'ours',  # `ours` or `published`
+    **fixed,  # As in `hold`
+) -> list:  # Dicts with `label`, `method`, `source`, and `points`: from `summarise`, with `x` (None: a level)
     "What a figure draws"
     rows, found = hold(table, axis, task, source, **fixed), []
     short = {'base_model': '', 'rank': 'r = ', 'num_virtual_tokens': 'm = '}
     for method, mine in rows.groupby('method', sort=False):
-        apart = [c for c in short if c != axis and mine[c].nunique() > 1 and (source == 'published' or concerns(method, c))]
+        apart = [
+            c
+            for c in short
+            if c != axis
+            and mine[c].nunique() > 1
+            and (source == 'published' or concerns(method, c))
+        ]
         groups = mine.groupby(apart, dropna=False) if apart else [((), mine)]
         for key, group in groups:
-            name = ', '.join([TITLES.get(method, method), *(f'{short[c]}{k if isinstance(k, str) else int(k)}' for c, k in zip(apart, key) if k == k)])
-            found.append({'label': name, 'method': method, 'source': source, 'points': points_of(group, axis, method, source)})
-    return sorted(found, key=lambda s: (list(TITLES).index(s['method']) if s['method'] in TITLES else 99, s['label']))
+            name = ', '.join(
+                [
+                    TITLES.get(method, method),
+                    *(
+                        f'{short[c]}{k if isinstance(k, str) else int(k)}'
+                        for c, k in zip(apart, key)
+                        if k == k
+                    ),
+                ]
+            )
+            found.append(
+                {
+                    'label': name,
+                    'method': method,
+                    'source': source,
+                    'points': points_of(group, axis, method, source),
+                }
+            )
+    return sorted(
+        found,
+        key=lambda s: (
+            list(TITLES).index(s['method']) if s['method'] in TITLES else 99,
+            s['label'],
+        ),
+    )
+
 
 def points_of(rows, axis, method, source):
     "Points of one line; if the setting does not concern the method, one without place"
     moves = rows[axis].notna().all() if source == 'published' else concerns(method, axis)
-    if not moves: return [{'x': None, **summarise(rows)}]
+    if not moves:
+        return [{'x': None, **summarise(rows)}]
     return [{'x': x, **summarise(group)} for x, group in rows.groupby(axis)]
 
 # %% ../../nbs/records/67_series.ipynb #d00727db
 def difference(
-    a, # Runs of one experiment, with `seed` and `right`
-    b, # Runs of another, on the same sentences
-)->dict: # `difference` (a − b), `low`, `high`, `seeds` in common, `gains` and `losses`: sentences won and lost, averaged over seeds
+    a,  # Runs of one experiment, with `seed` and `right`
+    b,  # Runs of another, on the same sentences
+) -> dict:  # `difference` (a − b), `low`, `high`, `seeds` in common, `gains` and `losses`: sentences won and lost, averaged over seeds
     "Paired comparison over the seeds that both have"
     seeds = sorted({*a.seed} & {*b.seed})
-    digits = lambda rows: np.array([[int(c) for c in rows[rows.seed == s]['right'].iloc[0]] for s in seeds])
-    if not seeds: raise ValueError('difference: the two have no seed in common; run both with the same seeds.')
-    apart = digits(a) - digits(b)                                              # (seeds, sentences): 1 won, -1 lost
-    mean, half = float(apart.mean()), 1.96*spread(apart.mean(0), apart.mean(1))
-    return {'difference': mean, 'low': mean - half, 'high': mean + half, 'seeds': len(seeds), 'gains': float((apart == 1).sum(1).mean()), 'losses': float((apart == -1).sum(1).mean())}
+    digits = lambda rows: np.array(
+        [[int(c) for c in rows[rows.seed == s]['right'].iloc[0]] for s in seeds]
+    )
+    if not seeds:
+        raise ValueError(
+            'difference: the two have no seed in common; run both with the same seeds.'
+        )
+    apart = digits(a) - digits(b)  # (seeds, sentences): 1 won, -1 lost
+    mean, half = float(apart.mean()), 1.96 * spread(apart.mean(0), apart.mean(1))
+    return {
+        'difference': mean,
+        'low': mean - half,
+        'high': mean + half,
+        'seeds': len(seeds),
+        'gains': float((apart == 1).sum(1).mean()),
+        'losses': float((apart == -1).sum(1).mean()),
+    }

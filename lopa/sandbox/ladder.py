@@ -10,12 +10,24 @@ __all__ = ['STATUSES', 'REFUSED', 'VALUE_BYTES', 'LADDER', 'GAPS', 'GAPS_AS_YOUR
            'gaps', 'choose_rung', 'run_program', 'run_programs']
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #43a26c43
-import inspect, os, re, secrets, selectors, shutil, signal, subprocess, sys, tempfile, time, warnings
+import inspect
+import os
+import re
+import secrets
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
 from .values import decode, encode, same_value
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #11156cf6
@@ -27,85 +39,111 @@ STATUSES = dict(
     memory='it ran out of memory',
     output='it printed more than it may',
     unserialisable='its value is not plain data, or too large, or nested too deeply',
-    forged='something that is not a result came over the pipe for results')
+    forged='something that is not a result came over the pipe for results',
+)
+
 
 @dataclass(frozen=True)
 class Outcome:
     "How a program ended"
-    status:str         # A key of `STATUSES`
-    value:object=None  # Value of the last expression; None unless `status` is `ok`
-    stdout:str=''      # What it printed, at most `output_kb`
-    stderr:str=''      # The same for the error stream; a traceback ends up here
-    seconds:float=0.   # Wall time, start and end of the child included
-    peak_mb:float=None # Most memory one process of it held at a time (MiB); None if nobody could look any more
-    isolation:str=''   # The rung it ran on: a member of `LADDER`
+
+    status: str  # A key of `STATUSES`
+    value: object = None  # Value of the last expression; None unless `status` is `ok`
+    stdout: str = ''  # What it printed, at most `output_kb`
+    stderr: str = ''  # The same for the error stream; a traceback ends up here
+    seconds: float = 0.0  # Wall time, start and end of the child included
+    peak_mb: float = None  # Most memory one process of it held at a time (MiB); None if nobody could look any more
+    isolation: str = ''  # The rung it ran on: a member of `LADDER`
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #98a3babc
 def run_cell(
-    source:str, # A Python program
-):              # Value of its last statement if that is an expression, else None
+    source: str,  # A Python program
+):  # Value of its last statement if that is an expression, else None
     "Execute a program as a notebook cell is executed"
-    import _ast, _sitebuiltins, builtins
-    for name in 'exit', 'quit': setattr(builtins, name, _sitebuiltins.Quitter(name, 'Ctrl-D'))
+    import _ast
+    import _sitebuiltins
+    import builtins
+
+    for name in 'exit', 'quit':
+        setattr(builtins, name, _sitebuiltins.Quitter(name, 'Ctrl-D'))
     main = sys.modules['__main__'] = type(sys)('__main__')
     main.__builtins__ = builtins
-    tree = compile(source, '<program>', 'exec', 0x400, dont_inherit=True)              # 0x400: stop at the syntax tree
+    tree = compile(
+        source, '<program>', 'exec', 0x400, dont_inherit=True
+    )  # 0x400: stop at the syntax tree
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], _ast.Expr) else None
     exec(compile(tree, '<program>', 'exec', dont_inherit=True), vars(main))
-    if last: return eval(compile(_ast.Expression(last.value), '<program>', 'eval', dont_inherit=True), vars(main))
+    if last:
+        return eval(
+            compile(_ast.Expression(last.value), '<program>', 'eval', dont_inherit=True), vars(main)
+        )
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #247ac521
 def message(
-    said:tuple, # (status, value)
-    most:int,   # Bytes it may take
-)->bytes:       # The pair, encoded
+    said: tuple,  # (status, value)
+    most: int,  # Bytes it may take
+) -> bytes:  # The pair, encoded
     "Write down what there is to say, or why it cannot be said"
     try:
         body = encode(said).encode()
-        if len(body) > most: raise ValueError(f'{len(body)} bytes, and {most} are allowed')
+        if len(body) > most:
+            raise ValueError(f'{len(body)} bytes, and {most} are allowed')
         return body
-    except MemoryError: return encode(('memory', None)).encode()
+    except MemoryError:
+        return encode(('memory', None)).encode()
     except BaseException as e:
         os.write(2, f'The value cannot be returned: {e}\n'.encode())
         return encode(('unserialisable', None)).encode()
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #ba1c4748
 def show_error(
-    e,   # The exception
-    err, # The error stream as it was before the program ran
+    e,  # The exception
+    err,  # The error stream as it was before the program ran
 ):
     "Print a traceback that begins in the program, not in our code"
     try:
         sys.stderr, tb = err, e.__traceback__
-        while tb and tb.tb_frame.f_code.co_filename != '<program>': tb = tb.tb_next
+        while tb and tb.tb_frame.f_code.co_filename != '<program>':
+            tb = tb.tb_next
         sys.__excepthook__(type(e), e.with_traceback(tb), tb)
-    except BaseException: pass
+    except BaseException:
+        pass
+
 
 def answer(
-    job:dict, # From `run_program`
+    job: dict,  # From `run_program`
 ):
     "Run the program, send status and value, and leave"
     write, leave, getpid, me = os.write, os._exit, os.getpid, os.getpid()
     out, err, spare = sys.stdout, sys.stderr, bytearray(1 << 21)
-    try: said = 'ok', run_cell(job['source'])
-    except SystemExit: said = 'exit', None
-    except MemoryError: said, spare = ('memory', None), None                  # `spare` gives back some room to speak in
-    except BaseException as e: said = 'error', show_error(e, err)
+    try:
+        said = 'ok', run_cell(job['source'])
+    except SystemExit:
+        said = 'exit', None
+    except MemoryError:
+        said, spare = ('memory', None), None  # `spare` gives back some room to speak in
+    except BaseException as e:
+        said = 'error', show_error(e, err)
     for stream in out, err:
-        try: stream.flush()
-        except BaseException: pass
-    if getpid() != me: leave(0)                                               # a copy that the program has made of itself
+        try:
+            stream.flush()
+        except BaseException:
+            pass
+    if getpid() != me:
+        leave(0)  # a copy that the program has made of itself
     body = message(said, job['value_bytes'])
     data = job['nonce'] + len(body).to_bytes(8, 'big') + body
-    while data: data = data[write(job['result'], data):]
+    while data:
+        data = data[write(job['result'], data) :]
     leave(0)
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #865e0d77
 def set_limits(
-    limits:dict, # Name of an `RLIMIT_…` → most
+    limits: dict,  # Name of an `RLIMIT_…` → most
 ):
     "Set resource limits that cannot be raised again"
     import resource
+
     for name, most in limits.items():
         try:
             kind = getattr(resource, 'RLIMIT_' + name)
@@ -113,78 +151,168 @@ def set_limits(
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(kind, (most, most))
         except (AttributeError, ValueError, OSError):
-            if sys.platform == 'linux': raise                                 # macOS lacks some of them
+            if sys.platform == 'linux':
+                raise  # macOS lacks some of them
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #9ba62266
 def become(
-    uid:int, # User and group to become
+    uid: int,  # User and group to become
 ):
     "Give up being root, and keep the standard library within reach"
     home = sys.base_prefix
     door = os.open(home, os.O_RDONLY)
-    os.setgroups([]); os.setgid(uid); os.setuid(uid)
-    if os.access(sys.path[-1], os.R_OK): return os.close(door)
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+    if os.access(sys.path[-1], os.R_OK):
+        return os.close(door)
     move = lambda paths: [p.replace(home, f'/proc/self/fd/{door}', 1) for p in paths]
     sys.path[:] = move(sys.path)
     for m in list(sys.modules.values()):
-        if hasattr(m, '__path__'): m.__path__ = move(m.__path__)
+        if hasattr(m, '__path__'):
+            m.__path__ = move(m.__path__)
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #f18e3720
 def landlock(
-    readable:list, # Files and folders to read and execute
-    folder:str,    # Folder to write in
-)->int:            # A set of rules, not yet in force
+    readable: list,  # Files and folders to read and execute
+    folder: str,  # Folder to write in
+) -> int:  # A set of rules, not yet in force
     "Say which files may still be opened"
     import ctypes
+
     libc, long = ctypes.CDLL(None, use_errno=True), ctypes.c_long
     version = libc.syscall(long(444), None, long(0), long(1))
-    if version < 3: raise OSError(f'Landlock 3 (Linux 6.2) or newer is needed, found {max(version, 0) or "none"}')
+    if version < 3:
+        raise OSError(
+            f'Landlock 3 (Linux 6.2) or newer is needed, found {max(version, 0) or "none"}'
+        )
     every = (1 << (16 if version > 4 else 15)) - 1
-    attr = b''.join(n.to_bytes(8, 'little') for n in (every, 3*(version > 3), 3*(version > 5)))      # files, TCP, signals
+    attr = b''.join(
+        n.to_bytes(8, 'little') for n in (every, 3 * (version > 3), 3 * (version > 5))
+    )  # files, TCP, signals
     rules = libc.syscall(long(444), attr, long(24), long(0))
-    for path, allowed in [*((p, 0b1101) for p in readable), (folder, every), ('/dev/null', every), ('/dev/zero', every), ('/dev/urandom', every)]:
-        if not os.path.exists(path): continue
+    for path, allowed in [
+        *((p, 0b1101) for p in readable),
+        (folder, every),
+        ('/dev/null', every),
+        ('/dev/zero', every),
+        ('/dev/urandom', every),
+    ]:
+        if not os.path.exists(path):
+            continue
         fd = os.open(path, os.O_PATH)
-        if not os.path.isdir(path): allowed &= 0b1100000000000111             # what one can do with a file
-        if libc.syscall(long(445), long(rules), long(1), allowed.to_bytes(8, 'little') + fd.to_bytes(4, 'little'), long(0)):
+        if not os.path.isdir(path):
+            allowed &= 0b1100000000000111  # what one can do with a file
+        if libc.syscall(
+            long(445),
+            long(rules),
+            long(1),
+            allowed.to_bytes(8, 'little') + fd.to_bytes(4, 'little'),
+            long(0),
+        ):
             raise OSError(ctypes.get_errno(), f'landlock_add_rule: {path}')
         os.close(fd)
     return rules
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #4295d68a
-REFUSED = dict( # socket, kill, tkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, ptrace, process_vm_readv and _writev, pidfd_getfd,
-                # shmget, semget, msgget, mq_open, add_key, request_key, keyctl, bpf, perf_event_open, userfaultfd, io_uring_setup
-    x86_64=[41, 62, 200, 129, 297, 424, 101, 310, 311, 438, 29, 64, 68, 240, 248, 249, 250, 321, 298, 323, 425],
-    aarch64=[198, 129, 130, 138, 240, 424, 117, 270, 271, 438, 194, 190, 186, 180, 217, 218, 219, 280, 241, 282, 425])
+REFUSED = dict(  # socket, kill, tkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, ptrace, process_vm_readv and _writev, pidfd_getfd,
+    # shmget, semget, msgget, mq_open, add_key, request_key, keyctl, bpf, perf_event_open, userfaultfd, io_uring_setup
+    x86_64=[
+        41,
+        62,
+        200,
+        129,
+        297,
+        424,
+        101,
+        310,
+        311,
+        438,
+        29,
+        64,
+        68,
+        240,
+        248,
+        249,
+        250,
+        321,
+        298,
+        323,
+        425,
+    ],
+    aarch64=[
+        198,
+        129,
+        130,
+        138,
+        240,
+        424,
+        117,
+        270,
+        271,
+        438,
+        194,
+        190,
+        186,
+        180,
+        217,
+        218,
+        219,
+        280,
+        241,
+        282,
+        425,
+    ],
+)
+
 
 def call_filter(
-    machine:str,  # `x86_64` or `aarch64`
-    refused:list, # Numbers of system calls
-    pid:int,      # Process that may send signals to its own threads
-)->bytes:         # A program for the kernel: 8 bytes an instruction
+    machine: str,  # `x86_64` or `aarch64`
+    refused: list,  # Numbers of system calls
+    pid: int,  # Process that may send signals to its own threads
+) -> bytes:  # A program for the kernel: 8 bytes an instruction
     "Write the filter that refuses system calls"
     arch, tgkill = dict(x86_64=(0xC000003E, 234), aarch64=(0xC00000B7, 131))[machine]
-    step = lambda code, k, yes=0, no=0: code.to_bytes(2, 'little') + bytes([yes, no]) + k.to_bytes(4, 'little')
+    step = lambda code, k, yes=0, no=0: (
+        code.to_bytes(2, 'little') + bytes([yes, no]) + k.to_bytes(4, 'little')
+    )
     load, equal, more, leave = 0x20, 0x15, 0x35, 0x06
     n = len(refused)
-    return b''.join([step(load, 4), step(equal, arch, 0, n+6), step(load, 0), step(more, 1 << 30, n+4),      # a foreign architecture is refused
-                     *(step(equal, k, n+3-i) for i, k in enumerate(refused)),
-                     step(equal, tgkill, 0, 2), step(load, 16), step(equal, pid, 0, 1),
-                     step(leave, 0x7fff0000), step(leave, 0x50001)])                                          # allow; EPERM
+    return b''.join(
+        [
+            step(load, 4),
+            step(equal, arch, 0, n + 6),
+            step(load, 0),
+            step(more, 1 << 30, n + 4),  # a foreign architecture is refused
+            *(step(equal, k, n + 3 - i) for i, k in enumerate(refused)),
+            step(equal, tgkill, 0, 2),
+            step(load, 16),
+            step(equal, pid, 0, 1),
+            step(leave, 0x7FFF0000),
+            step(leave, 0x50001),
+        ]
+    )  # allow; EPERM
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #6aae8dc2
 def enforce(
-    rules:int, # From `landlock`
+    rules: int,  # From `landlock`
 ):
     "Put Landlock and seccomp in force, for good"
     import ctypes
+
     libc, long = ctypes.CDLL(None, use_errno=True), ctypes.c_long
     machine = os.uname().machine
-    if machine not in REFUSED: raise OSError(f'no list of system calls for {machine}, only for {", ".join(REFUSED)}')
-    if libc.syscall(long(446), long(rules), long(0)): raise OSError(ctypes.get_errno(), 'landlock_restrict_self')
+    if machine not in REFUSED:
+        raise OSError(f'no list of system calls for {machine}, only for {", ".join(REFUSED)}')
+    if libc.syscall(long(446), long(rules), long(0)):
+        raise OSError(ctypes.get_errno(), 'landlock_restrict_self')
     code = call_filter(machine, REFUSED[machine], os.getpid())
     text = ctypes.create_string_buffer(code)
-    if libc.prctl(22, long(2), (len(code)//8).to_bytes(8, 'little') + ctypes.addressof(text).to_bytes(8, 'little')):
+    if libc.prctl(
+        22,
+        long(2),
+        (len(code) // 8).to_bytes(8, 'little') + ctypes.addressof(text).to_bytes(8, 'little'),
+    ):
         raise OSError(ctypes.get_errno(), 'seccomp')
     os.close(rules)
 
@@ -192,48 +320,61 @@ def enforce(
 def adopt():
     "Adopt orphans, and let nobody below gain privileges"
     import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(36, 1, 0, 0, 0) or libc.prctl(38, 1, 0, 0, 0): raise OSError(ctypes.get_errno(), 'prctl')
+    if libc.prctl(36, 1, 0, 0, 0) or libc.prctl(38, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), 'prctl')
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #57bf2582
 def below(
-    pid:int, # A process
-)->list:     # Its children, their children, …
+    pid: int,  # A process
+) -> list:  # Its children, their children, …
     "All descendants of a process (Linux)"
     try:
-        with open(f'/proc/{pid}/task/{pid}/children') as f: found = [int(p) for p in f.read().split()]
-    except OSError: return []
+        with open(f'/proc/{pid}/task/{pid}/children') as f:
+            found = [int(p) for p in f.read().split()]
+    except OSError:
+        return []
     return [q for p in found for q in (p, *below(p))]
+
 
 def bury():
     "Freeze all that is left below, then kill it"
     frozen = set()
+
     def tell(pids, sign):
         for pid in pids:
-            try: os.kill(pid, sign)
-            except ProcessLookupError: pass
+            try:
+                os.kill(pid, sign)
+            except ProcessLookupError:
+                pass
+
     while new := set(below(os.getpid())) - frozen:
-        tell(new, 19)                                                         # SIGSTOP: whoever is frozen cannot fork
+        tell(new, 19)  # SIGSTOP: whoever is frozen cannot fork
         frozen |= new
     tell(frozen, 9)
     try:
-        while True: os.wait()
-    except ChildProcessError: pass
+        while True:
+            os.wait()
+    except ChildProcessError:
+        pass
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #ccacaa60
 def keep(
-    pid:int,  # The process that runs the program
-    job:dict, # From `run_program`
+    pid: int,  # The process that runs the program
+    job: dict,  # From `run_program`
 ):
     "Watch over the program, report its peak of memory, and leave nothing behind"
     import _signal
+
     os.close(job['result'])
     _signal.signal(_signal.SIGALRM, lambda *_: os.kill(pid, 9))
     _signal.setitimer(_signal.ITIMER_REAL, job['timeout'])
     usage = os.wait4(pid, 0)[2]
     _signal.setitimer(_signal.ITIMER_REAL, 0)
     os.write(job['report'], b'%d' % usage.ru_maxrss)
-    if job['adopt']: bury()
+    if job['adopt']:
+        bury()
     os._exit(0)
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #4bb331dc
@@ -241,306 +382,535 @@ def serve():
     "What a child does, from start to end"
     job = eval(sys.stdin.buffer.read())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    if job['adopt']: adopt()
+    if job['adopt']:
+        adopt()
     pid = os.fork()
-    if pid: keep(pid, job)
+    if pid:
+        keep(pid, job)
     os.setsid()
     rules = landlock(job['readable'], job['folder']) if job['rung'] == 'landlock' else None
     set_limits(job['limits'])
-    if job['uid']: become(job['uid'])
-    if rules is not None: enforce(rules)
+    if job['uid']:
+        become(job['uid'])
+    if rules is not None:
+        enforce(rules)
     os.write(job['report'], b'+')
     os.close(job['report'])
     answer(job)
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #9883761f
 @lru_cache
-def runner()->str: # A Python program
+def runner() -> str:  # A Python program
     "The child's side as one program"
-    parts = encode, run_cell, show_error, message, answer, set_limits, become, landlock, call_filter, enforce, adopt, below, bury, keep, serve
-    return '\n'.join(['import os, sys', '__builtins__ = dict(vars(__builtins__))', f'REFUSED = {REFUSED}', *map(inspect.getsource, parts), 'serve()'])
+    parts = (
+        encode,
+        run_cell,
+        show_error,
+        message,
+        answer,
+        set_limits,
+        become,
+        landlock,
+        call_filter,
+        enforce,
+        adopt,
+        below,
+        bury,
+        keep,
+        serve,
+    )
+    return '\n'.join(
+        [
+            'import os, sys',
+            '__builtins__ = dict(vars(__builtins__))',
+            f'REFUSED = {REFUSED}',
+            *map(inspect.getsource, parts),
+            'serve()',
+        ]
+    )
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #0f347cbd
-def readable()->list: # Absolute paths
+def readable() -> list:  # Absolute paths
     "Files and folders that the interpreter needs"
-    system = ['/usr', '/bin', '/lib', '/lib32', '/lib64', '/nix/store', '/etc/ld.so.cache', '/etc/localtime']
-    return list(dict.fromkeys([*system, *map(os.path.realpath, (sys.base_prefix, sys.base_exec_prefix))]))
+    system = [
+        '/usr',
+        '/bin',
+        '/lib',
+        '/lib32',
+        '/lib64',
+        '/nix/store',
+        '/etc/ld.so.cache',
+        '/etc/localtime',
+    ]
+    return list(
+        dict.fromkeys([*system, *map(os.path.realpath, (sys.base_prefix, sys.base_exec_prefix))])
+    )
 
-def python()->list: # A command
+
+def python() -> list:  # A command
     "The bare interpreter"
-    return [os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable), '-I', '-S', '-B', '-X', 'utf8', '-c', runner()]
+    return [
+        os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable),
+        '-I',
+        '-S',
+        '-B',
+        '-X',
+        'utf8',
+        '-c',
+        runner(),
+    ]
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #43592e86
 def bubblewrap(
-    root:bool,  # Are we root?
-    fds:tuple,  # Where `bwrap` says its child's number, and where it waits for the mapping of users
-    disk_mb:int,# Room in each of its writable folders (MiB)
-)->list:        # A command, without what is to be run
+    root: bool,  # Are we root?
+    fds: tuple,  # Where `bwrap` says its child's number, and where it waits for the mapping of users
+    disk_mb: int,  # Room in each of its writable folders (MiB)
+) -> list:  # A command, without what is to be run
     "The namespaces, and what is in them"
     tmpfs = lambda at: ['--perms', '1777', '--size', str(disk_mb << 20), '--tmpfs', at]
     above = [str(p) for r in readable() for p in reversed(Path(r).parents[:-1])]
-    users = ['--info-fd', str(fds[0]), '--userns-block-fd', str(fds[1]), *'--cap-add CAP_SETUID --cap-add CAP_SETGID --cap-add CAP_KILL'.split()]
-    return [shutil.which('bwrap'), *'--unshare-user --unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try'.split(),
-            *'--as-pid-1 --die-with-parent --new-session --clearenv --setenv PATH /usr/bin --setenv HOME /tmp --cap-drop ALL'.split(), *(users if root else []),
-            *(a for p in above for a in ('--dir', p)), *(a for r in readable() for a in ('--ro-bind-try', r, r)),
-            '--proc', '/proc', '--dev', '/dev', *tmpfs('/tmp'), *tmpfs('/dev/shm'), '--chdir', '/tmp']
+    users = [
+        '--info-fd',
+        str(fds[0]),
+        '--userns-block-fd',
+        str(fds[1]),
+        *'--cap-add CAP_SETUID --cap-add CAP_SETGID --cap-add CAP_KILL'.split(),
+    ]
+    return [
+        shutil.which('bwrap'),
+        *'--unshare-user --unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try'.split(),
+        *'--as-pid-1 --die-with-parent --new-session --clearenv --setenv PATH /usr/bin --setenv HOME /tmp --cap-drop ALL'.split(),
+        *(users if root else []),
+        *(a for p in above for a in ('--dir', p)),
+        *(a for r in readable() for a in ('--ro-bind-try', r, r)),
+        '--proc',
+        '/proc',
+        '--dev',
+        '/dev',
+        *tmpfs('/tmp'),
+        *tmpfs('/dev/shm'),
+        '--chdir',
+        '/tmp',
+    ]
+
 
 def map_users(
-    info:int,  # Where `bwrap` says its child's number
-    block:int, # Where it waits
-    uid:int,   # Who user 1 is outside
+    info: int,  # Where `bwrap` says its child's number
+    block: int,  # Where it waits
+    uid: int,  # Who user 1 is outside
 ):
     "Let root and one more user exist in the namespace"
     found = re.search(rb'\d+', os.read(info, 99))
-    if not found: return
-    for kind in 'uid', 'gid': Path(f'/proc/{int(found[0])}/{kind}_map').write_text(f'0 0 1\n1 {uid} 1')
+    if not found:
+        return
+    for kind in 'uid', 'gid':
+        Path(f'/proc/{int(found[0])}/{kind}_map').write_text(f'0 0 1\n1 {uid} 1')
     os.write(block, b'+')
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #afc19820
-def nobody()->int: # A user id, or None if there is no choice
+def nobody() -> int:  # A user id, or None if there is no choice
     "Draw a user that nobody is, if we may"
-    if os.geteuid() or sys.platform != 'linux': return None
+    if os.geteuid() or sys.platform != 'linux':
+        return None
     first, _, count = map(int, Path('/proc/self/uid_map').read_text().split('\n')[-2].split())
     top = min(first + count, 1 << 31)
-    return top - 2 - secrets.randbelow(top//8) if count > 1000 else None
+    return top - 2 - secrets.randbelow(top // 8) if count > 1000 else None
 
-def threads()->int: # Threads of all processes of this user
+
+def threads() -> int:  # Threads of all processes of this user
     "Count what already counts towards our limit of processes"
     total = 0
     for path in Path('/proc').glob('[0-9]*/status'):
-        try: status = path.read_bytes()
-        except OSError: continue
-        if int(re.search(rb'Uid:\s+(\d+)', status)[1]) == os.getuid(): total += int(re.search(rb'Threads:\s+(\d+)', status)[1])
+        try:
+            status = path.read_bytes()
+        except OSError:
+            continue
+        if int(re.search(rb'Uid:\s+(\d+)', status)[1]) == os.getuid():
+            total += int(re.search(rb'Threads:\s+(\d+)', status)[1])
     return total
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #ecf745d0
 def collect(
-    process,        # The keeper, or `bwrap` above it
-    most:dict,      # Pipe → bytes that may come over it
-    deadline:float, # When to stop, on the clock of `time.monotonic`
-)->tuple:           # (pipe → what came, whether it was too much)
+    process,  # The keeper, or `bwrap` above it
+    most: dict,  # Pipe → bytes that may come over it
+    deadline: float,  # When to stop, on the clock of `time.monotonic`
+) -> tuple:  # (pipe → what came, whether it was too much)
     "Read all pipes side by side"
     kept = {fd: bytearray() for fd in most}
     with selectors.DefaultSelector() as pipes:
-        for fd in most: pipes.register(fd, selectors.EVENT_READ)
+        for fd in most:
+            pipes.register(fd, selectors.EVENT_READ)
         while pipes.get_map() and time.monotonic() < deadline:
-            ended = process.poll() is not None                            # ask first, so that nothing written before is missed
-            ready = [key.fd for key, _ in pipes.select(0 if ended else .05)]
-            if ended and not ready: break
+            ended = (
+                process.poll() is not None
+            )  # ask first, so that nothing written before is missed
+            ready = [key.fd for key, _ in pipes.select(0 if ended else 0.05)]
+            if ended and not ready:
+                break
             for fd in ready:
                 got = os.read(fd, 1 << 16)
-                kept[fd] += got[:most[fd] + 1 - len(kept[fd])]
-                if not got: pipes.unregister(fd)
-                elif len(kept[fd]) > most[fd]: return kept, True
+                kept[fd] += got[: most[fd] + 1 - len(kept[fd])]
+                if not got:
+                    pipes.unregister(fd)
+                elif len(kept[fd]) > most[fd]:
+                    return kept, True
     return kept, False
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #8eb5b12d
 def stop(
-    process,      # The keeper, or `bwrap` above it
-    wrapped:bool, # Is it `bwrap`?
-    uid:int,      # Throwaway user, or None
+    process,  # The keeper, or `bwrap` above it
+    wrapped: bool,  # Is it `bwrap`?
+    uid: int,  # Throwaway user, or None
 ):
     "End a run, and whatever it has left"
     tell = lambda pids, sign: [os.kill(pid, sign) for pid in pids]
-    for sign, patience in (signal.SIGALRM, .5), (signal.SIGKILL, 2):
-        if process.poll() is not None: break
+    for sign, patience in (signal.SIGALRM, 0.5), (signal.SIGKILL, 2):
+        if process.poll() is not None:
+            break
         try:
-            tell(below(process.pid)[:1] if wrapped else [process.pid] if sign == signal.SIGALRM else [*below(process.pid), process.pid], sign)
+            tell(
+                below(process.pid)[:1]
+                if wrapped
+                else [process.pid]
+                if sign == signal.SIGALRM
+                else [*below(process.pid), process.pid],
+                sign,
+            )
             process.wait(patience)
-        except (ProcessLookupError, subprocess.TimeoutExpired): pass
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            pass
     process.kill()
     if process.wait() and uid and not wrapped:
-        subprocess.run(['/bin/sh', '-c', 'kill -9 -1'], user=uid, group=uid, extra_groups=[], env={}, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ['/bin/sh', '-c', 'kill -9 -1'],
+            user=uid,
+            group=uid,
+            extra_groups=[],
+            env={},
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
 
 def clear(
-    folder:str, # A folder that a program could write to
+    folder: str,  # A folder that a program could write to
 ):
     "Remove a folder, even one that was made hard to remove"
-    try: return os.rmdir(folder)                                          # mostly it is empty
-    except OSError: pass
+    try:
+        return os.rmdir(folder)  # mostly it is empty
+    except OSError:
+        pass
     command = 'find "$0" -type d ! -perm -700 -exec chmod 700 {} \\; ; exec rm -rf -- "$0"'
-    subprocess.run(['/bin/sh', '-c', command, folder], env={'PATH': os.defpath}, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        ['/bin/sh', '-c', command, folder], env={'PATH': os.defpath}, stderr=subprocess.DEVNULL
+    )
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #3f8441fc
 def read_message(
-    data:bytes,  # All that came over the pipe for results
-    nonce:bytes, # What it has to begin with: 16 bytes
-)->tuple:        # (status, value); never raises
+    data: bytes,  # All that came over the pipe for results
+    nonce: bytes,  # What it has to begin with: 16 bytes
+) -> tuple:  # (status, value); never raises
     "Judge what a child has said"
     size = int.from_bytes(data[16:24], 'big')
-    if not nonce.startswith(data[:16]) or len(data) > 24 + size: return 'forged', None
-    if len(data) < max(24 + size, 25): return 'exit', None
-    try: said = decode(data[24:])
-    except ValueError: return 'forged', None
-    known = type(said) is tuple and len(said) == 2 and said[0] in ('ok', 'error', 'exit', 'memory', 'unserialisable')
+    if not nonce.startswith(data[:16]) or len(data) > 24 + size:
+        return 'forged', None
+    if len(data) < max(24 + size, 25):
+        return 'exit', None
+    try:
+        said = decode(data[24:])
+    except ValueError:
+        return 'forged', None
+    known = (
+        type(said) is tuple
+        and len(said) == 2
+        and said[0] in ('ok', 'error', 'exit', 'memory', 'unserialisable')
+    )
     return said if known and (said[0] == 'ok' or said[1] is None) else ('forged', None)
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #f3f241fd
 VALUE_BYTES = 1 << 18
 
+
 def make_job(
-    rung:str,       # A member of `LADDER`
-    folder:str,     # Where the program may write
-    uid:int,        # Throwaway user, or None
-    timeout:float,  # Seconds
-    memory_mb:int,  # Address space of each process (MiB)
-    disk_mb:int,    # Size of a file (MiB)
-    processes:int,  # Processes and threads
-)->dict:            # All that `serve` needs, without source and pipes
+    rung: str,  # A member of `LADDER`
+    folder: str,  # Where the program may write
+    uid: int,  # Throwaway user, or None
+    timeout: float,  # Seconds
+    memory_mb: int,  # Address space of each process (MiB)
+    disk_mb: int,  # Size of a file (MiB)
+    processes: int,  # Processes and threads
+) -> dict:  # All that `serve` needs, without source and pipes
     "What a child has to know"
     wrapped, ours = rung == 'bubblewrap', 0 if uid or sys.platform != 'linux' else threads()
-    limits = dict(AS=memory_mb << 20, CPU=int(timeout*os.cpu_count()) + 2, FSIZE=disk_mb << 20, NOFILE=64, NPROC=processes + ours, CORE=0, MSGQUEUE=0)
-    return dict(rung=rung, folder=folder, uid=1 if uid and wrapped else uid, timeout=timeout, limits=limits, disk_mb=disk_mb, value_bytes=VALUE_BYTES,
-                nonce=secrets.token_bytes(16), readable=readable(), adopt=sys.platform == 'linux' and not wrapped)
+    limits = dict(
+        AS=memory_mb << 20,
+        CPU=int(timeout * os.cpu_count()) + 2,
+        FSIZE=disk_mb << 20,
+        NOFILE=64,
+        NPROC=processes + ours,
+        CORE=0,
+        MSGQUEUE=0,
+    )
+    return dict(
+        rung=rung,
+        folder=folder,
+        uid=1 if uid and wrapped else uid,
+        timeout=timeout,
+        limits=limits,
+        disk_mb=disk_mb,
+        value_bytes=VALUE_BYTES,
+        nonce=secrets.token_bytes(16),
+        readable=readable(),
+        adopt=sys.platform == 'linux' and not wrapped,
+    )
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #8c722544
 def start(
-    job:dict,      # From `make_job`, with source and pipes
-    root:bool,     # Is there a throwaway user?
-    fds:tuple,     # For `bubblewrap`
-):                 # The process
+    job: dict,  # From `make_job`, with source and pipes
+    root: bool,  # Is there a throwaway user?
+    fds: tuple,  # For `bubblewrap`
+):  # The process
     "Start the keeper"
     wrapped = job['rung'] == 'bubblewrap'
     command = [*(bubblewrap(root, fds, job['disk_mb']) if wrapped else []), *python()]
     with tempfile.TemporaryFile() as file:
         file.write(ascii(job).encode())
         file.seek(0)
-        env = {'PATH': os.defpath, 'HOME': job['folder'], 'TMPDIR': job['folder'], 'LANG': 'C.UTF-8'}
-        return subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, start_new_session=True,
-                                cwd='/' if wrapped else job['folder'], pass_fds=[job['result'], job['report'], *(fds if root and wrapped else [])])
+        env = {
+            'PATH': os.defpath,
+            'HOME': job['folder'],
+            'TMPDIR': job['folder'],
+            'LANG': 'C.UTF-8',
+        }
+        return subprocess.Popen(
+            command,
+            stdin=file,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            start_new_session=True,
+            cwd='/' if wrapped else job['folder'],
+            pass_fds=[job['result'], job['report'], *(fds if root and wrapped else [])],
+        )
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #4ce9b524
 def supervise(
-    job:dict,   # From `make_job`, with the source
-    uid:int,    # Throwaway user, or None
-    output:int, # Bytes that each stream may print
-)->tuple:       # (stdout, stderr, what came over the pipe for results, over the one for reports), too much?, seconds
+    job: dict,  # From `make_job`, with the source
+    uid: int,  # Throwaway user, or None
+    output: int,  # Bytes that each stream may print
+) -> tuple:  # (stdout, stderr, what came over the pipe for results, over the one for reports), too much?, seconds
     "Start a child, listen to it, and end it"
     begun, wrapped = time.monotonic(), job['rung'] == 'bubblewrap'
     with ExitStack() as stack:
-        pipes = [[stack.enter_context(os.fdopen(fd, mode, 0)) for fd, mode in zip(os.pipe(), ('rb', 'wb'))] for _ in range(4)]
+        pipes = [
+            [
+                stack.enter_context(os.fdopen(fd, mode, 0))
+                for fd, mode in zip(os.pipe(), ('rb', 'wb'))
+            ]
+            for _ in range(4)
+        ]
         (result, to_result), (report, to_report), (info, to_info), (block, to_block) = pipes
         fds = to_info.fileno(), block.fileno()
-        process = stack.enter_context(start({**job, 'result': to_result.fileno(), 'report': to_report.fileno()}, bool(uid), fds))
+        process = stack.enter_context(
+            start(
+                {**job, 'result': to_result.fileno(), 'report': to_report.fileno()}, bool(uid), fds
+            )
+        )
         try:
-            for end in to_result, to_report, to_info, block: end.close()
-            if uid and wrapped: map_users(info.fileno(), to_block.fileno(), uid)
-            most = {process.stdout.fileno(): output, process.stderr.fileno(): output, result.fileno(): VALUE_BYTES + 24, report.fileno(): 20}
+            for end in to_result, to_report, to_info, block:
+                end.close()
+            if uid and wrapped:
+                map_users(info.fileno(), to_block.fileno(), uid)
+            most = {
+                process.stdout.fileno(): output,
+                process.stderr.fileno(): output,
+                result.fileno(): VALUE_BYTES + 24,
+                report.fileno(): 20,
+            }
             kept, much = collect(process, most, begun + job['timeout'] + 5)
             seconds = time.monotonic() - begun
-        finally: stop(process, wrapped, uid)
+        finally:
+            stop(process, wrapped, uid)
         os.set_blocking(report.fileno(), False)
         kept[report.fileno()] += report.read() or b''
     return [bytes(b) for b in kept.values()], much, seconds
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #0819993c
 def run_on(
-    rung:str,         # A member of `LADDER`
-    source:str,       # A Python program
-    timeout:float=5., # Seconds
-    memory_mb:int=512,# Address space of each process (MiB)
-    output_kb:int=64, # What each stream may print (KiB)
-    disk_mb:int=16,   # Size of a file (MiB)
-    processes:int=32, # Processes and threads
-)->Outcome:           # How it ended
+    rung: str,  # A member of `LADDER`
+    source: str,  # A Python program
+    timeout: float = 5.0,  # Seconds
+    memory_mb: int = 512,  # Address space of each process (MiB)
+    output_kb: int = 64,  # What each stream may print (KiB)
+    disk_mb: int = 16,  # Size of a file (MiB)
+    processes: int = 32,  # Processes and threads
+) -> Outcome:  # How it ended
     "Run a program on one rung of the ladder"
     wrapped, uid = rung == 'bubblewrap', nobody()
     folder = '/tmp' if wrapped else tempfile.mkdtemp(prefix='lopa-')
     try:
-        if uid and not wrapped: os.chown(folder, uid, uid)
-        job = dict(make_job(rung, folder, uid, timeout, memory_mb, disk_mb, processes), source=source)
+        if uid and not wrapped:
+            os.chown(folder, uid, uid)
+        job = dict(
+            make_job(rung, folder, uid, timeout, memory_mb, disk_mb, processes), source=source
+        )
         (out, err, result, report), much, seconds = supervise(job, uid, output_kb << 10)
     finally:
-        if not wrapped: clear(folder)
-    out, err = (b[:output_kb << 10].decode('utf-8', 'replace') for b in (out, err))
-    if not report.startswith(b'+') and seconds < timeout: raise RuntimeError(f'the sandbox did not start: {(err.strip() or "no reason given").splitlines()[-1]}')
+        if not wrapped:
+            clear(folder)
+    out, err = (b[: output_kb << 10].decode('utf-8', 'replace') for b in (out, err))
+    if not report.startswith(b'+') and seconds < timeout:
+        raise RuntimeError(
+            f'the sandbox did not start: {(err.strip() or "no reason given").splitlines()[-1]}'
+        )
     status, value = read_message(result, job['nonce'])
-    if much: status, value = ('output' if len(result) <= VALUE_BYTES + 24 and len(report) <= 20 else 'forged'), None
-    elif status == 'exit' and seconds >= timeout: status = 'timeout'
+    if much:
+        status, value = (
+            ('output' if len(result) <= VALUE_BYTES + 24 and len(report) <= 20 else 'forged'),
+            None,
+        )
+    elif status == 'exit' and seconds >= timeout:
+        status = 'timeout'
     peak = re.fullmatch(rb'\+(\d+)', report)
-    return Outcome(status, value, out, err, seconds, peak and int(peak[1])/(1024 if sys.platform == 'linux' else 1 << 20), rung)
+    return Outcome(
+        status,
+        value,
+        out,
+        err,
+        seconds,
+        peak and int(peak[1]) / (1024 if sys.platform == 'linux' else 1 << 20),
+        rung,
+    )
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #adaa1a21
 LADDER = dict(
     bubblewrap='namespaces of its own: other processes, other files, another network, another user',
     landlock='a child that can no longer open foreign files, make sockets or send signals',
-    child='a child with limits, in an empty folder')
+    child='a child with limits, in an empty folder',
+)
+
 
 @lru_cache
 def why_not(
-    rung:str, # A member of `LADDER`
-)->str:       # A reason, or '' if there is none
+    rung: str,  # A member of `LADDER`
+) -> str:  # A reason, or '' if there is none
     "Why can a rung not be used here?"
-    if os.name != 'posix': return f'found {sys.platform}, expected Linux or macOS (on Windows: WSL)'
-    if rung != 'child' and sys.platform != 'linux': return f'found {sys.platform}, expected Linux'
-    if rung == 'bubblewrap' and not shutil.which('bwrap'): return 'found no `bwrap` (try `apt-get install bubblewrap`)'
-    try: tried = run_on(rung, '1 + 1', timeout=30)
-    except (OSError, RuntimeError) as e: return str(e)
+    if os.name != 'posix':
+        return f'found {sys.platform}, expected Linux or macOS (on Windows: WSL)'
+    if rung != 'child' and sys.platform != 'linux':
+        return f'found {sys.platform}, expected Linux'
+    if rung == 'bubblewrap' and not shutil.which('bwrap'):
+        return 'found no `bwrap` (try `apt-get install bubblewrap`)'
+    try:
+        tried = run_on(rung, '1 + 1', timeout=30)
+    except (OSError, RuntimeError) as e:
+        return str(e)
     return '' if tried.value == 2 else f'a trial program ended with {tried.status!r}'
 
-def probe()->dict: # Rung → '' if it can be used, else why not
+
+def probe() -> dict:  # Rung → '' if it can be used, else why not
     "What does this machine offer?"
     return {rung: why_not(rung) for rung in LADDER}
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #88f6dcd5
-GAPS = dict(bubblewrap=dict(total='takes several times the memory, with several processes', kernel='uses a hole in the kernel'))
-GAPS['landlock'] = dict(GAPS['bubblewrap'], names='sees which files exist, their size and owner', disk='fills the disk with many files')
-GAPS['child'] = dict(GAPS['landlock'], network='opens sockets', readable='reads what everybody may read',
-                     writable='leaves files where everybody may write (/tmp)', processes='sees which programs run')
+GAPS = dict(
+    bubblewrap=dict(
+        total='takes several times the memory, with several processes',
+        kernel='uses a hole in the kernel',
+    )
+)
+GAPS['landlock'] = dict(
+    GAPS['bubblewrap'],
+    names='sees which files exist, their size and owner',
+    disk='fills the disk with many files',
+)
+GAPS['child'] = dict(
+    GAPS['landlock'],
+    network='opens sockets',
+    readable='reads what everybody may read',
+    writable='leaves files where everybody may write (/tmp)',
+    processes='sees which programs run',
+)
 GAPS_AS_YOURSELF = dict(bubblewrap={}, landlock=dict(modes='changes mode and time of your files'))
-GAPS_AS_YOURSELF['child'] = dict(GAPS_AS_YOURSELF['landlock'], files='reads, changes and deletes your files',
-                                 environment='reads the environment of your programs', signals='ends your programs')
+GAPS_AS_YOURSELF['child'] = dict(
+    GAPS_AS_YOURSELF['landlock'],
+    files='reads, changes and deletes your files',
+    environment='reads the environment of your programs',
+    signals='ends your programs',
+)
+
 
 def gaps(
-    rung:str, # A member of `LADDER`
-)->dict:      # Name → what it does
+    rung: str,  # A member of `LADDER`
+) -> dict:  # Name → what it does
     "What a hostile program still does on a rung, here and started by this user"
     return {**GAPS[rung], **(GAPS_AS_YOURSELF[rung] if nobody() is None else {})}
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #8657a8a0
 def choose_rung(
-    rung:str=None,  # A member of `LADDER`; None for the highest that can be used
-    weak:bool=False,# May it be `child`? The environment variable LOPA_ALLOW_WEAK_ISOLATION=1 says so too
-)->str:             # The rung
+    rung: str = None,  # A member of `LADDER`; None for the highest that can be used
+    weak: bool = False,  # May it be `child`? The environment variable LOPA_ALLOW_WEAK_ISOLATION=1 says so too
+) -> str:  # The rung
     "Find the rung to stand on, or say why there is none"
-    if rung not in (None, *LADDER): raise ValueError(f'rung: received {rung!r}, expected one of {", ".join(LADDER)}.')
+    if rung not in (None, *LADDER):
+        raise ValueError(f'rung: received {rung!r}, expected one of {", ".join(LADDER)}.')
     found = {}
     for r in [rung] if rung else LADDER:
         allowed = r != 'child' or weak or os.environ.get('LOPA_ALLOW_WEAK_ISOLATION') == '1'
         found[r] = why_not(r) if allowed else 'it is weak, and was not allowed'
-        if found[r]: continue
-        if r == 'child': warnings.warn(f'Programs run on the lowest rung, which does not stop everything: {"; ".join(gaps(r).values())}.', stacklevel=3)
+        if found[r]:
+            continue
+        if r == 'child':
+            warnings.warn(
+                f'Programs run on the lowest rung, which does not stop everything: {"; ".join(gaps(r).values())}.',
+                stacklevel=3,
+            )
         return r
-    raise OSError(f'No sandbox for programs ({"; ".join(f"{r}: {why}" for r, why in found.items())}): expected a rung that holds a hostile program, '
-                       'so install bubblewrap (`apt-get install bubblewrap`), or accept less with `allow_weak_isolation=True` or LOPA_ALLOW_WEAK_ISOLATION=1.')
+    raise OSError(
+        f'No sandbox for programs ({"; ".join(f"{r}: {why}" for r, why in found.items())}): expected a rung that holds a hostile program, '
+        'so install bubblewrap (`apt-get install bubblewrap`), or accept less with `allow_weak_isolation=True` or LOPA_ALLOW_WEAK_ISOLATION=1.'
+    )
+
 
 def run_program(
-    source:str,        # A Python program; standard library only
-    timeout:float=5.,  # Seconds of wall time
-    memory_mb:int=512, # Address space of each process (MiB), at least 64
-    rung:str=None,     # A member of `LADDER`; None for the highest that can be used
-    allow_weak_isolation:bool=False, # May it be `child`?
-    **limits,          # `output_kb`, `disk_mb`, `processes`: see `run_on`
-)->Outcome:            # How it ended, and on which rung
+    source: str,  # A Python program; standard library only
+    timeout: float = 5.0,  # Seconds of wall time
+    memory_mb: int = 512,  # Address space of each process (MiB), at least 64
+    rung: str = None,  # A member of `LADDER`; None for the highest that can be used
+    allow_weak_isolation: bool = False,  # May it be `child`?
+    **limits,  # `output_kb`, `disk_mb`, `processes`: see `run_on`
+) -> Outcome:  # How it ended, and on which rung
     "Run a program that nobody has read"
-    if not isinstance(source, str): raise TypeError(f'source: received {type(source).__name__}, expected the text of a Python program.')
-    if not 0 < timeout < 1e6: raise ValueError(f'timeout: received {timeout!r}, expected seconds above 0.')
-    if memory_mb < 64: raise ValueError(f'memory_mb: received {memory_mb!r}, expected at least 64, which Python itself needs.')
+    if not isinstance(source, str):
+        raise TypeError(
+            f'source: received {type(source).__name__}, expected the text of a Python program.'
+        )
+    if not 0 < timeout < 1e6:
+        raise ValueError(f'timeout: received {timeout!r}, expected seconds above 0.')
+    if memory_mb < 64:
+        raise ValueError(
+            f'memory_mb: received {memory_mb!r}, expected at least 64, which Python itself needs.'
+        )
     return run_on(choose_rung(rung, allow_weak_isolation), source, timeout, memory_mb, **limits)
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #9df89c16
 def run_programs(
-    sources,            # Programs, in any iterable
-    workers:int=2,      # How many run at a time
-    progress:bool=True, # Show a progress bar?
-    **kwargs,           # For `run_program`
-):                      # Yields an `Outcome` for each, in order
+    sources,  # Programs, in any iterable
+    workers: int = 2,  # How many run at a time
+    progress: bool = True,  # Show a progress bar?
+    **kwargs,  # For `run_program`
+):  # Yields an `Outcome` for each, in order
     "Run many programs, a few at a time"
     from concurrent.futures import ThreadPoolExecutor
+
     from tqdm.auto import tqdm
+
     kwargs['rung'] = choose_rung(kwargs.get('rung'), kwargs.get('allow_weak_isolation', False))
     total, waiting = len(sources) if hasattr(sources, '__len__') else None, deque()
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=total, desc='Running programs', disable=not progress, leave=False) as bar:
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=total, desc='Running programs', disable=not progress, leave=False) as bar,
+    ):
         for source in sources:
             waiting.append(pool.submit(run_program, source, **kwargs))
             if len(waiting) > workers:

@@ -11,56 +11,82 @@ from itertools import accumulate
 
 # %% ../../nbs/sandbox/30_values.ipynb #718ca16e
 def encode(
-    value,                # `None`, `bool`, `int`, `float`, `complex`, `str`, `bytes`; lists, tuples, sets, frozensets and dicts of them
-    depth:int=100,        # Levels of nesting allowed
-    canonical:bool=False, # Sort sets and dicts, and write -0.0 as 0.0?
-)->str:                   # JSON: type and content of every part
+    value,  # `None`, `bool`, `int`, `float`, `complex`, `str`, `bytes`; lists, tuples, sets, frozensets and dicts of them
+    depth: int = 100,  # Levels of nesting allowed
+    canonical: bool = False,  # Sort sets and dicts, and write -0.0 as 0.0?
+) -> str:  # JSON: type and content of every part
     "Write plain data so that exact types survive"
     kind = type(value)
     if any(kind is k for k in (list, tuple, set, frozenset, dict)):
-        if not depth or len(value) > 1 << 16: raise ValueError('nested too deeply, or too long')
-        parts = [encode(v, depth-1, canonical) for v in (value.items() if kind is dict else value)]
-        if canonical and kind is not list and kind is not tuple: parts.sort()
+        if not depth or len(value) > 1 << 16:
+            raise ValueError('nested too deeply, or too long')
+        parts = [
+            encode(v, depth - 1, canonical) for v in (value.items() if kind is dict else value)
+        ]
+        if canonical and kind is not list and kind is not tuple:
+            parts.sort()
         return '[' + ','.join([f'"{kind.__name__}"', *parts]) + ']'
-    exact = lambda x: (x + 0. if canonical else x).hex()
-    if   kind is int:     text = f'{value:x}'
-    elif kind is float:   text = exact(value)
-    elif kind is complex: text = f'{exact(value.real)} {exact(value.imag)}'
-    elif kind is str:     text = value.encode('utf-8', 'surrogatepass').hex()
-    elif kind is bytes:   text = value.hex()
-    elif value is None or kind is bool: text = f'{value}'
-    else: raise TypeError(f'{kind.__name__} is not plain data')
+    exact = lambda x: (x + 0.0 if canonical else x).hex()
+    if kind is int:
+        text = f'{value:x}'
+    elif kind is float:
+        text = exact(value)
+    elif kind is complex:
+        text = f'{exact(value.real)} {exact(value.imag)}'
+    elif kind is str:
+        text = value.encode('utf-8', 'surrogatepass').hex()
+    elif kind is bytes:
+        text = value.hex()
+    elif value is None or kind is bool:
+        text = f'{value}'
+    else:
+        raise TypeError(f'{kind.__name__} is not plain data')
     return f'["{kind.__name__}","{text}"]'
 
 # %% ../../nbs/sandbox/30_values.ipynb #90bd290d
-SCALARS = dict(int=lambda s: int(s, 16), float=float.fromhex, complex=lambda s: complex(*map(float.fromhex, s.split())),
-               str=lambda s: bytes.fromhex(s).decode('utf-8', 'surrogatepass'), bytes=bytes.fromhex,
-               bool={'True': True, 'False': False}.__getitem__, NoneType={'None': None}.__getitem__)
+SCALARS = dict(
+    int=lambda s: int(s, 16),
+    float=float.fromhex,
+    complex=lambda s: complex(*map(float.fromhex, s.split())),
+    str=lambda s: bytes.fromhex(s).decode('utf-8', 'surrogatepass'),
+    bytes=bytes.fromhex,
+    bool={'True': True, 'False': False}.__getitem__,
+    NoneType={'None': None}.__getitem__,
+)
 CONTAINERS = dict(list=list, tuple=tuple, set=set, frozenset=frozenset, dict=dict)
 
+
 def build(
-    node:list, # What JSON made of `encode`'s text
-):             # The value
+    node: list,  # What JSON made of `encode`'s text
+):  # The value
     "Turn [type, content] back into the value"
     name, *parts = node
-    if name in CONTAINERS: return CONTAINERS[name](map(build, parts))
-    text, = parts
+    if name in CONTAINERS:
+        return CONTAINERS[name](map(build, parts))
+    (text,) = parts
     return SCALARS[name](text)
 
+
 def decode(
-    data:bytes, # From `encode`, or from an enemy
-):              # The value
+    data: bytes,  # From `encode`, or from an enemy
+):  # The value
     "Read plain data; whatever is not raises ValueError"
     try:
-        if max(accumulate((c == 91) - (c == 93) for c in data), default=0) > 110: raise ValueError('nested too deeply')
+        if max(accumulate((c == 91) - (c == 93) for c in data), default=0) > 110:
+            raise ValueError('nested too deeply')
         return build(json.loads(data.decode('ascii')))
-    except Exception as e: raise ValueError(f'expected a value written by `encode`, received {bytes(data[:40])!r} ({e}).') from None
+    except Exception as e:
+        raise ValueError(
+            f'expected a value written by `encode`, received {bytes(data[:40])!r} ({e}).'
+        ) from None
 
 # %% ../../nbs/sandbox/30_values.ipynb #40c7e84f
 def same_value(
-    a, # One value
-    b, # Another
-)->bool: # Same types and values, all the way down? 0.0 is -0.0, and nan is nan
+    a,  # One value
+    b,  # Another
+) -> bool:  # Same types and values, all the way down? 0.0 is -0.0, and nan is nan
     "Compare exactly, and without asking the values themselves"
-    try: return encode(a, canonical=True) == encode(b, canonical=True)
-    except (TypeError, ValueError, RecursionError): return False
+    try:
+        return encode(a, canonical=True) == encode(b, canonical=True)
+    except (TypeError, ValueError, RecursionError):
+        return False

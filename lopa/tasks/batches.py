@@ -7,38 +7,45 @@ __all__ = ['choice_ids', 'shorten', 'question_ids', 'label_row', 'tokenize', 'pa
 
 # %% ../../nbs/tasks/24_batches.ipynb #ad923c4d
 from dataclasses import dataclass
+
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 # %% ../../nbs/tasks/24_batches.ipynb #3f5b7d95
 def choice_ids(
-    verbalizer:tuple, # Words of the classes
-    tokenizer,        # The foundation model's tokenizer
-)->list:              # Token of each class
+    verbalizer: tuple,  # Words of the classes
+    tokenizer,  # The foundation model's tokenizer
+) -> list:  # Token of each class
     "First token of each answer; they must differ"
     ids = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in verbalizer]
     if len(set(ids)) < len(ids):
-        raise ValueError(f'verbalizer {verbalizer}: two answers begin with the same token {tokenizer.convert_ids_to_tokens(ids)}; choose words that differ in their first token.')
+        raise ValueError(
+            f'verbalizer {verbalizer}: two answers begin with the same token {tokenizer.convert_ids_to_tokens(ids)}; choose words that differ in their first token.'
+        )
     return ids
 
 # %% ../../nbs/tasks/24_batches.ipynb #41e0e128
 def shorten(
-    text:str,       # A text
-    tokenizer,      # The foundation model's tokenizer
-    max_length:int, # Tokens to keep
-)->str:             # The text, cut after that many tokens
+    text: str,  # A text
+    tokenizer,  # The foundation model's tokenizer
+    max_length: int,  # Tokens to keep
+) -> str:  # The text, cut after that many tokens
     "Cut a text between two tokens"
     ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-    if len(ends) <= max_length: return text
-    return text[:min(ends[max_length-1][1], ends[max_length][0])] if max_length else ''      # a character may take several tokens: all or none
+    if len(ends) <= max_length:
+        return text
+    return (
+        text[: min(ends[max_length - 1][1], ends[max_length][0])] if max_length else ''
+    )  # a character may take several tokens: all or none
+
 
 def question_ids(
-    task,           # A `Task`
-    row:dict,       # A row
-    tokenizer,      # The foundation model's tokenizer
-    max_length:int, # Tokens to keep
-    mask:str='',    # The tokenizer's mask token, for a masked model
-)->list:            # Token ids
+    task,  # A `Task`
+    row: dict,  # A row
+    tokenizer,  # The foundation model's tokenizer
+    max_length: int,  # Tokens to keep
+    mask: str = '',  # The tokenizer's mask token, for a masked model
+) -> list:  # Token ids
     "The question about a row, of classes shortened to fit"
     ids, columns = tokenizer(task.question(row, mask)).input_ids, list(task.fields)
     while task.verbalizer and len(ids) > max_length and columns:
@@ -46,50 +53,68 @@ def question_ids(
         size = len(tokenizer(row[name], add_special_tokens=False).input_ids)
         keep = max(size - (len(ids) - max_length), 0)
         shorter = shorten(row[name], tokenizer, keep)
-        if not shorter or shorter == row[name]: columns.remove(name)
+        if not shorter or shorter == row[name]:
+            columns.remove(name)
         row = row | {name: shorter}
         ids = tokenizer(task.question(row, mask)).input_ids
     return ids
 
 # %% ../../nbs/tasks/24_batches.ipynb #e5e8b187
 def label_row(
-    ids:list,       # Tokens of the question
-    answer:list,    # Tokens of the answer
-    family:str,     # `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
-    mask_id:int=None, # Token of the mask
-)->dict:            # `input_ids`, `labels`, `length`
+    ids: list,  # Tokens of the question
+    answer: list,  # Tokens of the answer
+    family: str,  # `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
+    mask_id: int = None,  # Token of the mask
+) -> dict:  # `input_ids`, `labels`, `length`
     "Put the labels where the model is asked"
-    if family == 'CAUSAL_LM': ids, labels = ids + answer, [-100]*len(ids) + answer
-    elif family == 'MASKED_LM': labels = [answer[0] if i == mask_id else -100 for i in ids]
-    else: labels = answer
+    if family == 'CAUSAL_LM':
+        ids, labels = ids + answer, [-100] * len(ids) + answer
+    elif family == 'MASKED_LM':
+        labels = [answer[0] if i == mask_id else -100 for i in ids]
+    else:
+        labels = answer
     return {'input_ids': ids, 'labels': labels, 'length': len(ids)}
 
+
 def tokenize(
-    task,                  # A `Task`
-    dataset,               # One of its splits, possibly with a column `instance_features`
-    tokenizer,             # The foundation model's tokenizer
-    encoder_tokenizer=None,# The encoder's tokenizer, if the model runs the encoder itself
-    max_length:int=None,   # Tokens of the question that are kept; default: the task's
-    family:str='CAUSAL_LM',# `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
-):                         # The data set with `input_ids`, `labels`, `length` (and `instance_input_ids`)
+    task,  # A `Task`
+    dataset,  # One of its splits, possibly with a column `instance_features`
+    tokenizer,  # The foundation model's tokenizer
+    encoder_tokenizer=None,  # The encoder's tokenizer, if the model runs the encoder itself
+    max_length: int = None,  # Tokens of the question that are kept; default: the task's
+    family: str = 'CAUSAL_LM',  # `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
+):  # The data set with `input_ids`, `labels`, `length` (and `instance_input_ids`)
     "Turn rows into token ids with labels on the answer only"
     masked = family == 'MASKED_LM'
-    if masked and not task.verbalizer: raise ValueError(f'{task.name}: its answers are texts, which a masked language model cannot write; use a causal or sequence-to-sequence model.')
+    if masked and not task.verbalizer:
+        raise ValueError(
+            f'{task.name}: its answers are texts, which a masked language model cannot write; use a causal or sequence-to-sequence model.'
+        )
     choices, limit = choice_ids(task.verbalizer, tokenizer), max_length or task.max_length
     mask, mask_id = (tokenizer.mask_token, tokenizer.mask_token_id) if masked else ('', None)
+
     def row(r):
         "Tokens and labels of one row"
-        answer = [choices[r['label']]] if choices else tokenizer(task.target.format(**r), add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+        answer = (
+            [choices[r['label']]]
+            if choices
+            else tokenizer(task.target.format(**r), add_special_tokens=False).input_ids
+            + [tokenizer.eos_token_id]
+        )
         out = label_row(question_ids(task, r, tokenizer, limit, mask), answer, family, mask_id)
-        if encoder_tokenizer: out['instance_input_ids'] = encoder_tokenizer(task.reads.format(**r), truncation=True, max_length=limit).input_ids
+        if encoder_tokenizer:
+            out['instance_input_ids'] = encoder_tokenizer(
+                task.reads.format(**r), truncation=True, max_length=limit
+            ).input_ids
         return out
+
     return dataset.map(row, desc='Tokenizing')
 
 # %% ../../nbs/tasks/24_batches.ipynb #d4a3ea45
 def pad(
-    rows:list,  # Lists of numbers
-    value:int,  # What to fill with
-):              # A tensor `(b, t)`
+    rows: list,  # Lists of numbers
+    value: int,  # What to fill with
+):  # A tensor `(b, t)`
     "Stack rows of different lengths, filled up on the right"
     return pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=value)
 
@@ -97,13 +122,14 @@ def pad(
 @dataclass
 class Collator:
     "Make a batch from rows of a tokenized task"
-    tokenizer:object              # The foundation model's tokenizer
-    encoder_tokenizer:object=None # The encoder's tokenizer, if rows have `instance_input_ids`
+
+    tokenizer: object  # The foundation model's tokenizer
+    encoder_tokenizer: object = None  # The encoder's tokenizer, if rows have `instance_input_ids`
 
     def tokens(self, rows, tokenizer):
         "Token ids and their mask, under the names that models give them"
         ids = pad(rows, tokenizer.pad_token_id)
-        return {'input_ids': ids, 'attention_mask': pad([[1]*len(r) for r in rows], 0)}
+        return {'input_ids': ids, 'attention_mask': pad([[1] * len(r) for r in rows], 0)}
 
     def __call__(self, rows):
         column = lambda name: [r[name] for r in rows]

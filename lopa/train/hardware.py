@@ -6,79 +6,124 @@
 __all__ = ['Execution', 'is_main', 'weight_format', 'explain_memory', 'start_of_memory', 'environment']
 
 # %% ../../nbs/train/51_hardware.ipynb #e8aa9072
-import contextlib, os, platform
+import contextlib
+import os
+import platform
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
 import torch
 
 # %% ../../nbs/train/51_hardware.ipynb #4df4d932
 @dataclass
 class Execution:
     "How a recipe is carried out on a machine: none of it is meant to change what is learned"
-    gradient_accumulation_steps:int=1 # Passes that a step is split into
-    gradient_checkpointing:bool=False # Compute activations twice instead of keeping them?
-    torch_compile:bool=False          # Compile the model? That takes a while before the first step
-    save_steps:int=50                 # Optimiser steps between two checkpoints
-    report_to:str='none'              # Where the Trainer logs to: `tensorboard`, `trackio`, `wandb`, …
+
+    gradient_accumulation_steps: int = 1  # Passes that a step is split into
+    gradient_checkpointing: bool = False  # Compute activations twice instead of keeping them?
+    torch_compile: bool = False  # Compile the model? That takes a while before the first step
+    save_steps: int = 50  # Optimiser steps between two checkpoints
+    report_to: str = 'none'  # Where the Trainer logs to: `tensorboard`, `trackio`, `wandb`, …
 
     def __post_init__(self):
-        if self.report_to in ('tensorboard', 'trackio', 'wandb', 'mlflow', 'swanlab') and not find_spec(self.report_to):
-            raise ModuleNotFoundError(f'report_to={self.report_to!r} needs the package {self.report_to}: pip install {self.report_to}.')
+        if self.report_to in (
+            'tensorboard',
+            'trackio',
+            'wandb',
+            'mlflow',
+            'swanlab',
+        ) and not find_spec(self.report_to):
+            raise ModuleNotFoundError(
+                f'report_to={self.report_to!r} needs the package {self.report_to}: pip install {self.report_to}.'
+            )
 
     def rows_per_pass(self, batch_size):
         "Rows that one process handles at a time"
         processes = int(os.environ.get('WORLD_SIZE', 1))
-        rows, rest = divmod(batch_size, self.gradient_accumulation_steps*processes)
+        rows, rest = divmod(batch_size, self.gradient_accumulation_steps * processes)
         if rest or not rows:
-            raise ValueError(f'batch_size: received {batch_size} examples per step, expected a multiple of {self.gradient_accumulation_steps*processes} '
-                             f'(passes × processes = {self.gradient_accumulation_steps} × {processes}): change batch_size or gradient_accumulation_steps.')
+            raise ValueError(
+                f'batch_size: received {batch_size} examples per step, expected a multiple of {self.gradient_accumulation_steps * processes} '
+                f'(passes × processes = {self.gradient_accumulation_steps} × {processes}): change batch_size or gradient_accumulation_steps.'
+            )
         return rows
 
 # %% ../../nbs/train/51_hardware.ipynb #a2fad7c7
-def is_main()->bool: # True also without several processes
+def is_main() -> bool:  # True also without several processes
     "Is this the process that writes files and shows progress?"
     return int(os.environ.get('RANK', 0)) == 0
 
 # %% ../../nbs/train/51_hardware.ipynb #a54d3f9f
 def weight_format(
-    base_model, # A transformers model
-)->str:         # e.g. `bits=4`, or `float32`
+    base_model,  # A transformers model
+) -> str:  # e.g. `bits=4`, or `float32`
     "In which format are the weights held?"
     bits = next((b for b in (4, 8) if getattr(base_model, f'is_loaded_in_{b}bit', False)), None)
-    return f'bits={bits}' if bits else f"no bits, {str(base_model.dtype).removeprefix('torch.')}"
+    return f'bits={bits}' if bits else f'no bits, {str(base_model.dtype).removeprefix("torch.")}'
+
 
 @contextlib.contextmanager
 def explain_memory(
-    base_model,          # The foundation model
-    batch_size:int,      # Examples per step
-    execution:Execution, # What was tried
+    base_model,  # The foundation model
+    batch_size: int,  # Examples per step
+    execution: Execution,  # What was tried
 ):
     "Say what helps when memory runs out"
     from accelerate.utils.memory import should_reduce_batch_size
-    try: yield
+
+    try:
+        yield
     except (RuntimeError, MemoryError) as e:
-        if not isinstance(e, (MemoryError, torch.OutOfMemoryError)) and not should_reduce_batch_size(e): raise
+        if not isinstance(
+            e, (MemoryError, torch.OutOfMemoryError)
+        ) and not should_reduce_batch_size(e):
+            raise
         passes = execution.gradient_accumulation_steps
-        raise MemoryError(f'Out of memory on {base_model.device}. Three settings help: gradient_accumulation_steps (tried {passes}, which is {execution.rows_per_pass(batch_size)} rows at a time), '
-                          f'gradient_checkpointing (tried {execution.gradient_checkpointing}), bits of the foundation model (tried {weight_format(base_model)}); '
-                          'the first two leave the result as it is, and `lopa plan` says what will fit.') from e
+        raise MemoryError(
+            f'Out of memory on {base_model.device}. Three settings help: gradient_accumulation_steps (tried {passes}, which is {execution.rows_per_pass(batch_size)} rows at a time), '
+            f'gradient_checkpointing (tried {execution.gradient_checkpointing}), bits of the foundation model (tried {weight_format(base_model)}); '
+            'the first two leave the result as it is, and `lopa plan` says what will fit.'
+        ) from e
 
 # %% ../../nbs/train/51_hardware.ipynb #dafe7e30
 def start_of_memory():
     "Forget earlier peaks of memory, on a GPU, and on a CPU under Linux"
-    if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError): Path('/proc/self/clear_refs').write_text('5')
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path('/proc/self/clear_refs').write_text('5')
+
 
 def environment(
-    device, # A torch device
-)->dict:    # Versions, device, processor threads, peak memory in MB
+    device,  # A torch device
+) -> dict:  # Versions, device, processor threads, peak memory in MB
     "Where a run took place"
-    import accelerate, datasets, psutil, transformers, lopa
+    import accelerate
+    import datasets
+    import psutil
+    import transformers
+
+    import lopa
+
     gpu = torch.cuda.get_device_name(device) if device.type == 'cuda' else None
-    if gpu: peak = torch.cuda.max_memory_allocated(device)/2**20
+    if gpu:
+        peak = torch.cuda.max_memory_allocated(device) / 2**20
     else:
-        try: import resource; peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == 'Darwin' else 2**10)
-        except ImportError: peak = psutil.Process().memory_info().peak_wset/2**20                   # Windows
-    versions = {m.__name__: m.__version__ for m in (lopa, torch, transformers, accelerate, datasets)} | {'python': platform.python_version()}
-    return {'versions': versions, 'device': gpu or f'CPU ({platform.machine()}), {torch.get_num_threads()} threads', 'processes': int(os.environ.get('WORLD_SIZE', 1)), 'peak_memory_mb': round(peak)}
+        try:
+            import resource
+
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+                2**20 if platform.system() == 'Darwin' else 2**10
+            )
+        except ImportError:
+            peak = psutil.Process().memory_info().peak_wset / 2**20  # Windows
+    versions = {
+        m.__name__: m.__version__ for m in (lopa, torch, transformers, accelerate, datasets)
+    } | {'python': platform.python_version()}
+    return {
+        'versions': versions,
+        'device': gpu or f'CPU ({platform.machine()}), {torch.get_num_threads()} threads',
+        'processes': int(os.environ.get('WORLD_SIZE', 1)),
+        'peak_memory_mb': round(peak),
+    }

@@ -7,42 +7,65 @@ __all__ = ['gate_spread', 'ProgressBar', 'circumstances', 'PromptTrainer', 'trai
            'test_scores', 'check_run', 'training_data', 'make_trainer', 'train']
 
 # %% ../../nbs/train/54_loop.ipynb #7c060a3f
-import contextlib, json, math, os, shutil, time
+import contextlib
+import json
+import math
+import os
+import shutil
+import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+
 import torch
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
-from ..files import write_files
-from ..evaluate import answer_lines, judging, needs_sandbox, score_lines, write_predictions
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+
 from ..attention import describe_attention, looks_ahead
+from lopa.evaluate import (
+    answer_lines,
+    judging,
+    main_score,
+    needs_sandbox,
+    prepare,
+    score_lines,
+    write_predictions,
+)
 from ..factorize import count_parameters
+from ..files import write_files
+from ..sandbox import choose_rung, run_program
 from .guard import StepGuard, fused_adamw
 from .hardware import Execution, environment, explain_memory, is_main, start_of_memory
-from ..evaluate import main_score
-from ..evaluate import prepare
 from .recipes import Recipe, parameter_groups, recipe
 from .resume import ResumableTrainer, begin_run, last_checkpoint
-from ..sandbox import choose_rung, run_program
 
 # %% ../../nbs/train/54_loop.ipynb #08a6b890
 def gate_spread(
-    model,    # A `PromptModel`
-    features, # Features of some instances: `(n, e)`
-)->float:     # Standard deviation of the gate over instances, averaged over its entries
+    model,  # A `PromptModel`
+    features,  # Features of some instances: `(n, e)`
+) -> float:  # Standard deviation of the gate over instances, averaged over its entries
     "How much does the gate differ from instance to instance?"
-    with torch.no_grad(): return model.generator.logits(features.to(model.device)).sigmoid().std(0).mean().item()
+    with torch.no_grad():
+        return model.generator.logits(features.to(model.device)).sigmoid().std(0).mean().item()
 
 # %% ../../nbs/train/54_loop.ipynb #11e0122c
 class ProgressBar(ProgressCallback):
     "One bar that shows the latest numbers, instead of a line for each"
+
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar: self.training_bar.set_postfix({k.removeprefix('eval_'): f'{logs[k]:.3g}' for k in ('loss', 'eval_accuracy') if k in logs}, refresh=False)
+        if self.training_bar:
+            self.training_bar.set_postfix(
+                {
+                    k.removeprefix('eval_'): f'{logs[k]:.3g}'
+                    for k in ('loss', 'eval_accuracy')
+                    if k in logs
+                },
+                refresh=False,
+            )
 
 # %% ../../nbs/train/54_loop.ipynb #e184dfec
 def circumstances(
-    model,    # A `PromptModel` or `BaselineModel`
-)->dict:      # `dtype` and `attention`, in words
+    model,  # A `PromptModel` or `BaselineModel`
+) -> dict:  # `dtype` and `attention`, in words
     "Say how a model computes a training step"
     base = model.base_model
     masked = model.task_type != 'CAUSAL_LM' or looks_ahead(base)
@@ -52,15 +75,22 @@ def circumstances(
 # %% ../../nbs/train/54_loop.ipynb #4de00cfb
 class PromptTrainer(ResumableTrainer):
     "The Trainer, for adapters and for answers in words"
+
     def __init__(self, *args, task=None, run=run_program, progress=True, **kwargs):
         super().__init__(*args, **kwargs)
         self.task, self.run, self.progress = task, run, progress
-        self.kept['looking'] = 0.                      # seconds spent on the validation split
+        self.kept['looking'] = 0.0  # seconds spent on the validation split
         self.remove_callback(PrinterCallback)
-        self.guard = StepGuard(self.optimizer, self.keep, circumstances(self.model), self.newest,
-                               self.accelerator.scaler is not None)
+        self.guard = StepGuard(
+            self.optimizer,
+            self.keep,
+            circumstances(self.model),
+            self.newest,
+            self.accelerator.scaler is not None,
+        )
         self.add_callback(self.guard)
-        if progress: self.add_callback(ProgressBar)
+        if progress:
+            self.add_callback(ProgressBar)
 
     def keep(self, entry):
         "Put a step that the guard left out among what is kept with each checkpoint"
@@ -89,151 +119,281 @@ class PromptTrainer(ResumableTrainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval'):
         "The task's score, and the spread of the gate"
-        data, step, began = eval_dataset or self.eval_dataset, self.state.global_step, time.perf_counter()
-        lines = answer_lines(self.model, self.task, data, self.data_collator, self.args.eval_batch_size, self.progress, self.run)
+        data, step, began = (
+            eval_dataset or self.eval_dataset,
+            self.state.global_step,
+            time.perf_counter(),
+        )
+        lines = answer_lines(
+            self.model,
+            self.task,
+            data,
+            self.data_collator,
+            self.args.eval_batch_size,
+            self.progress,
+            self.run,
+        )
         score = score_lines(judging(self.task, 'validation'), lines)
         self.kept['looks'].append((step, main_score(score), score))
-        if self.best_step() == step and self.args.should_save: self.model.save_pretrained(self.folder/f'best-{step}')
-        metrics = {f'{metric_key_prefix}_accuracy': score['accuracy'], f'{metric_key_prefix}_score': main_score(score)}
+        if self.best_step() == step and self.args.should_save:
+            self.model.save_pretrained(self.folder / f'best-{step}')
+        metrics = {
+            f'{metric_key_prefix}_accuracy': score['accuracy'],
+            f'{metric_key_prefix}_score': main_score(score),
+        }
         if hasattr(self.model.generator, 'logits') and 'instance_features' in data.column_names:
-            metrics[f'{metric_key_prefix}_gate_spread'] = gate_spread(self.model, torch.tensor(data['instance_features'][:256]))
+            metrics[f'{metric_key_prefix}_gate_spread'] = gate_spread(
+                self.model, torch.tensor(data['instance_features'][:256])
+            )
         self.kept['looking'] += time.perf_counter() - began
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
         return metrics
 
 # %% ../../nbs/train/54_loop.ipynb #159037c4
 def training_arguments(
-    recipe:Recipe,       # What was decided
-    execution:Execution, # How it is carried out
-    folder:Path,         # Where the Trainer may write its logs
-    seed:int,            # Order of the data and dropout
-    model,               # A `PromptModel` or `BaselineModel`
-    choose:bool=True,    # Is there a validation split to choose by?
-)->TrainingArguments:    # For `PromptTrainer`
+    recipe: Recipe,  # What was decided
+    execution: Execution,  # How it is carried out
+    folder: Path,  # Where the Trainer may write its logs
+    seed: int,  # Order of the data and dropout
+    model,  # A `PromptModel` or `BaselineModel`
+    choose: bool = True,  # Is there a validation split to choose by?
+) -> TrainingArguments:  # For `PromptTrainer`
     "Say in the Trainer's words what recipe and execution say in ours"
     device, how = model.device.type, execution
-    where = dict(use_cpu=True, ddp_backend='gloo' if 'WORLD_SIZE' in os.environ else None) if device == 'cpu' else dict(fp16=device == 'cuda' and model.dtype == torch.float16)
+    where = (
+        dict(use_cpu=True, ddp_backend='gloo' if 'WORLD_SIZE' in os.environ else None)
+        if device == 'cpu'
+        else dict(fp16=device == 'cuda' and model.dtype == torch.float16)
+    )
     args = TrainingArguments(
-        output_dir=str(folder), max_steps=recipe.steps, per_device_train_batch_size=how.rows_per_pass(recipe.batch_size), gradient_accumulation_steps=how.gradient_accumulation_steps,
-        per_device_eval_batch_size=recipe.eval_batch_size, eval_strategy='steps' if choose else 'no', eval_steps=recipe.eval_steps,
-        lr_scheduler_type={'linear': 'linear', 'constant': 'constant_with_warmup'}[recipe.schedule], warmup_steps=round(recipe.warmup*recipe.steps), max_grad_norm=recipe.max_grad_norm, weight_decay=0.,
-        save_strategy='steps', save_steps=how.save_steps, logging_steps=min(10, recipe.eval_steps), logging_nan_inf_filter=False, report_to=how.report_to, torch_compile=how.torch_compile,
-        seed=seed, remove_unused_columns=False, dataloader_pin_memory=device != 'cpu', disable_tqdm=True, **where) # our own bar takes the place of theirs
-    args._n_gpu = min(args.n_gpu, 1)                                            # a process uses one GPU: more of them would each take a batch
+        output_dir=str(folder),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=how.rows_per_pass(recipe.batch_size),
+        gradient_accumulation_steps=how.gradient_accumulation_steps,
+        per_device_eval_batch_size=recipe.eval_batch_size,
+        eval_strategy='steps' if choose else 'no',
+        eval_steps=recipe.eval_steps,
+        lr_scheduler_type={'linear': 'linear', 'constant': 'constant_with_warmup'}[recipe.schedule],
+        warmup_steps=round(recipe.warmup * recipe.steps),
+        max_grad_norm=recipe.max_grad_norm,
+        weight_decay=0.0,
+        save_strategy='steps',
+        save_steps=how.save_steps,
+        logging_steps=min(10, recipe.eval_steps),
+        logging_nan_inf_filter=False,
+        report_to=how.report_to,
+        torch_compile=how.torch_compile,
+        seed=seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device != 'cpu',
+        disable_tqdm=True,
+        **where,
+    )  # our own bar takes the place of theirs
+    args._n_gpu = min(args.n_gpu, 1)  # a process uses one GPU: more of them would each take a batch
     return args
 
 # %% ../../nbs/train/54_loop.ipynb #df5823e7
 def run_plan(
-    model, task, recipe, seed, # The run
-    rows:int,                  # Rows of the training split that fit
-)->dict:                       # What makes it this run
+    model,
+    task,
+    recipe,
+    seed,  # The run
+    rows: int,  # Rows of the training split that fit
+) -> dict:  # What makes it this run
     "Say what is to be run"
-    return {'task': task.name, 'method': model.adapter_config.method, 'config': asdict(model.adapter_config), 'recipe': {k: v for k, v in asdict(recipe).items() if k != 'config'},
-            'seed': seed, 'base_model': model.base_model.name_or_path, 'data': {k: len(d) for k, d in task.splits.items()} | {'train': rows}}
+    return {
+        'task': task.name,
+        'method': model.adapter_config.method,
+        'config': asdict(model.adapter_config),
+        'recipe': {k: v for k, v in asdict(recipe).items() if k != 'config'},
+        'seed': seed,
+        'base_model': model.base_model.name_or_path,
+        'data': {k: len(d) for k, d in task.splits.items()} | {'train': rows},
+    }
 
 # %% ../../nbs/train/54_loop.ipynb #b16ae448
 def record(
-    model, task,  # The run
-    plan:dict,    # From `run_plan`
-    scores:dict,  # `validation` and `test` → `score`; `test_predictions` → a digit per sentence, its class
-    history:list, # The Trainer's log
-    seconds:dict, # `prepare`, `train`, `total`
-)->dict:          # What a reader needs to believe or repeat a number
+    model,
+    task,  # The run
+    plan: dict,  # From `run_plan`
+    scores: dict,  # `validation` and `test` → `score`; `test_predictions` → a digit per sentence, its class
+    history: list,  # The Trainer's log
+    seconds: dict,  # `prepare`, `train`, `total`
+) -> dict:  # What a reader needs to believe or repeat a number
     "Put a run on record"
-    curve = [{k: (round(v, 5) if isinstance(v, float) else v) for k, v in entry.items() if k in ('step', 'train_seconds', 'loss', 'grad_norm', 'eval_accuracy', 'eval_gate_spread')}
-             for entry in history if 'loss' in entry or 'eval_accuracy' in entry]
-    return {**plan, 'source': task.source, 'dtype': str(model.base_model.dtype).removeprefix('torch.'), **scores, 'trainable_parameters': count_parameters(model),
-            'encoder_tuned': bool(model.encoder and model.encoder.tuned), 'seconds': {k: round(v, 1) for k, v in seconds.items()},
-            **environment(model.device), 'history': curve}
+    curve = [
+        {
+            k: (round(v, 5) if isinstance(v, float) else v)
+            for k, v in entry.items()
+            if k
+            in ('step', 'train_seconds', 'loss', 'grad_norm', 'eval_accuracy', 'eval_gate_spread')
+        }
+        for entry in history
+        if 'loss' in entry or 'eval_accuracy' in entry
+    ]
+    return {
+        **plan,
+        'source': task.source,
+        'dtype': str(model.base_model.dtype).removeprefix('torch.'),
+        **scores,
+        'trainable_parameters': count_parameters(model),
+        'encoder_tuned': bool(model.encoder and model.encoder.tuned),
+        'seconds': {k: round(v, 1) for k, v in seconds.items()},
+        **environment(model.device),
+        'history': curve,
+    }
 
 # %% ../../nbs/train/54_loop.ipynb #96c42a57
 def test_scores(
-    model, task, splits, collate, recipe, # The run
-    path,          # Where the predictions go
-    run,           # Runs a program
-    progress:bool, # Show progress bars?
-)->dict:           # `test` → from `score`; `test_predictions` → a digit per row
+    model,
+    task,
+    splits,
+    collate,
+    recipe,  # The run
+    path,  # Where the predictions go
+    run,  # Runs a program
+    progress: bool,  # Show progress bars?
+) -> dict:  # `test` → from `score`; `test_predictions` → a digit per row
     "Evaluate on the test split, if there is one"
-    if 'test' not in splits: return {}
-    lines, about = answer_lines(model, task, splits['test'], collate, recipe.eval_batch_size, progress, run), judging(task, 'test')
-    if is_main(): write_predictions(path, about, lines)
+    if 'test' not in splits:
+        return {}
+    lines, about = (
+        answer_lines(model, task, splits['test'], collate, recipe.eval_batch_size, progress, run),
+        judging(task, 'test'),
+    )
+    if is_main():
+        write_predictions(path, about, lines)
     words = {w.strip(): str(i) for i, w in enumerate(task.verbalizer)}
-    return {'test': score_lines(about, lines)} | ({'test_predictions': ''.join(words[l['answer']] for l in lines)} if 0 < len(words) < 10 else {})
+    return {'test': score_lines(about, lines)} | (
+        {'test_predictions': ''.join(words[l['answer']] for l in lines)}
+        if 0 < len(words) < 10
+        else {}
+    )
 
 # %% ../../nbs/train/54_loop.ipynb #2e6ad478
 def check_run(
-    task, recipe, # The run
-    execution:Execution, # How it is carried out
-    weak:bool,    # Is a weak sandbox accepted?
+    task,
+    recipe,  # The run
+    execution: Execution,  # How it is carried out
+    weak: bool,  # Is a weak sandbox accepted?
 ):
     "Refuse what cannot work, before anything is computed"
     execution.rows_per_pass(recipe.batch_size)
-    if 'train' not in task.splits: raise ValueError(f'{task.name}: expected a training split, found only {", ".join(task.splits)}; train on another task and evaluate on this one.')
-    if needs_sandbox(task): choose_rung(weak=weak)
+    if 'train' not in task.splits:
+        raise ValueError(
+            f'{task.name}: expected a training split, found only {", ".join(task.splits)}; train on another task and evaluate on this one.'
+        )
+    if needs_sandbox(task):
+        choose_rung(weak=weak)
 
 # %% ../../nbs/train/54_loop.ipynb #d4abb0c0
 def training_data(
-    model, task, # The run
-)->tuple:        # (split → tokenized data set, with `fits`: the training rows that fit; `Collator`)
+    model,
+    task,  # The run
+) -> tuple:  # (split → tokenized data set, with `fits`: the training rows that fit; `Collator`)
     "Tokenize all splits, and leave long texts out of training"
     from accelerate import PartialState
-    alone = PartialState(cpu=model.device.type == 'cpu').main_process_first() if 'WORLD_SIZE' in os.environ else contextlib.nullcontext()
+
+    alone = (
+        PartialState(cpu=model.device.type == 'cpu').main_process_first()
+        if 'WORLD_SIZE' in os.environ
+        else contextlib.nullcontext()
+    )
     with alone:
         splits, collate = prepare(model, task)
-        fits = splits['train'].filter(lambda n: n <= task.max_length or task.verbalizer, input_columns='length')
+        fits = splits['train'].filter(
+            lambda n: n <= task.max_length or task.verbalizer, input_columns='length'
+        )
     return splits | {'fits': fits}, collate
 
 # %% ../../nbs/train/54_loop.ipynb #269e1408
 def make_trainer(
-    model, task, recipe, seed, # The run
-    execution:Execution,       # How it is carried out
-    folder:Path,               # The run's folder
-    splits, collate,           # From `training_data`
-    run,                       # Runs a program
-    progress:bool,             # Show progress bars?
-)->PromptTrainer:
+    model,
+    task,
+    recipe,
+    seed,  # The run
+    execution: Execution,  # How it is carried out
+    folder: Path,  # The run's folder
+    splits,
+    collate,  # From `training_data`
+    run,  # Runs a program
+    progress: bool,  # Show progress bars?
+) -> PromptTrainer:
     "Put everything that training needs together"
-    if execution.gradient_checkpointing: model.gradient_checkpointing_enable()
-    return PromptTrainer(model, training_arguments(recipe, execution, folder, seed, model, 'validation' in splits), folder/'checkpoints', recipe.batch_size, data_collator=collate,
-                         train_dataset=splits['fits'], eval_dataset=splits.get('validation'), task=task, run=run, progress=progress,
-                         optimizers=(fused_adamw(parameter_groups(model, recipe)), None))
+    if execution.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return PromptTrainer(
+        model,
+        training_arguments(recipe, execution, folder, seed, model, 'validation' in splits),
+        folder / 'checkpoints',
+        recipe.batch_size,
+        data_collator=collate,
+        train_dataset=splits['fits'],
+        eval_dataset=splits.get('validation'),
+        task=task,
+        run=run,
+        progress=progress,
+        optimizers=(fused_adamw(parameter_groups(model, recipe)), None),
+    )
 
 # %% ../../nbs/train/54_loop.ipynb #a9dbe791
 def train(
-    model,            # A `PromptModel` or `BaselineModel`
-    task,             # A `Task`
-    recipe:Recipe,    # What was decided; its `config` should be the model's
-    output_dir='runs/latest', # Where `adapter/`, `predictions.jsonl` and `result.json` go, and `checkpoints/` meanwhile
-    seed:int=0,       # Order of the data and dropout
-    progress:bool=True, # Show progress bars?
-    allow_weak_isolation:bool=False, # Run model-written programs without a strong sandbox, too?
-    resume:bool=False, # Go on where an interrupted run of the same kind stopped, if there is one?
-    execution:Execution=None, # How to carry it out on this machine
-)->dict:              # The result record, as in `result.json`
+    model,  # A `PromptModel` or `BaselineModel`
+    task,  # A `Task`
+    recipe: Recipe,  # What was decided; its `config` should be the model's
+    output_dir='runs/latest',  # Where `adapter/`, `predictions.jsonl` and `result.json` go, and `checkpoints/` meanwhile
+    seed: int = 0,  # Order of the data and dropout
+    progress: bool = True,  # Show progress bars?
+    allow_weak_isolation: bool = False,  # Run model-written programs without a strong sandbox, too?
+    resume: bool = False,  # Go on where an interrupted run of the same kind stopped, if there is one?
+    execution: Execution = None,  # How to carry it out on this machine
+) -> dict:  # The result record, as in `result.json`
     "Train, select on validation if there is any, evaluate once on test, and record everything"
     from accelerate.utils import broadcast_object_list
-    start, folder, how, progress = time.perf_counter(), Path(output_dir), execution or Execution(), progress and is_main()
-    run = partial(run_program, timeout=10., allow_weak_isolation=allow_weak_isolation)
+
+    start, folder, how, progress = (
+        time.perf_counter(),
+        Path(output_dir),
+        execution or Execution(),
+        progress and is_main(),
+    )
+    run = partial(run_program, timeout=10.0, allow_weak_isolation=allow_weak_isolation)
     check_run(task, recipe, how, allow_weak_isolation)
     start_of_memory()
     splits, collate = training_data(model, task)
     recipe = recipe.counted(len(splits['fits']))
     plan, prepared = run_plan(model, task, recipe, seed, len(splits['fits'])), time.perf_counter()
     there = broadcast_object_list([begin_run(folder, plan, resume) if is_main() else None])[0]
-    if there: return there
+    if there:
+        return there
     trainer = make_trainer(model, task, recipe, seed, how, folder, splits, collate, run, progress)
     with explain_memory(model.base_model, recipe.batch_size, how):
         trainer.to_the_end()
-        trained, looks = trainer.seconds(), {step: score for step, _, score in trainer.kept['looks']}
+        trained, looks = (
+            trainer.seconds(),
+            {step: score for step, _, score in trainer.kept['looks']},
+        )
         scores = {'validation': looks[trainer.best_step()]} if looks else {}
-        scores |= test_scores(model.eval(), task, splits, collate, recipe, folder/'predictions.jsonl', run, progress)
-    seconds = {'prepare': prepared-start, 'train': trained, 'total': prepared-start + trainer.seconds()}
-    result = record(model, task, plan, scores, trainer.state.log_history, seconds) | {'execution': asdict(how), 'resumed_at': trainer.kept['resumed_at'],
-        'left_out': trainer.kept.get('left_out', [])}
+        scores |= test_scores(
+            model.eval(), task, splits, collate, recipe, folder / 'predictions.jsonl', run, progress
+        )
+    seconds = {
+        'prepare': prepared - start,
+        'train': trained,
+        'total': prepared - start + trainer.seconds(),
+    }
+    result = record(model, task, plan, scores, trainer.state.log_history, seconds) | {
+        'execution': asdict(how),
+        'resumed_at': trainer.kept['resumed_at'],
+        'left_out': trainer.kept.get('left_out', []),
+    }
     if is_main():
-        model.save_pretrained(folder/'adapter')
+        model.save_pretrained(folder / 'adapter')
         write_files(folder, {'result.json': json.dumps(result, indent=1).encode()})
-    trainer.accelerator.wait_for_everyone()                                     # all have taken the best adapter back
-    if is_main(): shutil.rmtree(folder/'checkpoints', ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()  # all have taken the best adapter back
+    if is_main():
+        shutil.rmtree(folder / 'checkpoints', ignore_errors=True)
     return result

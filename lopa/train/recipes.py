@@ -7,6 +7,7 @@ __all__ = ['RECIPES', 'FAMILIES', 'Recipe', 'recipe', 'parameter_groups']
 
 # %% ../../nbs/train/50_recipes.ipynb #c27f959a
 from dataclasses import dataclass, replace
+
 from ..assets import ENCODER
 from ..baselines import BaselineConfig
 from ..prompts import PromptConfig
@@ -16,103 +17,208 @@ from ..tasks import TASKS
 @dataclass
 class Recipe:
     "What is decided before a run"
-    config:object                # A `PromptConfig` or `BaselineConfig`: what is trained
-    prompt_lr:float              # Learning rate of Z_S, or of all that a baseline trains
-    head_lr:float=0.             # Learning rate of the heads, or of all else that a generator trains
-    encoder_lr:float=1e-5        # Learning rate of the encoder, if it is tuned
-    steps:int=150                # Optimiser steps
-    batch_size:int=8             # Examples per step, over all processes and passes
-    warmup:float=.06             # Share of the steps in which the rate rises
-    max_grad_norm:float=1.       # Longer gradients are cut to this length; 0 means no cut
-    eval_steps:int=None          # Steps between two looks at the validation split; they divide `steps`; default: one look, at the end
-    eval_batch_size:int=32       # Examples per batch in evaluation
-    epochs:int=None              # Passes over the training split, with a look after each, instead of `steps` and `eval_steps`
-    schedule:str='linear'        # The rate after the warm-up: `linear` (down to 0) or `constant`
-    variant:str='own'            # Where it comes from: `tuned`, `paper`, …, or your own
+
+    config: object  # A `PromptConfig` or `BaselineConfig`: what is trained
+    prompt_lr: float  # Learning rate of Z_S, or of all that a baseline trains
+    head_lr: float = 0.0  # Learning rate of the heads, or of all else that a generator trains
+    encoder_lr: float = 1e-5  # Learning rate of the encoder, if it is tuned
+    steps: int = 150  # Optimiser steps
+    batch_size: int = 8  # Examples per step, over all processes and passes
+    warmup: float = 0.06  # Share of the steps in which the rate rises
+    max_grad_norm: float = 1.0  # Longer gradients are cut to this length; 0 means no cut
+    eval_steps: int = None  # Steps between two looks at the validation split; they divide `steps`; default: one look, at the end
+    eval_batch_size: int = 32  # Examples per batch in evaluation
+    epochs: int = None  # Passes over the training split, with a look after each, instead of `steps` and `eval_steps`
+    schedule: str = 'linear'  # The rate after the warm-up: `linear` (down to 0) or `constant`
+    variant: str = 'own'  # Where it comes from: `tuned`, `paper`, …, or your own
 
     def __post_init__(self):
         self.eval_steps = self.eval_steps or self.steps
         if self.steps % self.eval_steps:
-            raise ValueError(f'eval_steps: received {self.eval_steps}, expected a divisor of the {self.steps} steps, so that the last step is looked at.')
-        if self.schedule not in ('linear', 'constant'): raise ValueError(f'schedule: received {self.schedule!r}, expected linear or constant.')
+            raise ValueError(
+                f'eval_steps: received {self.eval_steps}, expected a divisor of the {self.steps} steps, so that the last step is looked at.'
+            )
+        if self.schedule not in ('linear', 'constant'):
+            raise ValueError(f'schedule: received {self.schedule!r}, expected linear or constant.')
 
     def counted(self, rows):
         "The same in steps, for a training split of so many rows; an epoch leaves out what does not fill a step"
-        if not self.epochs: return self
+        if not self.epochs:
+            return self
         once = max(rows // self.batch_size, 1)
-        return replace(self, steps=self.epochs*once, eval_steps=once)
+        return replace(self, steps=self.epochs * once, eval_steps=once)
 
 # %% ../../nbs/train/50_recipes.ipynb #999502f1
-_instance, _paper = dict(encoder_name_or_path=ENCODER), dict(max_grad_norm=0.)
-RECIPES = {('rotten_tomatoes', method, variant): Recipe(config, **rates) for method, variant, config, rates in [
-    ('lopa', 'tuned', PromptConfig('lopa', **_instance), dict(prompt_lr=5e-2, head_lr=3e-4)),
-    ('lopa', 'tuned-encoder', PromptConfig('lopa', train_encoder=True, **_instance), dict(prompt_lr=5e-2, head_lr=3e-4, encoder_lr=1e-4)),
-    ('lopa', 'suffix', PromptConfig('lopa', position='suffix', **_instance), dict(prompt_lr=5e-2, head_lr=3e-4)),
-    ('lopa', 'paper', PromptConfig('lopa', init='normal', **_instance), dict(prompt_lr=1e-3, head_lr=1e-3, **_paper)),
-    ('pt', 'tuned', PromptConfig('pt'), dict(prompt_lr=3e-2)),
-    ('pt', 'paper', PromptConfig('pt', init='normal'), dict(prompt_lr=1e-3, **_paper)),
-    ('idpg', 'tuned', PromptConfig('idpg', **_instance), dict(prompt_lr=3e-2, head_lr=5e-3)),
-    ('idpg', 'paper', PromptConfig('idpg', init='zeros', **_instance), dict(prompt_lr=1e-3, head_lr=1e-3, **_paper)),
-    ('idpg-phm', 'tuned', PromptConfig('idpg-phm', **_instance), dict(prompt_lr=3e-2, head_lr=5e-3)),
-    ('idpg-phm', 'paper', PromptConfig('idpg-phm', init='zeros', **_instance), dict(prompt_lr=1e-3, head_lr=1e-3, **_paper)),
-    ('dept', 'tuned', PromptConfig('dept', num_virtual_tokens=5), dict(prompt_lr=3e-2, head_lr=1e-3)),
-    ('dept', 'paper', PromptConfig('dept', num_virtual_tokens=5, init='normal'), dict(prompt_lr=1e-4, head_lr=1e-5, **_paper)),
-    ('lora', 'tuned', BaselineConfig('lora'), dict(prompt_lr=1e-3)),
-    ('lora', 'paper', BaselineConfig('lora'), dict(prompt_lr=1e-4, **_paper)),
-    ('prefix', 'tuned', BaselineConfig('prefix'), dict(prompt_lr=3e-2)),
-    ('prefix', 'paper', BaselineConfig('prefix', init='normal'), dict(prompt_lr=5e-5, **_paper)),
-    ('p-tuning', 'tuned', BaselineConfig('p-tuning'), dict(prompt_lr=1e-3)),
-    ('full', 'tuned', BaselineConfig('full'), dict(prompt_lr=1e-4)),
-    ('full', 'paper', BaselineConfig('full'), dict(prompt_lr=1e-5, **_paper)),
-]}
+_instance, _paper = dict(encoder_name_or_path=ENCODER), dict(max_grad_norm=0.0)
+RECIPES = {
+    ('rotten_tomatoes', method, variant): Recipe(config, **rates)
+    for method, variant, config, rates in [
+        ('lopa', 'tuned', PromptConfig('lopa', **_instance), dict(prompt_lr=5e-2, head_lr=3e-4)),
+        (
+            'lopa',
+            'tuned-encoder',
+            PromptConfig('lopa', train_encoder=True, **_instance),
+            dict(prompt_lr=5e-2, head_lr=3e-4, encoder_lr=1e-4),
+        ),
+        (
+            'lopa',
+            'suffix',
+            PromptConfig('lopa', position='suffix', **_instance),
+            dict(prompt_lr=5e-2, head_lr=3e-4),
+        ),
+        (
+            'lopa',
+            'paper',
+            PromptConfig('lopa', init='normal', **_instance),
+            dict(prompt_lr=1e-3, head_lr=1e-3, **_paper),
+        ),
+        ('pt', 'tuned', PromptConfig('pt'), dict(prompt_lr=3e-2)),
+        ('pt', 'paper', PromptConfig('pt', init='normal'), dict(prompt_lr=1e-3, **_paper)),
+        ('idpg', 'tuned', PromptConfig('idpg', **_instance), dict(prompt_lr=3e-2, head_lr=5e-3)),
+        (
+            'idpg',
+            'paper',
+            PromptConfig('idpg', init='zeros', **_instance),
+            dict(prompt_lr=1e-3, head_lr=1e-3, **_paper),
+        ),
+        (
+            'idpg-phm',
+            'tuned',
+            PromptConfig('idpg-phm', **_instance),
+            dict(prompt_lr=3e-2, head_lr=5e-3),
+        ),
+        (
+            'idpg-phm',
+            'paper',
+            PromptConfig('idpg-phm', init='zeros', **_instance),
+            dict(prompt_lr=1e-3, head_lr=1e-3, **_paper),
+        ),
+        (
+            'dept',
+            'tuned',
+            PromptConfig('dept', num_virtual_tokens=5),
+            dict(prompt_lr=3e-2, head_lr=1e-3),
+        ),
+        (
+            'dept',
+            'paper',
+            PromptConfig('dept', num_virtual_tokens=5, init='normal'),
+            dict(prompt_lr=1e-4, head_lr=1e-5, **_paper),
+        ),
+        ('lora', 'tuned', BaselineConfig('lora'), dict(prompt_lr=1e-3)),
+        ('lora', 'paper', BaselineConfig('lora'), dict(prompt_lr=1e-4, **_paper)),
+        ('prefix', 'tuned', BaselineConfig('prefix'), dict(prompt_lr=3e-2)),
+        (
+            'prefix',
+            'paper',
+            BaselineConfig('prefix', init='normal'),
+            dict(prompt_lr=5e-5, **_paper),
+        ),
+        ('p-tuning', 'tuned', BaselineConfig('p-tuning'), dict(prompt_lr=1e-3)),
+        ('full', 'tuned', BaselineConfig('full'), dict(prompt_lr=1e-4)),
+        ('full', 'paper', BaselineConfig('full'), dict(prompt_lr=1e-5, **_paper)),
+    ]
+}
 
 # %% ../../nbs/train/50_recipes.ipynb #4f47630f
-_glue = dict(epochs=20, batch_size=64, schedule='constant', max_grad_norm=0.)
-_same, _slow = dict(encoder_name_or_path='self', encoder_pooling='cls'), dict(prompt_lr=1e-5, head_lr=1e-5, encoder_lr=1e-5)
-RECIPES |= {('glue', method, variant): Recipe(config, **rates, **_glue) for method, variant, config, rates in [
-    ('lopa', 'paper', PromptConfig('lopa', init='normal', train_encoder=True, **_same), _slow),
-    ('lopa', 'paper-frozen', PromptConfig('lopa', init='normal', **_same), _slow),
-    ('pt', 'paper', PromptConfig('pt', init='normal'), dict(prompt_lr=1e-4)),
-    ('idpg', 'paper', PromptConfig('idpg', init='zeros', **_same), dict(prompt_lr=1e-4, head_lr=1e-4)),
-    ('idpg', 'paper-tuned', PromptConfig('idpg', init='zeros', train_encoder=True, **_same), dict(prompt_lr=1e-4, head_lr=1e-4, encoder_lr=1e-5)),
-    ('dept', 'paper', PromptConfig('dept', num_virtual_tokens=5, init='normal'), dict(prompt_lr=1e-4, head_lr=1e-5)),
-    ('lora', 'paper', BaselineConfig('lora'), dict(prompt_lr=1e-4)),
-    ('prefix', 'paper', BaselineConfig('prefix', init='normal'), dict(prompt_lr=5e-5)),
-    ('full', 'paper', BaselineConfig('full'), dict(prompt_lr=1e-5)),
-]}
-_code, _reads = dict(epochs=10, max_grad_norm=0.), dict(encoder_name_or_path='microsoft/codebert-base', encoder_pooling='cls', head_width=768)
-RECIPES |= {('code', method, 'paper'): Recipe(config, **rates, **_code) for method, config, rates in [
-    ('lopa', PromptConfig('lopa', init='normal', rank=1, **_reads), dict(prompt_lr=1e-3, head_lr=1e-3)),
-    ('pt', PromptConfig('pt', init='normal'), dict(prompt_lr=1e-3)),
-    ('idpg', PromptConfig('idpg', init='zeros', **_reads), dict(prompt_lr=1e-3, head_lr=1e-3)),
-    ('lora', BaselineConfig('lora'), dict(prompt_lr=1e-4)),
-    ('full', BaselineConfig('full'), dict(prompt_lr=1e-5)),
-]}
+_glue = dict(epochs=20, batch_size=64, schedule='constant', max_grad_norm=0.0)
+_same, _slow = (
+    dict(encoder_name_or_path='self', encoder_pooling='cls'),
+    dict(prompt_lr=1e-5, head_lr=1e-5, encoder_lr=1e-5),
+)
+RECIPES |= {
+    ('glue', method, variant): Recipe(config, **rates, **_glue)
+    for method, variant, config, rates in [
+        ('lopa', 'paper', PromptConfig('lopa', init='normal', train_encoder=True, **_same), _slow),
+        ('lopa', 'paper-frozen', PromptConfig('lopa', init='normal', **_same), _slow),
+        ('pt', 'paper', PromptConfig('pt', init='normal'), dict(prompt_lr=1e-4)),
+        (
+            'idpg',
+            'paper',
+            PromptConfig('idpg', init='zeros', **_same),
+            dict(prompt_lr=1e-4, head_lr=1e-4),
+        ),
+        (
+            'idpg',
+            'paper-tuned',
+            PromptConfig('idpg', init='zeros', train_encoder=True, **_same),
+            dict(prompt_lr=1e-4, head_lr=1e-4, encoder_lr=1e-5),
+        ),
+        (
+            'dept',
+            'paper',
+            PromptConfig('dept', num_virtual_tokens=5, init='normal'),
+            dict(prompt_lr=1e-4, head_lr=1e-5),
+        ),
+        ('lora', 'paper', BaselineConfig('lora'), dict(prompt_lr=1e-4)),
+        ('prefix', 'paper', BaselineConfig('prefix', init='normal'), dict(prompt_lr=5e-5)),
+        ('full', 'paper', BaselineConfig('full'), dict(prompt_lr=1e-5)),
+    ]
+}
+_code, _reads = (
+    dict(epochs=10, max_grad_norm=0.0),
+    dict(encoder_name_or_path='microsoft/codebert-base', encoder_pooling='cls', head_width=768),
+)
+RECIPES |= {
+    ('code', method, 'paper'): Recipe(config, **rates, **_code)
+    for method, config, rates in [
+        (
+            'lopa',
+            PromptConfig('lopa', init='normal', rank=1, **_reads),
+            dict(prompt_lr=1e-3, head_lr=1e-3),
+        ),
+        ('pt', PromptConfig('pt', init='normal'), dict(prompt_lr=1e-3)),
+        ('idpg', PromptConfig('idpg', init='zeros', **_reads), dict(prompt_lr=1e-3, head_lr=1e-3)),
+        ('lora', BaselineConfig('lora'), dict(prompt_lr=1e-4)),
+        ('full', BaselineConfig('full'), dict(prompt_lr=1e-5)),
+    ]
+}
 
 # %% ../../nbs/train/50_recipes.ipynb #b7c1bafc
-FAMILIES = dict.fromkeys(['sst2', 'mnli', 'mrpc', 'qnli', 'qqp', 'rte'], 'glue') | {name: 'code' for name in TASKS if name.startswith(('cruxeval', 'humaneval', 'mbpp'))}
+FAMILIES = dict.fromkeys(['sst2', 'mnli', 'mrpc', 'qnli', 'qqp', 'rte'], 'glue') | {
+    name: 'code' for name in TASKS if name.startswith(('cruxeval', 'humaneval', 'mbpp'))
+}
+
 
 def recipe(
-    task:str,            # Name of a task, e.g. `rotten_tomatoes`
-    method:str='lopa',   # Name of a method
-    variant:str='tuned', # `tuned` or `paper`; for some methods there are more
-    **overrides,         # Fields of `Recipe` to change, e.g. `steps=50`
-)->Recipe:               # A copy: change it as you like
+    task: str,  # Name of a task, e.g. `rotten_tomatoes`
+    method: str = 'lopa',  # Name of a method
+    variant: str = 'tuned',  # `tuned` or `paper`; for some methods there are more
+    **overrides,  # Fields of `Recipe` to change, e.g. `steps=50`
+) -> Recipe:  # A copy: change it as you like
     "Look up a recipe by name"
-    families = 'rotten_tomatoes' if task in TASKS else None, FAMILIES.get(task), task                               # a task's own come last, and count
+    families = (
+        'rotten_tomatoes' if task in TASKS else None,
+        FAMILIES.get(task),
+        task,
+    )  # a task's own come last, and count
     known = {(m, v): r for family in families for (f, m, v), r in RECIPES.items() if f == family}
-    if not known: raise ValueError(f'recipe: received the task {task!r}, expected one of {", ".join(TASKS)}.')
-    if (method, variant) not in known: raise ValueError(f'recipe: received {method}, {variant}; for {task} there are {"; ".join(map(", ".join, known))}.')
+    if not known:
+        raise ValueError(f'recipe: received the task {task!r}, expected one of {", ".join(TASKS)}.')
+    if (method, variant) not in known:
+        raise ValueError(
+            f'recipe: received {method}, {variant}; for {task} there are {"; ".join(map(", ".join, known))}.'
+        )
     found = known[method, variant]
-    length = {'epochs': None} if 'steps' in overrides else {}                     # steps, if asked for, take the place of epochs
-    return replace(found, config=replace(found.config), variant=variant, **({'eval_steps': None} | length | overrides))
+    length = (
+        {'epochs': None} if 'steps' in overrides else {}
+    )  # steps, if asked for, take the place of epochs
+    return replace(
+        found,
+        config=replace(found.config),
+        variant=variant,
+        **({'eval_steps': None} | length | overrides),
+    )
 
 # %% ../../nbs/train/50_recipes.ipynb #d676082a
 def parameter_groups(
-    model,         # A `PromptModel` or `BaselineModel`
-    recipe:Recipe, # Its learning rates are used
-)->list:           # Groups for the optimiser: Z_S, heads, encoder
+    model,  # A `PromptModel` or `BaselineModel`
+    recipe: Recipe,  # Its learning rates are used
+) -> list:  # Groups for the optimiser: Z_S, heads, encoder
     "Give task prompt, heads and encoder their own learning rates"
     rates = {'prompt': recipe.prompt_lr, 'head': recipe.head_lr, 'encoder': recipe.encoder_lr}
-    groups = {k: [p for n, p in model.named_parameters() if p.requires_grad and model.part(n) == k] for k in rates}
+    groups = {
+        k: [p for n, p in model.named_parameters() if p.requires_grad and model.part(n) == k]
+        for k in rates
+    }
     return [{'params': ps, 'lr': rates[k], 'name': k} for k, ps in groups.items() if ps]

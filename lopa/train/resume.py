@@ -6,140 +6,196 @@
 __all__ = ['StepSampler', 'differences', 'last_checkpoint', 'step_of', 'begin_run', 'SetEpoch', 'ResumableTrainer']
 
 # %% ../../nbs/train/53_resume.ipynb #024343cb
-import json, shutil, time
+import json
+import shutil
+import time
 from pathlib import Path
+
 import torch
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerState
+
 from ..files import write_files
 
 # %% ../../nbs/train/53_resume.ipynb #3139ca99
 class StepSampler(Sampler):
     "Rows of like length together, in an order that depends on seed and epoch only, in whole steps"
+
     def __init__(
         self,
-        lengths:list,   # Tokens of each row
-        batch_size:int, # Rows per step
-        seed:int,       # Another seed, another order
+        lengths: list,  # Tokens of each row
+        batch_size: int,  # Rows per step
+        seed: int,  # Another seed, another order
     ):
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
 
-    def set_epoch(self, epoch): self.epoch = epoch
+    def set_epoch(self, epoch):
+        self.epoch = epoch
 
-    def __len__(self): return len(self.lengths) // self.batch_size * self.batch_size or len(self.lengths)
+    def __len__(self):
+        return len(self.lengths) // self.batch_size * self.batch_size or len(self.lengths)
 
     def __iter__(self):
         from transformers.trainer_pt_utils import get_length_grouped_indices
-        chance = torch.Generator().manual_seed(1_000_003*self.seed + self.epoch)
-        rows = torch.randperm(len(self.lengths), generator=chance)[:len(self)].tolist()
-        return (rows[i] for i in get_length_grouped_indices([self.lengths[i] for i in rows], self.batch_size, generator=chance))
+
+        chance = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        rows = torch.randperm(len(self.lengths), generator=chance)[: len(self)].tolist()
+        return (
+            rows[i]
+            for i in get_length_grouped_indices(
+                [self.lengths[i] for i in rows], self.batch_size, generator=chance
+            )
+        )
 
 # %% ../../nbs/train/53_resume.ipynb #3025801a
 def differences(
-    mine:dict,   # What is to be run
-    theirs:dict, # What a folder says was run
-)->str:          # e.g. `seed (0, here 1)`; empty if they agree
+    mine: dict,  # What is to be run
+    theirs: dict,  # What a folder says was run
+) -> str:  # e.g. `seed (0, here 1)`; empty if they agree
     "What keeps two plans from being the same?"
     mine = json.loads(json.dumps(mine))
     inner = lambda k: isinstance(mine[k], dict) and isinstance(theirs.get(k), dict)
-    parts = [differences(mine[k], theirs[k]) if inner(k) else f'{k} ({theirs.get(k)}, here {mine[k]})' for k in mine if mine[k] != theirs.get(k)]
+    parts = [
+        differences(mine[k], theirs[k]) if inner(k) else f'{k} ({theirs.get(k)}, here {mine[k]})'
+        for k in mine
+        if mine[k] != theirs.get(k)
+    ]
     return ', '.join(parts)
 
+
 def last_checkpoint(
-    folder, # The folder of checkpoints
-):          # The newest one, or None
+    folder,  # The folder of checkpoints
+):  # The newest one, or None
     "The newest whole checkpoint"
     found = [p for p in Path(folder).glob('checkpoint-*') if p.name.split('-')[1].isdecimal()]
     return max(found, key=step_of, default=None)
 
+
 def step_of(
-    checkpoint, # A folder `checkpoint-N`
-)->int:         # N
+    checkpoint,  # A folder `checkpoint-N`
+) -> int:  # N
     "After which step was this checkpoint written?"
     return int(Path(checkpoint).name.split('-')[1])
 
 # %% ../../nbs/train/53_resume.ipynb #515d7697
 def begin_run(
-    folder,      # Where a run writes
-    plan:dict,   # What is to be run
-    resume:bool, # Go on, if something is there?
-):               # The result, if there is one already
+    folder,  # Where a run writes
+    plan: dict,  # What is to be run
+    resume: bool,  # Go on, if something is there?
+):  # The result, if there is one already
     "Look at what a folder holds, and make it ready"
-    result, begun = (json.loads(p.read_text()) if p.exists() else None for p in (Path(folder)/'result.json', Path(folder)/'checkpoints'/'plan.json'))
+    result, begun = (
+        json.loads(p.read_text()) if p.exists() else None
+        for p in (Path(folder) / 'result.json', Path(folder) / 'checkpoints' / 'plan.json')
+    )
     finished = result and not differences(plan, result)
-    if resume and finished: return result
-    if begun and resume and (wrong := differences(plan, begun)): raise ValueError(f'{folder} holds an unfinished run of another kind: {wrong}; change it back, name another folder, or delete {Path(folder)/"checkpoints"}.')
-    done = last_checkpoint(Path(folder)/'checkpoints')
+    if resume and finished:
+        return result
+    if begun and resume and (wrong := differences(plan, begun)):
+        raise ValueError(
+            f'{folder} holds an unfinished run of another kind: {wrong}; change it back, name another folder, or delete {Path(folder) / "checkpoints"}.'
+        )
+    done = last_checkpoint(Path(folder) / 'checkpoints')
     if begun and done and not resume and not (result and not differences(begun, result)):
-        raise ValueError(f'{folder} holds an unfinished run ({begun["method"]} on {begun["task"]}, {step_of(done)} of {begun["recipe"]["steps"]} steps): '
-                         f'continue it with --resume (resume=True), name another folder, or delete {done.parent}.')
+        raise ValueError(
+            f'{folder} holds an unfinished run ({begun["method"]} on {begun["task"]}, {step_of(done)} of {begun["recipe"]["steps"]} steps): '
+            f'continue it with --resume (resume=True), name another folder, or delete {done.parent}.'
+        )
     if not (begun and resume):
-        shutil.rmtree(Path(folder)/'checkpoints', ignore_errors=True)
-        write_files(Path(folder)/'checkpoints', {'plan.json': json.dumps(plan, indent=1).encode()})
+        shutil.rmtree(Path(folder) / 'checkpoints', ignore_errors=True)
+        write_files(
+            Path(folder) / 'checkpoints', {'plan.json': json.dumps(plan, indent=1).encode()}
+        )
 
 # %% ../../nbs/train/53_resume.ipynb #2b4f7774
 class SetEpoch(TrainerCallback):
     "Tell the sampler which epoch it is"
-    def __init__(self, sampler): self.sampler = sampler
-    def on_epoch_begin(self, args, state, control, **kwargs): self.sampler.set_epoch(int(state.epoch or 0))
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch or 0))
+
 
 class ResumableTrainer(Trainer):
     "A Trainer whose checkpoints are whole or not there, and which goes on from one to the last bit"
+
     def __init__(self, model, args, folder, batch_size, **kwargs):
         super().__init__(model, args, **kwargs)
         self.folder, self.started = Path(folder), time.perf_counter()
-        self.kept = {'seconds': 0., 'resumed_at': [], 'looks': []}             # looks: (step, score) of every look at validation
+        self.kept = {
+            'seconds': 0.0,
+            'resumed_at': [],
+            'looks': [],
+        }  # looks: (step, score) of every look at validation
         self.sampler = StepSampler(self.train_dataset['length'][:], batch_size, args.seed)
         self.add_callback(SetEpoch(self.sampler))
 
-    def _get_train_sampler(self, *args): return self.sampler
+    def _get_train_sampler(self, *args):
+        return self.sampler
 
-    def _get_output_dir(self, trial=None): return str(self.folder/'part')
+    def _get_output_dir(self, trial=None):
+        return str(self.folder / 'part')
 
-    def _save(self, output_dir=None, state_dict=None): self.model.save_pretrained(output_dir)
+    def _save(self, output_dir=None, state_dict=None):
+        self.model.save_pretrained(output_dir)
 
-    def seconds(self): return self.kept['seconds'] + time.perf_counter() - self.started
+    def seconds(self):
+        return self.kept['seconds'] + time.perf_counter() - self.started
 
-    def best_step(self): return max(self.kept['looks'], key=lambda look: look[1])[0] if self.kept['looks'] else None
+    def best_step(self):
+        return max(self.kept['looks'], key=lambda look: look[1])[0] if self.kept['looks'] else None
 
     def _save_checkpoint(self, model, trial):
         "Write under another name; rename when all is there; remove what is replaced"
         name = f'checkpoint-{self.state.global_step}'
-        try: super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError) as e: self.give_up(e)
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as e:
+            self.give_up(e)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             try:
-                write_files(self.folder/'part'/name, {'kept.json': json.dumps(self.kept | {'seconds': self.seconds()}).encode()})
-                shutil.rmtree(self.folder/name, ignore_errors=True)
-                (self.folder/'part'/name).rename(self.folder/name)
-            except OSError as e: self.give_up(e)
+                write_files(
+                    self.folder / 'part' / name,
+                    {'kept.json': json.dumps(self.kept | {'seconds': self.seconds()}).encode()},
+                )
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+                (self.folder / 'part' / name).rename(self.folder / name)
+            except OSError as e:
+                self.give_up(e)
             self.tidy({name, f'best-{self.best_step()}', 'plan.json'})
         self.accelerator.wait_for_everyone()
 
     def tidy(self, keep):
         "Remove everything else from the folder of checkpoints"
         for path in self.folder.iterdir():
-            if path.name not in keep: shutil.rmtree(path, ignore_errors=True)
+            if path.name not in keep:
+                shutil.rmtree(path, ignore_errors=True)
 
     def give_up(self, error):
         "Leave the last good checkpoint, and say what to do"
-        shutil.rmtree(self.folder/'part', ignore_errors=True)
+        shutil.rmtree(self.folder / 'part', ignore_errors=True)
         last = last_checkpoint(self.folder)
-        raise OSError(f'{self.folder}: the checkpoint after step {self.state.global_step} could not be written ({" ".join(str(error).split())[:200]}); '
-                      f'the last good one is {last.name if last else "none yet"}: make room, and continue with --resume (resume=True).') from error
+        raise OSError(
+            f'{self.folder}: the checkpoint after step {self.state.global_step} could not be written ({" ".join(str(error).split())[:200]}); '
+            f'the last good one is {last.name if last else "none yet"}: make room, and continue with --resume (resume=True).'
+        ) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         "Take back the adapter, and what else was kept"
         self.model.load_pretrained(resume_from_checkpoint)
-        self.kept = json.loads((Path(resume_from_checkpoint)/'kept.json').read_text())
+        self.kept = json.loads((Path(resume_from_checkpoint) / 'kept.json').read_text())
         self.kept['resumed_at'].append(step_of(resume_from_checkpoint))
 
     def to_the_end(self):
         "Train from the newest checkpoint, or from the beginning, and take back the best adapter"
         last = last_checkpoint(self.folder)
-        if last and step_of(last) >= self.args.max_steps:                      # killed after the last step
+        if last and step_of(last) >= self.args.max_steps:  # killed after the last step
             self._load_from_checkpoint(last)
-            self.state = TrainerState.load_from_json(str(last/'trainer_state.json'))
-        else: self.train(resume_from_checkpoint=str(last) if last else None)
-        if self.kept['looks']: self.model.load_pretrained(self.folder/f'best-{self.best_step()}')
+            self.state = TrainerState.load_from_json(str(last / 'trainer_state.json'))
+        else:
+            self.train(resume_from_checkpoint=str(last) if last else None)
+        if self.kept['looks']:
+            self.model.load_pretrained(self.folder / f'best-{self.best_step()}')
