@@ -26,7 +26,7 @@ from datasets import disable_progress_bars
 from helpers import one_tokenizer, tiny, word_task
 from transformers import set_seed
 
-import lopa.train
+import lopa.train.loop
 from lopa.model import get_prompt_model
 from lopa.prompts import PromptConfig
 from lopa.train import Execution, Recipe
@@ -52,8 +52,8 @@ def model():
     )
 
 
-PREPARED = lopa.train.training_data(model(), word_task())
-lopa.train.training_data = lambda *_: PREPARED
+PREPARED = lopa.train.loop.training_data(model(), word_task())
+lopa.train.loop.training_data = lambda *_: PREPARED
 
 
 def run(folder):
@@ -68,7 +68,7 @@ def run(folder):
         eval_steps=5,
         eval_batch_size=8,
     )
-    return lopa.train.train(
+    return lopa.train.loop.train(
         mine,
         word_task(),
         plan,

@@ -27,12 +27,12 @@ import torch
 
 torch.set_num_threads(1)  # no thread pool: it would not survive the fork
 
-import lopa.ablate
+import lopa.ablate.runs
 from lopa.ablate import make_executor
 from lopa.train import Execution
 
 FOLDER = Path(sys.argv[1])
-score_one, train_one = lopa.ablate.score_one, lopa.ablate.train_one
+score_one, train_one = lopa.ablate.runs.score_one, lopa.ablate.runs.train_one
 
 
 def told(do, slower):
@@ -40,14 +40,14 @@ def told(do, slower):
 
     def carry_out(about, *args, **how):
         with open(FOLDER / 'log', 'a') as log:
-            log.write(f'{lopa.ablate.file_name(about)}\n')
+            log.write(f'{lopa.ablate.runs.file_name(about)}\n')
         time.sleep(slower)
         return do(about, *args, **how)
 
     return carry_out
 
 
-lopa.ablate.score_one, lopa.ablate.train_one = told(score_one, 0.15), told(train_one, 0)
+lopa.ablate.runs.score_one, lopa.ablate.runs.train_one = told(score_one, 0.15), told(train_one, 0)
 
 
 def grid():
@@ -71,9 +71,9 @@ def sweep(name, workers=0):
     "A checkpoint after every step"
     how = dict(progress=False, execution=Execution(save_steps=1))
     if not workers:
-        return lopa.ablate.sweep(grid(), FOLDER / name, **how)
+        return lopa.ablate.runs.sweep(grid(), FOLDER / name, **how)
     with make_executor('processes', workers) as pool:
-        return lopa.ablate.sweep(grid(), FOLDER / name, pool, **how)
+        return lopa.ablate.runs.sweep(grid(), FOLDER / name, pool, **how)
 
 
 def begun(name, workers=0):

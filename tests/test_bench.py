@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import one_sentence, tiny
 
-from lopa import bench, sizes
+from lopa.plan import bench, sizes
 from lopa.plan.footprint import Ledger
 from lopa.plan.sizes import (
     EVERYWHERE,

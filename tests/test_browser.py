@@ -96,7 +96,7 @@ def test_as_a_web_page(chromium, tmp_path):
     command = [
         sys.executable,
         '-c',
-        f'from lopa.web import serve_figures; serve_figures({port}, browser=False)',
+        f'from lopa.figures import serve_figures; serve_figures({port}, browser=False)',
     ]
     with serving(command, port, tmp_path), open_page(chromium, f'http://127.0.0.1:{port}/') as page:
         page.locator('.widget-slider').first.wait_for()

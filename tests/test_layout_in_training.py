@@ -269,10 +269,10 @@ def test_a_model_that_hands_on_a_mask_of_its_own_is_not_told_otherwise():
     "Doge's window is learned; a prefix before it must not lose the mask"
     torch.manual_seed(0)
     sizes = SIZES | {'keep_window_size': 4, 'num_key_value_heads': 1}
-    losses = []
+    losses, state = [], None
     for attention in 'eager', 'sdpa':
         base = tf.DogeForCausalLM(tf.DogeConfig(**sizes, attn_implementation=attention)).eval()
-        if losses:
+        if state:
             base.load_state_dict(state)
         state = base.state_dict()
         base.config._name_or_path = base.name_or_path = 'tiny'

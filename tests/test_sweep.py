@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 from helpers import few, one_sentence
 
-import lopa.ablate
+import lopa.ablate.runs
 from lopa.ablate import expand, experiment, make_executor, run, sweep
 from lopa.ablate.executors import SlurmExecutor
 from lopa.ablate.experiments import DEFAULT, file_name, identity
@@ -161,7 +161,7 @@ def test_busy(tmp_path, monkeypatch):
     def late(_):
         raise Timeout('hub.lock')
 
-    monkeypatch.setattr(lopa.ablate, 'score_one', late)
+    monkeypatch.setattr(lopa.ablate.runs, 'score_one', late)
     assert len(sweep(GRID, tmp_path, progress=False)['failed']) == 4
 
 
@@ -170,7 +170,7 @@ def test_busy(tmp_path, monkeypatch):
 
 def failing(monkeypatch, times):
     "Let the experiment with 300 rows fail so often; the list grows by one at each attempt"
-    attempts, do = [], lopa.ablate.score_one
+    attempts, do = [], lopa.ablate.runs.score_one
 
     def score_one(about):
         if about['train_rows'] == 300 and about['test_rows'] == 200:
@@ -179,7 +179,7 @@ def failing(monkeypatch, times):
                 raise ArithmeticError('no luck\ntoday')
         return do(about)
 
-    monkeypatch.setattr(lopa.ablate, 'score_one', score_one)
+    monkeypatch.setattr(lopa.ablate.runs, 'score_one', score_one)
     return attempts
 
 
@@ -219,17 +219,17 @@ def test_failure_once(tmp_path, plain, monkeypatch):
 def test_failure_beside_a_success(tmp_path, monkeypatch):
     "Who fails while another sweep has come to a result puts no failure on record"
     one = {**GRID, 'train_rows': 300, 'test_rows': 200}
-    do = lopa.ablate.score_one
+    do = lopa.ablate.runs.score_one
 
     def late(about):
-        monkeypatch.setattr(lopa.ablate, 'score_one', do)
+        monkeypatch.setattr(lopa.ablate.runs, 'score_one', do)
         sweep(one, tmp_path / 'other', progress=False)
         (tmp_path / 'out' / f'{file_name(about)}.json').write_bytes(
             (tmp_path / 'other' / f'{file_name(about)}.json').read_bytes()
         )
         raise ArithmeticError
 
-    monkeypatch.setattr(lopa.ablate, 'score_one', late)
+    monkeypatch.setattr(lopa.ablate.runs, 'score_one', late)
     assert sweep(one, tmp_path / 'out', progress=False) == {'done': 0, 'skipped': 1, 'failed': {}}
     assert [p.name for p in (tmp_path / 'out').glob('*.json')] == [
         f'{file_name(experiment(one))}.json'

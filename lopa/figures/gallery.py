@@ -19,12 +19,11 @@ from lopa.figures.axes import (
     plot_convergence,
     plot_figure3,
     plot_figure4,
-    plot_gate,
     plot_heatmap,
     plot_pareto,
     plot_price,
-    plot_singular_values,
 )
+from .pictures import plot_gate, plot_singular_values
 from .schematics import plot_lopa, plot_methods, plot_server
 from ..files import write_files
 from ..records import load_results
