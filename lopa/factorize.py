@@ -76,9 +76,8 @@ class PHMLinear(nn.Module):
     ):
         super().__init__()
         if inputs % n or outputs % n:
-            raise ValueError(
-                f'PHMLinear: received {inputs} inputs and {outputs} outputs, expected both to be divisible by n = {n}.'
-            )
+            received = f'received {inputs} inputs and {outputs} outputs'
+            raise ValueError(f'PHMLinear: {received}, expected both to be divisible by n = {n}.')
         self.A = nn.Parameter(torch.randn(n, n, n) / n)
         self.B = nn.Parameter(0.02 * torch.randn(n, inputs // n, outputs // n))
         self.bias = nn.Parameter(torch.zeros(outputs))

@@ -61,7 +61,7 @@ def gate_max(
     "Take the larger of the two, entry by entry"
     return torch.maximum(prompt.expand_as(logits), logits)
 
-
+# %% ../nbs/01_gating.ipynb #gate-concat
 @register_gate('concat')
 def gate_concat(
     prompt: Tensor,  # Task prompt Z_S: `(m, d)`

@@ -16,7 +16,7 @@ POSITIONS = ['prefix', 'after_start', 'suffix']
 def insertion_point(
     mask: Tensor,  # Attention mask, 1 for a token and 0 for padding: `(b, t)`
     position: str,  # `prefix`, `after_start` or `suffix`
-    labels: Tensor = None,  # Labels, -100 where there is none: `(b, t)`; `suffix` stands before the first one
+    labels: Tensor | None = None,  # `(b, t)`, -100 where there is none; a suffix stands before them
 ) -> Tensor:  # Column before which the prompt goes: `(b,)`
     "Find the place of the prompt in every row"
     first = mask.argmax(1)
@@ -24,9 +24,8 @@ def insertion_point(
         return first
     if position == 'after_start':
         return first + 1
-    end = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(
-        1
-    )  # column after the last token
+    columns = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    end = (mask * columns).amax(1)  # column after the last token
     if labels is None:
         return end
     labelled = labels != -100
@@ -72,7 +71,7 @@ def outer_order(
         block(real & (column >= at[:, None]), 'left'),
     )
     prompt = torch.arange(m, device=mask.device).expand(len(mask), -1), mask.new_ones(len(mask), m)
-    order, wide = (torch.cat(parts, 1) for parts in zip(texts, prompt, answers))
+    order, wide = (torch.cat(parts, 1) for parts in zip(texts, prompt, answers, strict=True))
     return order, wide, texts[0].shape[1]
 
 # %% ../nbs/02_layout.ipynb #af1f5185

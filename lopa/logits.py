@@ -87,7 +87,7 @@ def counts_positions(
     takes = 'position_ids' in inspect.signature(model.forward).parameters
     return takes and task_type(model) == 'CAUSAL_LM'
 
-
+# %% ../nbs/06_logits.ipynb #logits-ids
 def position_ids(
     model,  # A transformers model
     mask: Tensor,  # Attention mask: `(b, t)`
