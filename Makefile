@@ -18,7 +18,7 @@ demo: .venv/.lib .venv/.assets ## train a small prompt and show what it does (SM
 test: .venv/.dev .venv/.assets ## checks, then notebooks, then tests
 	$(BIN)/python -m tools.check
 	@# two at a time, each with half of the cores: much of the time goes to work that uses one core only
-	OMP_NUM_THREADS=$(HALF) $(BIN)/nbdev_test --n_workers 2 --do_print --timing
+	OMP_NUM_THREADS=$(HALF) $(BIN)/nbdev-test --n-workers 2 --do-print --timing
 	OMP_NUM_THREADS=$(HALF) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 test-gpu: ## on a machine with a GPU, in under 8 minutes: what needs one, and a report in results/gpu (ARGS=--list says what)
@@ -30,8 +30,8 @@ notebooks: .venv/.dev .venv/.assets ## execute notebooks in place (NB=nbs/x.ipyn
 
 export: .venv/.dev ## notebooks to library, and clean the notebooks
 	$(BIN)/python -m tools.colab
-	$(BIN)/nbdev_export
-	$(BIN)/nbdev_clean
+	$(BIN)/nbdev-export
+	$(BIN)/nbdev-clean
 
 readme: .venv/.dev ## nbs/index.ipynb to README.md
 	$(BIN)/python -m tools.readme

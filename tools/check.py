@@ -6,7 +6,7 @@
 2. Each module holds only what its notebook exports: a hand edit would be lost at the next export.
 3. README.md is what nbs/index.ipynb says.
 4. Tutorials carry the Colab cells that settings.ini asks for.
-5. Notebooks are clean: what nbdev_clean leaves, valid, no saved errors, no widget state.
+5. Notebooks are clean: what nbdev-clean leaves, valid, no saved errors, no widget state.
 """
 import os, shutil, subprocess, sys, tempfile
 from difflib import SequenceMatcher
@@ -23,7 +23,7 @@ no_junk = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')
 
 def nbdev(module, command, copy):
     "Run an nbdev command in the copy of the tree; what it had to complain about is a failure"
-    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} # under IN_TEST nbdev_export does nothing
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} # under IN_TEST nbdev-export does nothing
     env.update(XDG_CONFIG_HOME=str(copy/'.config'), PYTHONPATH='')
     call = f'from nbdev.{module} import {command}; {command}.__wrapped__()'
     ran = subprocess.run([sys.executable, '-c', call], cwd=copy, env=env, capture_output=True, text=True)
@@ -71,7 +71,7 @@ def library(copy):
     "Export afresh and compare in both directions"
     said = nbdev('doclinks', 'nbdev_export', copy)
     if said:
-        yield 'notebooks → library', [f'nbdev_export says: {line}' for line in said], 'repair the notebook'
+        yield 'notebooks → library', [f'nbdev-export says: {line}' for line in said], 'repair the notebook'
         return
     lacks, extra = compare(files(root), files(copy))
     yield 'notebooks → library', lacks, 'run `make export`'
@@ -100,7 +100,7 @@ def faults(nb):
 
 
 def clean(copy):
-    "Read every notebook, and see whether nbdev_clean would change it"
+    "Read every notebook, and see whether nbdev-clean would change it"
     wrong, ours = [], notebooks(root/'nbs')
     for path in ours:
         name = path.relative_to(root)
@@ -108,7 +108,7 @@ def clean(copy):
             nbformat.validate(nb := nbformat.read(path, nbformat.NO_CONVERT))
             wrong += [f'{name}: {fault}' for fault in faults(nb)]
         except Exception as e: wrong.append(f'{name}: not a valid notebook: {reason(e)}')
-    wrong += [f'nbdev_clean says: {line}' for line in nbdev('clean', 'nbdev_clean', copy)]
+    wrong += [f'nbdev-clean says: {line}' for line in nbdev('clean', 'nbdev_clean', copy)]
     wrong += [f'{p.relative_to(root)} is not clean' for p in ours if p.read_bytes() != (copy/p.relative_to(root)).read_bytes()]
     yield f'{len(ours)} notebooks', wrong, 'run `make export` (it cleans too), or `make notebooks NB=…`'
 

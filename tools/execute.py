@@ -1,4 +1,4 @@
-"""Execute notebooks in place and keep their outputs, as nbdev_test does not
+"""Execute notebooks in place and keep their outputs, as nbdev-test does not
 
     make notebooks                               # every notebook
     make notebooks NB=nbs/02_gating.ipynb        # one of them
@@ -79,13 +79,13 @@ def execute(path, allowed=(), timeout=None, around=lambda cell: contextlib.nullc
 
 
 def write(nb, path):
-    "Write what nbdev_clean would leave, in one step"
-    from execnb.nbio import nb2str
+    "Write what nbdev-clean would leave, in one step"
+    from fastcore.nbio import nb2str
     from nbdev.clean import clean_nb
     from nbdev.config import get_config
     nb = loads(nbformat.writes(nb))
     cfg = get_config(path=root)
-    clean_nb(nb, allowed_metadata_keys=cfg.allowed_metadata_keys.split())
+    clean_nb(nb, allowed_metadata_keys=cfg.allowed_metadata_keys)
     part = path.with_suffix('.part')
     part.write_text(nb2str(nb), encoding='utf-8')
     part.replace(path)
