@@ -29,13 +29,13 @@ test-gpu: ## on a machine with a GPU, in under 8 minutes: what needs one (ARGS=-
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tools.gpu $(ARGS)
 
 lint: .venv/.dev ## format, lint and types, without changing anything
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --output-format concise .
+	$(BIN)/ruff check --output-format concise .
 	$(BIN)/mypy
 
 format: .venv/.dev ## order imports and format everything; then export
-	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
+	$(BIN)/ruff check --select I --fix .
 	$(MAKE) export
 
 notebooks: .venv/.dev .venv/.assets ## execute notebooks in place (NB=nbs/x.ipynb for one, ARGS=--slow for slow cells)

@@ -7,10 +7,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from configparser import ConfigParser
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tools.docments import into_docstrings
 
@@ -216,6 +219,17 @@ def test_types_are_shipped(wheel):
     assert 'lopa/py.typed' in wheel
     modules = {p.relative_to(root).as_posix() for p in package.rglob('*.py')}
     assert modules <= set(wheel)
+
+
+def test_extras_are_locked():
+    """constraints.txt holds a version for what any extra asks for"""
+    cfg = ConfigParser()
+    cfg.read(root / 'settings.ini', encoding='utf-8')
+    lines = (root / 'constraints.txt').read_text(encoding='utf-8').splitlines()
+    locked = {canonicalize_name(line.split('==')[0]) for line in lines if '==' in line}
+    names = [name for name in cfg['DEFAULT'] if name.endswith('_requirements')]
+    asked = [Requirement(line) for name in names for line in cfg['DEFAULT'][name].split()]
+    assert not [r.name for r in asked if canonicalize_name(r.name) not in locked], 'run `make lock`'
 
 
 def test_extras(wheel):
