@@ -1,5 +1,7 @@
-# Everything but test-gpu runs in .venv, which is made on the first call. Python 3.10 or newer: make demo PYTHON=python3.12
-# On Linux without a GPU, installing a CPU build of torch into .venv beforehand saves gigabytes; it is then kept.
+# Everything but test-gpu runs in .venv, which is made on the first call.
+# Python 3.10 or newer: make demo PYTHON=python3.12
+# On Linux without a GPU, installing a CPU build of torch into .venv beforehand saves gigabytes;
+# it is then kept.
 SHELL = /bin/sh
 PYTHON ?= python3
 BIN = .venv/bin
@@ -7,7 +9,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 HALF = $(shell $(BIN)/python -c 'import os; print(max((os.cpu_count() or 2)//2, 1))')
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-gpu notebooks export readme bench lock clean
+.PHONY: help demo test lint format test-gpu notebooks export readme bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -15,23 +17,34 @@ help: ## list the targets
 demo: .venv/.lib .venv/.assets ## train a small prompt and show what it does (SMOKE=1: only see that it runs)
 	$(BIN)/lopa demo $(if $(SMOKE),--smoke)
 
-test: .venv/.dev .venv/.assets ## checks, then notebooks, then tests
+test: .venv/.dev .venv/.assets lint ## lint, checks, then notebooks, then tests
 	$(BIN)/python -m tools.check
-	@# two at a time, each with half of the cores: much of the time goes to work that uses one core only
-	OMP_NUM_THREADS=$(HALF) $(BIN)/nbdev_test --n_workers 2 --do_print --timing
+	@# two at a time, each with half of the cores: much of the time goes to work that uses one core
+	OMP_NUM_THREADS=$(HALF) $(BIN)/nbdev-test --n-workers 2 --do-print --timing
 	OMP_NUM_THREADS=$(HALF) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
-test-gpu: ## on a machine with a GPU, in under 8 minutes: what needs one, and a report in results/gpu (ARGS=--list says what)
-	@# installs nothing: a machine with a GPU may have no network, and what is missing is left out and told
+test-gpu: ## on a machine with a GPU, in under 8 minutes: what needs one (ARGS=--list says what)
+	@# writes a report to results/gpu; installs nothing, as such a machine may have no network:
+	@# what is missing is left out and told
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tools.gpu $(ARGS)
+
+lint: .venv/.dev ## format, lint and types, without changing anything
+	$(BIN)/ruff format --check --output-format concise .
+	$(BIN)/ruff check --output-format concise .
+	$(BIN)/mypy
+
+format: .venv/.dev ## order imports and format everything; then export
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --select I --fix .
+	$(MAKE) export
 
 notebooks: .venv/.dev .venv/.assets ## execute notebooks in place (NB=nbs/x.ipynb for one, ARGS=--slow for slow cells)
 	$(BIN)/python -m tools.execute $(ARGS) $(NB)
 
 export: .venv/.dev ## notebooks to library, and clean the notebooks
 	$(BIN)/python -m tools.colab
-	$(BIN)/nbdev_export
-	$(BIN)/nbdev_clean
+	$(BIN)/python -m tools.export
+	$(BIN)/nbdev-clean
 
 readme: .venv/.dev ## nbs/index.ipynb to README.md
 	$(BIN)/python -m tools.readme
@@ -44,31 +57,35 @@ lock: .venv/.dev ## write constraints.txt anew (ARGS=--upgrade for the newest ve
 	$(BIN)/python -m tools.lock $(ARGS)
 
 clean: ## remove caches and builds; .venv and runs/ stay
-	rm -rf build dist _proc _docs .pytest_cache .hypothesis *.egg-info
-	find lopa nbs tests tools -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
+	rm -rf build dist _proc _docs .pytest_cache .hypothesis .mypy_cache .ruff_cache *.egg-info
+	find lopa nbs tests tools \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+	  -prune -exec rm -rf {} +
 
 # --- what the targets stand on; each stamp is newer than what it was installed from ---
 
 .venv/.made:
 	@$(PYTHON) -c '' 2>/dev/null || { \
-	  echo 'Cannot run $(PYTHON): install Python 3.10 or newer, or name one: make PYTHON=python3.12 ...' >&2; exit 1; }
+	  echo 'Cannot run $(PYTHON): install Python 3.10 or newer,' \
+	    'or name one: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	  echo "lopa needs Python 3.10 or newer, and $(PYTHON) is `$(PYTHON) -V 2>&1`: name another, as in make PYTHON=python3.12 ..." >&2; exit 1; }
+	  echo "lopa needs Python 3.10 or newer, and $(PYTHON) is `$(PYTHON) -V 2>&1`:" \
+	    'name another, as in make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
-	    echo '$(PYTHON) cannot make virtual environments: on Debian or Ubuntu, apt-get install python3-venv.' >&2; exit 1; }; \
+	    echo '$(PYTHON) cannot make virtual environments:' \
+	      'on Debian or Ubuntu, apt-get install python3-venv.' >&2; exit 1; }; \
 	  echo 'Making .venv'; $(PYTHON) -m venv .venv; }
 	@touch $@
 
 .venv/.lib: .venv/.made settings.ini setup.py pyproject.toml constraints.txt
-	@echo 'Installing lopa and what it needs into .venv: torch first (the first time this takes minutes)'
+	@echo 'Installing lopa and what it needs into .venv: torch first (minutes, once)'
 	@$(PIP) -c constraints.txt torch
 	@echo 'Installing the rest'
 	@$(PIP) -c constraints.txt -e .
 	@touch $@
 
 .venv/.dev: .venv/.made settings.ini setup.py pyproject.toml constraints.txt
-	@echo 'Installing lopa and its development tools into .venv: torch first (the first time this takes minutes)'
+	@echo 'Installing lopa and its development tools into .venv: torch first (minutes, once)'
 	@$(PIP) -c constraints.txt torch
 	@echo 'Installing the rest'
 	@$(PIP) -c constraints.txt -e '.[dev]'

@@ -13,9 +13,15 @@ cfg = config['DEFAULT']
 readme = root / 'README.md'
 licenses = {'apache2': 'Apache-2.0'}
 statuses = {'2': '2 - Pre-Alpha', '3': '3 - Alpha', '4': '4 - Beta', '5': '5 - Production/Stable'}
-address = (
-    {} if cfg['user'] == 'OWNER' else {'url': cfg['git_url']}
-)  # no address before one is decided
+# No address before one is decided
+address = {} if cfg['user'] == 'OWNER' else {'url': cfg['git_url']}
+# What is named NAME_requirements there is the extra NAME; developers need most of them
+extras = {
+    name.removesuffix('_requirements'): cfg[name].split()
+    for name in cfg
+    if name.endswith('_requirements')
+}
+extras['dev'] += [*extras['figures'], *extras['sweep'], *extras['web']]
 
 
 class WithAssets(build_py):
@@ -46,10 +52,11 @@ setup(
         'Programming Language :: Python :: 3',
     ],
     packages=find_packages(include=['lopa*']),
+    package_data={'lopa': ['py.typed']},
     cmdclass={'build_py': WithAssets},
     python_requires=f'>={cfg["min_python"]}',
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split()},
     zip_safe=False,
     **address,

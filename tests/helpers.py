@@ -203,9 +203,11 @@ def word_task():
 def one_tokenizer():
     "In a process of its own: let tiny models be read with the packaged encoder's tokenizer"
     import lopa.evaluate.predict
-
     from lopa import assets
 
     tokenizer = assets.load_tokenizer(assets.ENCODER, 'left')
-    lopa.evaluate.predict.load_tokenizers = lambda base, encoder: (tokenizer, tokenizer if encoder else None)
+    lopa.evaluate.predict.load_tokenizers = lambda base, encoder: (
+        tokenizer,
+        tokenizer if encoder else None,
+    )
     return tokenizer

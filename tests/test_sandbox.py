@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lopa.sandbox import ladder as sandbox
 from lopa.sandbox import (
     LADDER,
     STATUSES,
@@ -26,6 +25,7 @@ from lopa.sandbox import (
     same_value,
     why_not,
 )
+from lopa.sandbox import ladder as sandbox
 from lopa.sandbox.ladder import GAPS, GAPS_AS_YOURSELF, below, decode, encode, probe, read_message
 
 root = Path(__file__).resolve().parents[1]
@@ -619,7 +619,9 @@ def as_user(jobs, folder):
         root / 'lopa',
         folder / 'lib' / 'lopa',
         ignore=lambda d, names: {
-            n for n in names if Path(d).name == 'lopa' and n not in ('sandbox', '_moved.py', '__init__.py')
+            n
+            for n in names
+            if Path(d).name == 'lopa' and n not in ('sandbox', '_moved.py', '__init__.py')
         },
     )
     ran = subprocess.run(

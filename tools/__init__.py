@@ -1,1 +1,1 @@
-"What a developer of lopa runs: checks, executed notebooks, README, version lock (not part of the package)"
+"What a developer of lopa runs: checks, export, README, version lock (not part of the package)"
