@@ -1,6 +1,6 @@
 "Low-Rank Prompt Adaptation: a small soft prompt for every input, in front of a frozen model"
 
-__version__ = "0.1.0"
+__version__ = '0.1.0'
 __all__ = ['PromptConfig', 'PromptModel', 'get_prompt_model']
 
 from importlib import import_module

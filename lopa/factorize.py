@@ -9,39 +9,55 @@ __all__ = ['low_rank', 'head', 'LowRankHeads', 'count_parameters', 'PHMLinear']
 import torch
 from torch import Tensor, nn
 
+
 # %% ../nbs/00_factorize.ipynb #c143a4e8
-def low_rank(
-    U: Tensor,  # How much of each pattern: `(b, m, r)`
-    V: Tensor,  # The patterns: `(b, d, r)`
-) -> Tensor:  # Instance logits UVᵀ, of rank r at most: `(b, m, d)`
-    "Multiply two thin matrices into a prompt-shaped one"
+def low_rank(U: Tensor, V: Tensor) -> Tensor:
+    """Multiply two thin matrices into a prompt-shaped one
+
+    Args:
+        U: How much of each pattern: `(b, m, r)`
+        V: The patterns: `(b, d, r)`
+
+    Returns:
+        Tensor: Instance logits UVᵀ, of rank r at most: `(b, m, d)`
+    """
     return U @ V.mT
 
+
 # %% ../nbs/00_factorize.ipynb #108bcd51
-def head(
-    e: int,  # Width of the features
-    w: int,  # Hidden width
-    out: int,  # Numbers to produce
-    dropout: float = 0.1,  # Share of features dropped in training
-) -> nn.Sequential:  # `(b, e)` → `(b, out)`
-    "A small network: dropout, linear, tanh, linear"
+def head(e: int, w: int, out: int, dropout: float = 0.1) -> nn.Sequential:
+    """A small network: dropout, linear, tanh, linear
+
+    Args:
+        e: Width of the features
+        w: Hidden width
+        out: Numbers to produce
+        dropout: Share of features dropped in training
+
+    Returns:
+        nn.Sequential: `(b, e)` → `(b, out)`
+    """
     layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(e, w), nn.Tanh(), nn.Linear(w, out))
     for layer in layers[1], layers[3]:
         nn.init.normal_(layer.weight, std=0.02)
         nn.init.zeros_(layer.bias)
     return layers
 
+
 # %% ../nbs/00_factorize.ipynb #940f89ad
 class LowRankHeads(nn.Module):
-    "From the features of an instance to its factors U and V"
+    """From the features of an instance to its factors U and V
+
+    Args:
+        feature_width: e, width of the features
+        num_virtual_tokens: m, prompt length
+        width: d, width of the foundation model
+        rank: r
+        head_width: w, hidden width
+    """
 
     def __init__(
-        self,
-        feature_width: int,  # e, width of the features
-        num_virtual_tokens: int,  # m, prompt length
-        width: int,  # d, width of the foundation model
-        rank: int,  # r
-        head_width: int,  # w, hidden width
+        self, feature_width: int, num_virtual_tokens: int, width: int, rank: int, head_width: int
     ):
         super().__init__()
         self.rank = rank
@@ -50,30 +66,42 @@ class LowRankHeads(nn.Module):
         nn.init.normal_(self.u[-1].bias)
         nn.init.zeros_(self.v[-1].weight)
 
-    def forward(
-        self,
-        features: Tensor,  # Encoder's vectors h: `(b, e)`
-    ) -> tuple:  # U `(b, m, r)` and V `(b, d, r)`
-        "Both factors of each instance"
+    def forward(self, features: Tensor) -> tuple:
+        """Both factors of each instance
+
+        Args:
+            features: Encoder's vectors h: `(b, e)`
+
+        Returns:
+            tuple: U `(b, m, r)` and V `(b, d, r)`
+        """
         return tuple(f(features).unflatten(1, (-1, self.rank)) for f in (self.u, self.v))
 
+
 # %% ../nbs/00_factorize.ipynb #54354826
-def count_parameters(
-    module: nn.Module,  # Any module
-) -> int:  # Numbers that are trained
-    "Count the parameters that ask for a gradient"
+def count_parameters(module: nn.Module) -> int:
+    """Count the parameters that ask for a gradient
+
+    Args:
+        module: Any module
+
+    Returns:
+        int: Numbers that are trained
+    """
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
 
 # %% ../nbs/00_factorize.ipynb #084072d6
 class PHMLinear(nn.Module):
-    "A linear layer whose weight is a sum of Kronecker products"
+    """A linear layer whose weight is a sum of Kronecker products
 
-    def __init__(
-        self,
-        inputs: int,  # Numbers in; divisible by n
-        outputs: int,  # Numbers out; divisible by n
-        n: int,  # Number of products, and size of A
-    ):
+    Args:
+        inputs: Numbers in; divisible by n
+        outputs: Numbers out; divisible by n
+        n: Number of products, and size of A
+    """
+
+    def __init__(self, inputs: int, outputs: int, n: int):
         super().__init__()
         if inputs % n or outputs % n:
             received = f'received {inputs} inputs and {outputs} outputs'
@@ -82,10 +110,14 @@ class PHMLinear(nn.Module):
         self.B = nn.Parameter(0.02 * torch.randn(n, inputs // n, outputs // n))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
-    def forward(
-        self,
-        x: Tensor,  # `(b, in)`
-    ) -> Tensor:  # `(b, out)`
-        "Multiply without building the matrix"
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply without building the matrix
+
+        Args:
+            x: `(b, in)`
+
+        Returns:
+            Tensor: `(b, out)`
+        """
         pieces = x.unflatten(1, (self.A.shape[0], -1))  # (b, n, in/n)
         return torch.einsum('bpi,kpq,kio->bqo', pieces, self.A, self.B).flatten(1) + self.bias

@@ -11,12 +11,18 @@ import shutil
 import tempfile
 from pathlib import Path
 
+
 # %% ../nbs/03_files.ipynb #42288b27
-def write_whole(
-    folder: Path,  # The folder to make; an existing one is replaced
-    write,  # Called with a temporary folder, into which it writes
-) -> Path:  # `folder`
-    "Make a folder that exists complete or not at all"
+def write_whole(folder: Path, write) -> Path:
+    """Make a folder that exists complete or not at all
+
+    Args:
+        folder: The folder to make; an existing one is replaced
+        write: Called with a temporary folder, into which it writes
+
+    Returns:
+        Path: `folder`
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
@@ -30,19 +36,24 @@ def write_whole(
         shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
+
 # %% ../nbs/03_files.ipynb #068e3d6c
-def refuse_folder(
-    path: Path,  # Where a file is to be written
-):
-    "Say so if a folder is there"
+def refuse_folder(path: Path):
+    """Say so if a folder is there
+
+    Args:
+        path: Where a file is to be written
+    """
     if path.is_dir():
         raise IsADirectoryError(f'{path}: is a folder, expected the name of a file.')
 
 
-def check_writable(
-    path: Path,  # Where a file is to be written, later
-):
-    "Refuse a place that cannot be written to, before anything is computed for it"
+def check_writable(path: Path):
+    """Refuse a place that cannot be written to, before anything is computed for it
+
+    Args:
+        path: Where a file is to be written, later
+    """
     refuse_folder(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,11 +61,14 @@ def check_writable(
     except OSError as e:
         raise OSError(f'{path}: cannot be written ({e.strerror}); name another file.') from None
 
+
 # %% ../nbs/03_files.ipynb #files-swap
-def swap_in(
-    places: list,  # (the file's place, its new content, where its old content is kept), all paths
-):
-    "Put new files in the place of old ones, all or none"
+def swap_in(places: list):
+    """Put new files in the place of old ones, all or none
+
+    Args:
+        places: (the file's place, its new content, where its old content is kept), all paths
+    """
     try:
         for place, new, old in places:
             if place.exists():
@@ -68,12 +82,15 @@ def swap_in(
                 old.replace(place)
         raise
 
+
 # %% ../nbs/03_files.ipynb #files-write
-def write_files(
-    folder: str | Path,  # Where the files go; it is made if missing
-    files: dict[str, bytes],  # Name → content
-):
-    "Write files that exist complete or not at all"
+def write_files(folder: str | Path, files: dict[str, bytes]):
+    """Write files that exist complete or not at all
+
+    Args:
+        folder: Where the files go; it is made if missing
+        files: Name → content
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     places = []
@@ -90,7 +107,12 @@ def write_files(
             new.unlink(missing_ok=True)
             old.unlink(missing_ok=True)
 
+
 # %% ../nbs/03_files.ipynb #files-cache-dir
-def cache_dir() -> Path:  # `$LOPA_CACHE` if set, else `~/.cache/lopa`
-    "The folder for what is computed once and kept"
+def cache_dir() -> Path:
+    """The folder for what is computed once and kept
+
+    Returns:
+        Path: `$LOPA_CACHE` if set, else `~/.cache/lopa`
+    """
     return Path(os.environ.get('LOPA_CACHE') or Path.home() / '.cache' / 'lopa')

@@ -13,12 +13,17 @@ from torch import Tensor
 POSITIONS = ['prefix', 'after_start', 'suffix']
 
 
-def insertion_point(
-    mask: Tensor,  # Attention mask, 1 for a token and 0 for padding: `(b, t)`
-    position: str,  # `prefix`, `after_start` or `suffix`
-    labels: Tensor | None = None,  # `(b, t)`, -100 where there is none; a suffix stands before them
-) -> Tensor:  # Column before which the prompt goes: `(b,)`
-    "Find the place of the prompt in every row"
+def insertion_point(mask: Tensor, position: str, labels: Tensor | None = None) -> Tensor:
+    """Find the place of the prompt in every row
+
+    Args:
+        mask: Attention mask, 1 for a token and 0 for padding: `(b, t)`
+        position: `prefix`, `after_start` or `suffix`
+        labels: `(b, t)`, -100 where there is none; a suffix stands before them
+
+    Returns:
+        Tensor: Column before which the prompt goes: `(b,)`
+    """
     first = mask.argmax(1)
     if position == 'prefix':
         return first
@@ -31,16 +36,21 @@ def insertion_point(
     labelled = labels != -100
     return torch.where(labelled.any(1), labelled.long().argmax(1), end)
 
+
 # %% ../nbs/02_layout.ipynb #f10574e7
 def inner_order(
-    mask: Tensor,  # Attention mask of the input: `(b, t)`
-    at: Tensor,  # From `insertion_point`: `(b,)`
-    m: int,  # Length of the prompt
-    padding: str = 'keep',  # Where padding goes: `keep` (it stays on its side), `left`, `right`
+    mask: Tensor, at: Tensor, m: int, padding: str = 'keep'
 ) -> (
     tuple
 ):  # Order in which the columns of [Z | X] are read `(b, m + t)`, and the mask in that order
-    "Put the prompt into the rows, and keep everything else in order"
+    """Put the prompt into the rows, and keep everything else in order
+
+    Args:
+        mask: Attention mask of the input: `(b, t)`
+        at: From `insertion_point`: `(b,)`
+        m: Length of the prompt
+        padding: Where padding goes: `keep` (it stays on its side), `left`, `right`
+    """
     column = torch.arange(mask.shape[1], device=mask.device)
     place = torch.where(column < at[:, None], 1, 3)
     if padding == 'keep':
@@ -51,13 +61,19 @@ def inner_order(
     order = torch.cat([2 * ours.long(), place], 1).argsort(dim=1, stable=True)
     return order, torch.cat([ours, mask], 1).gather(1, order)
 
+
 # %% ../nbs/02_layout.ipynb #9cf682c7
-def outer_order(
-    mask: Tensor,  # Attention mask of the input: `(b, t)`
-    at: Tensor,  # From `insertion_point`: `(b,)`
-    m: int,  # Length of the prompt
-) -> tuple:  # Order of the columns of [Z | X] `(b, q + m + a)`, the mask in that order, and q
-    "Align the prompts of all rows: texts to their left, answers to their right"
+def outer_order(mask: Tensor, at: Tensor, m: int) -> tuple:
+    """Align the prompts of all rows: texts to their left, answers to their right
+
+    Args:
+        mask: Attention mask of the input: `(b, t)`
+        at: From `insertion_point`: `(b,)`
+        m: Length of the prompt
+
+    Returns:
+        tuple: Order of the columns of [Z | X] `(b, q + m + a)`, the mask in that order, and q
+    """
     column, real = torch.arange(mask.shape[1], device=mask.device), mask.bool()
 
     def block(which, side):  # columns in which some row has a token, in order
@@ -74,19 +90,30 @@ def outer_order(
     order, wide = (torch.cat(parts, 1) for parts in zip(texts, prompt, answers, strict=True))
     return order, wide, texts[0].shape[1]
 
+
 # %% ../nbs/02_layout.ipynb #af1f5185
 def insert_prompt(
-    prompt: Tensor,  # Soft prompt Z: `(b, m, d)`
-    embeds: Tensor,  # Embedded input X_e: `(b, t, d)`
-    mask: Tensor,  # Attention mask of the input: `(b, t)`
-    at: Tensor,  # Column before which the prompt goes: `(b,)`
-    labels: Tensor = None,  # Labels, -100 where there is none: `(b, t)`
-    padding: str = 'keep',  # Where padding goes: `keep`, `left`, `right`
-    align: bool = False,  # Put all prompts into the same columns?
+    prompt: Tensor,
+    embeds: Tensor,
+    mask: Tensor,
+    at: Tensor,
+    labels: Tensor = None,
+    padding: str = 'keep',
+    align: bool = False,
 ) -> (
     tuple
 ):  # Prompted embeddings `(b, m + t, d)`, their mask and labels, and q columns before the prompts
-    "Put the prompts into a padded batch"
+    """Put the prompts into a padded batch
+
+    Args:
+        prompt: Soft prompt Z: `(b, m, d)`
+        embeds: Embedded input X_e: `(b, t, d)`
+        mask: Attention mask of the input: `(b, t)`
+        at: Column before which the prompt goes: `(b,)`
+        labels: Labels, -100 where there is none: `(b, t)`
+        padding: Where padding goes: `keep`, `left`, `right`
+        align: Put all prompts into the same columns?
+    """
     b, m, d = prompt.shape
     order, wide, q = outer_order(mask, at, m) if align else (*inner_order(mask, at, m, padding), 0)
     x = torch.cat([prompt, embeds], 1).gather(1, order[..., None].expand(-1, -1, d))

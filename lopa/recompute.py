@@ -7,38 +7,62 @@ __all__ = ['run_safely', 'run_again', 'recompute_layers']
 
 # %% ../nbs/09_recompute.ipynb #80039157
 from functools import partial
+
 import torch
+
 from .attention import without_cudnn
 
-# %% ../nbs/09_recompute.ipynb #6755a26f
-def run_safely(
-    forward,         # What a layer does
-    *args, **kwargs, # What it is given
-):                   # What it returns
-    "Run a layer with the same attention kernels whenever it is run"
-    with without_cudnn(): return forward(*args, **kwargs)
 
-def run_again(
-    forward,         # What a layer does
-    *args, **kwargs, # What it is given
-):                   # What it returns
-    "Run a layer, and keep only what went in"
+# %% ../nbs/09_recompute.ipynb #6755a26f
+def run_safely(forward, *args, **kwargs):
+    """Run a layer with the same attention kernels whenever it is run
+
+    Args:
+        forward: What a layer does
+        **kwargs: What it is given
+
+    Returns:
+        What it returns
+    """
+    with without_cudnn():
+        return forward(*args, **kwargs)
+
+
+def run_again(forward, *args, **kwargs):
+    """Run a layer, and keep only what went in
+
+    Args:
+        forward: What a layer does
+        **kwargs: What it is given
+
+    Returns:
+        What it returns
+    """
     from torch.utils.checkpoint import checkpoint
     from transformers import Cache
+
     cached = any(isinstance(a, Cache) for a in (*args, *kwargs.values()))
-    if cached or not torch.is_grad_enabled(): return forward(*args, **kwargs)
+    if cached or not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
     return checkpoint(run_safely, forward, *args, use_reentrant=False, **kwargs)
 
+
 # %% ../nbs/09_recompute.ipynb #rec-layers
-def recompute_layers(
-    model, # A transformers model, or a module that holds some
-):
-    "Let every layer forget what it computed, and compute it again for the backward pass"
+def recompute_layers(model):
+    """Let every layer forget what it computed, and compute it again for the backward pass
+
+    Args:
+        model: A transformers model, or a module that holds some
+    """
     from transformers.modeling_layers import GradientCheckpointingLayer
+
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
-        raise ValueError(f'gradient_checkpointing: {type(model).__name__} has no layers that '
-                         'transformers marks as fit for it; train without.')
+        raise ValueError(
+            f'gradient_checkpointing: {type(model).__name__} has no layers that '
+            'transformers marks as fit for it; train without.'
+        )
     for layer in layers:
-        if getattr(layer, 'recomputed', False): continue
+        if getattr(layer, 'recomputed', False):
+            continue
         layer.forward, layer.recomputed = partial(run_again, layer.forward), True

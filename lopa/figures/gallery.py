@@ -23,16 +23,23 @@ from lopa.figures.axes import (
     plot_pareto,
     plot_price,
 )
-from .pictures import plot_gate, plot_singular_values
-from .schematics import plot_lopa, plot_methods, plot_server
+
 from ..files import write_files
 from ..records import load_results
+from .pictures import plot_gate, plot_singular_values
+from .schematics import plot_lopa, plot_methods, plot_server
+
 
 # %% ../../nbs/figures/84_gallery.ipynb #3035c5ca
-def stored(
-    results='results',  # The folder of results
-) -> dict:  # `sweep` and `curves`: tables; `inside`: what was kept of the soft prompts, or None
-    "Everything that the figures are drawn from"
+def stored(results='results') -> dict:
+    """Everything that the figures are drawn from
+
+    Args:
+        results: The folder of results
+
+    Returns:
+        dict: `sweep` and `curves`: tables; `inside`: what was kept of the soft prompts, or None
+    """
     results = Path(results)
     inside = results / 'inside.json'
     return {
@@ -44,11 +51,16 @@ def stored(
     }
 
 
-def stored_gate(
-    inside: dict,  # From `inside.json`
-    index: int = 0,  # Which of its sentences
-):  # The figure
-    "The gate of a stored sentence"
+def stored_gate(inside: dict, index: int = 0):
+    """The gate of a stored sentence
+
+    Args:
+        inside: From `inside.json`
+        index: Which of its sentences
+
+    Returns:
+        The figure
+    """
     import torch
 
     return plot_gate(
@@ -115,11 +127,17 @@ GALLERY = {  # name → (title, function of `stored`)
     'bytes': ('Ours: what a task costs in storage', lambda s: plot_bytes(s['sweep']).figure),
 }
 
+
 # %% ../../nbs/figures/84_gallery.ipynb #fbe0bcbd
-def words(
-    figure,  # A matplotlib figure
-) -> str:  # e.g. for `alt`
-    "What is seen"
+def words(figure) -> str:
+    """What is seen
+
+    Args:
+        figure: A matplotlib figure
+
+    Returns:
+        str: e.g. for `alt`
+    """
     own = str(figure.get_label() or '')
     return own or ' '.join(
         str(ax.get_label())
@@ -128,12 +146,17 @@ def words(
     )
 
 
-def draw(
-    figure,  # A matplotlib figure
-    kind: str,  # `png` or `svg`
-    title: str,  # Stands in the file
-) -> bytes:  # The file
-    "A figure as a file that is the same each time"
+def draw(figure, kind: str, title: str) -> bytes:
+    """A figure as a file that is the same each time
+
+    Args:
+        figure: A matplotlib figure
+        kind: `png` or `svg`
+        title: Stands in the file
+
+    Returns:
+        bytes: The file
+    """
     buffer = io.BytesIO()
     with matplotlib.rc_context({'svg.hashsalt': title, 'svg.fonttype': 'none'}):
         about = {'Title': title, 'Description': words(figure)} | (
@@ -142,13 +165,19 @@ def draw(
         figure.savefig(buffer, format=kind, dpi=110, facecolor='white', metadata=about)
     return buffer.getvalue()
 
+
 # %% ../../nbs/figures/84_gallery.ipynb #c7c0be87
-def save_gallery(
-    results='results',  # The folder of results
-    out=None,  # Where the pictures go; default: `gallery` in it
-    progress: bool = True,  # Show a progress bar?
-) -> list:  # Names of the figures
-    "Write all figures, and a page that shows them"
+def save_gallery(results='results', out=None, progress: bool = True) -> list:
+    """Write all figures, and a page that shows them
+
+    Args:
+        results: The folder of results
+        out: Where the pictures go; default: `gallery` in it
+        progress: Show a progress bar?
+
+    Returns:
+        list: Names of the figures
+    """
     from tqdm.auto import tqdm
 
     out, data, page = (

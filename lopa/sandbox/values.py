@@ -9,13 +9,20 @@ __all__ = ['SCALARS', 'CONTAINERS', 'encode', 'build', 'decode', 'same_value']
 import json
 from itertools import accumulate
 
+
 # %% ../../nbs/sandbox/30_values.ipynb #718ca16e
-def encode(
-    value,  # `None`, `bool`, `int`, `float`, `complex`, `str`, `bytes`; lists, tuples, sets, frozensets and dicts of them
-    depth: int = 100,  # Levels of nesting allowed
-    canonical: bool = False,  # Sort sets and dicts, and write -0.0 as 0.0?
-) -> str:  # JSON: type and content of every part
-    "Write plain data so that exact types survive"
+def encode(value, depth: int = 100, canonical: bool = False) -> str:
+    """Write plain data so that exact types survive
+
+    Args:
+        value: `None`, `bool`, `int`, `float`, `complex`, `str`, `bytes`; lists, tuples, sets,
+            frozensets and dicts of them
+        depth: Levels of nesting allowed
+        canonical: Sort sets and dicts, and write -0.0 as 0.0?
+
+    Returns:
+        str: JSON: type and content of every part
+    """
     kind = type(value)
     if any(kind is k for k in (list, tuple, set, frozenset, dict)):
         if not depth or len(value) > 1 << 16:
@@ -43,6 +50,7 @@ def encode(
         raise TypeError(f'{kind.__name__} is not plain data')
     return f'["{kind.__name__}","{text}"]'
 
+
 # %% ../../nbs/sandbox/30_values.ipynb #90bd290d
 SCALARS = dict(
     int=lambda s: int(s, 16),
@@ -56,10 +64,15 @@ SCALARS = dict(
 CONTAINERS = dict(list=list, tuple=tuple, set=set, frozenset=frozenset, dict=dict)
 
 
-def build(
-    node: list,  # What JSON made of `encode`'s text
-):  # The value
-    "Turn [type, content] back into the value"
+def build(node: list):
+    """Turn [type, content] back into the value
+
+    Args:
+        node: What JSON made of `encode`'s text
+
+    Returns:
+        The value
+    """
     name, *parts = node
     if name in CONTAINERS:
         return CONTAINERS[name](map(build, parts))
@@ -67,10 +80,15 @@ def build(
     return SCALARS[name](text)
 
 
-def decode(
-    data: bytes,  # From `encode`, or from an enemy
-):  # The value
-    "Read plain data; whatever is not raises ValueError"
+def decode(data: bytes):
+    """Read plain data; whatever is not raises ValueError
+
+    Args:
+        data: From `encode`, or from an enemy
+
+    Returns:
+        The value
+    """
     try:
         if max(accumulate((c == 91) - (c == 93) for c in data), default=0) > 110:
             raise ValueError('nested too deeply')
@@ -80,12 +98,18 @@ def decode(
             f'expected a value written by `encode`, received {bytes(data[:40])!r} ({e}).'
         ) from None
 
+
 # %% ../../nbs/sandbox/30_values.ipynb #40c7e84f
-def same_value(
-    a,  # One value
-    b,  # Another
-) -> bool:  # Same types and values, all the way down? 0.0 is -0.0, and nan is nan
-    "Compare exactly, and without asking the values themselves"
+def same_value(a, b) -> bool:
+    """Compare exactly, and without asking the values themselves
+
+    Args:
+        a: One value
+        b: Another
+
+    Returns:
+        bool: Same types and values, all the way down? 0.0 is -0.0, and nan is nan
+    """
     try:
         return encode(a, canonical=True) == encode(b, canonical=True)
     except (TypeError, ValueError, RecursionError):

@@ -11,12 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+
 # %% ../../nbs/tasks/24_batches.ipynb #3f5b7d95
-def choice_ids(
-    verbalizer: tuple,  # Words of the classes
-    tokenizer,  # The foundation model's tokenizer
-) -> list:  # Token of each class
-    "First token of each answer; they must differ"
+def choice_ids(verbalizer: tuple, tokenizer) -> list:
+    """First token of each answer; they must differ
+
+    Args:
+        verbalizer: Words of the classes
+        tokenizer: The foundation model's tokenizer
+
+    Returns:
+        list: Token of each class
+    """
     ids = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in verbalizer]
     if len(set(ids)) < len(ids):
         raise ValueError(
@@ -24,13 +30,19 @@ def choice_ids(
         )
     return ids
 
+
 # %% ../../nbs/tasks/24_batches.ipynb #41e0e128
-def shorten(
-    text: str,  # A text
-    tokenizer,  # The foundation model's tokenizer
-    max_length: int,  # Tokens to keep
-) -> str:  # The text, cut after that many tokens
-    "Cut a text between two tokens"
+def shorten(text: str, tokenizer, max_length: int) -> str:
+    """Cut a text between two tokens
+
+    Args:
+        text: A text
+        tokenizer: The foundation model's tokenizer
+        max_length: Tokens to keep
+
+    Returns:
+        str: The text, cut after that many tokens
+    """
     ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
     if len(ends) <= max_length:
         return text
@@ -39,14 +51,19 @@ def shorten(
     )  # a character may take several tokens: all or none
 
 
-def question_ids(
-    task,  # A `Task`
-    row: dict,  # A row
-    tokenizer,  # The foundation model's tokenizer
-    max_length: int,  # Tokens to keep
-    mask: str = '',  # The tokenizer's mask token, for a masked model
-) -> list:  # Token ids
-    "The question about a row, of classes shortened to fit"
+def question_ids(task, row: dict, tokenizer, max_length: int, mask: str = '') -> list:
+    """The question about a row, of classes shortened to fit
+
+    Args:
+        task: A `Task`
+        row: A row
+        tokenizer: The foundation model's tokenizer
+        max_length: Tokens to keep
+        mask: The tokenizer's mask token, for a masked model
+
+    Returns:
+        list: Token ids
+    """
     ids, columns = tokenizer(task.question(row, mask)).input_ids, list(task.fields)
     while task.verbalizer and len(ids) > max_length and columns:
         name = max(columns, key=lambda c: len(row[c]))
@@ -59,14 +76,20 @@ def question_ids(
         ids = tokenizer(task.question(row, mask)).input_ids
     return ids
 
+
 # %% ../../nbs/tasks/24_batches.ipynb #e5e8b187
-def label_row(
-    ids: list,  # Tokens of the question
-    answer: list,  # Tokens of the answer
-    family: str,  # `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
-    mask_id: int = None,  # Token of the mask
-) -> dict:  # `input_ids`, `labels`, `length`
-    "Put the labels where the model is asked"
+def label_row(ids: list, answer: list, family: str, mask_id: int = None) -> dict:
+    """Put the labels where the model is asked
+
+    Args:
+        ids: Tokens of the question
+        answer: Tokens of the answer
+        family: `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
+        mask_id: Token of the mask
+
+    Returns:
+        dict: `input_ids`, `labels`, `length`
+    """
     if family == 'CAUSAL_LM':
         ids, labels = ids + answer, [-100] * len(ids) + answer
     elif family == 'MASKED_LM':
@@ -77,14 +100,26 @@ def label_row(
 
 
 def tokenize(
-    task,  # A `Task`
-    dataset,  # One of its splits, possibly with a column `instance_features`
-    tokenizer,  # The foundation model's tokenizer
-    encoder_tokenizer=None,  # The encoder's tokenizer, if the model runs the encoder itself
-    max_length: int = None,  # Tokens of the question that are kept; default: the task's
-    family: str = 'CAUSAL_LM',  # `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
-):  # The data set with `input_ids`, `labels`, `length` (and `instance_input_ids`)
-    "Turn rows into token ids with labels on the answer only"
+    task,
+    dataset,
+    tokenizer,
+    encoder_tokenizer=None,
+    max_length: int = None,
+    family: str = 'CAUSAL_LM',
+):
+    """Turn rows into token ids with labels on the answer only
+
+    Args:
+        task: A `Task`
+        dataset: One of its splits, possibly with a column `instance_features`
+        tokenizer: The foundation model's tokenizer
+        encoder_tokenizer: The encoder's tokenizer, if the model runs the encoder itself
+        max_length: Tokens of the question that are kept; default: the task's
+        family: `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
+
+    Returns:
+        The data set with `input_ids`, `labels`, `length` (and `instance_input_ids`)
+    """
     masked = family == 'MASKED_LM'
     if masked and not task.verbalizer:
         raise ValueError(
@@ -110,21 +145,33 @@ def tokenize(
 
     return dataset.map(row, desc='Tokenizing')
 
+
 # %% ../../nbs/tasks/24_batches.ipynb #d4a3ea45
-def pad(
-    rows: list,  # Lists of numbers
-    value: int,  # What to fill with
-):  # A tensor `(b, t)`
-    "Stack rows of different lengths, filled up on the right"
+def pad(rows: list, value: int):
+    """Stack rows of different lengths, filled up on the right
+
+    Args:
+        rows: Lists of numbers
+        value: What to fill with
+
+    Returns:
+        A tensor `(b, t)`
+    """
     return pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=value)
+
 
 # %% ../../nbs/tasks/24_batches.ipynb #batch-coll
 @dataclass
 class Collator:
-    "Make a batch from rows of a tokenized task"
+    """Make a batch from rows of a tokenized task
 
-    tokenizer: object  # The foundation model's tokenizer
-    encoder_tokenizer: object = None  # The encoder's tokenizer, if rows have `instance_input_ids`
+    Attributes:
+        tokenizer: The foundation model's tokenizer
+        encoder_tokenizer: The encoder's tokenizer, if rows have `instance_input_ids`
+    """
+
+    tokenizer: object
+    encoder_tokenizer: object = None
 
     def tokens(self, rows, tokenizer):
         "Token ids and their mask, under the names that models give them"

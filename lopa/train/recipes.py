@@ -13,24 +13,43 @@ from ..baselines import BaselineConfig
 from ..prompts import PromptConfig
 from ..tasks import TASKS
 
+
 # %% ../../nbs/train/50_recipes.ipynb #b2761ed7
 @dataclass
 class Recipe:
-    "What is decided before a run"
+    """What is decided before a run
 
-    config: object  # A `PromptConfig` or `BaselineConfig`: what is trained
-    prompt_lr: float  # Learning rate of Z_S, or of all that a baseline trains
-    head_lr: float = 0.0  # Learning rate of the heads, or of all else that a generator trains
-    encoder_lr: float = 1e-5  # Learning rate of the encoder, if it is tuned
-    steps: int = 150  # Optimiser steps
-    batch_size: int = 8  # Examples per step, over all processes and passes
-    warmup: float = 0.06  # Share of the steps in which the rate rises
-    max_grad_norm: float = 1.0  # Longer gradients are cut to this length; 0 means no cut
-    eval_steps: int = None  # Steps between two looks at the validation split; they divide `steps`; default: one look, at the end
-    eval_batch_size: int = 32  # Examples per batch in evaluation
-    epochs: int = None  # Passes over the training split, with a look after each, instead of `steps` and `eval_steps`
-    schedule: str = 'linear'  # The rate after the warm-up: `linear` (down to 0) or `constant`
-    variant: str = 'own'  # Where it comes from: `tuned`, `paper`, …, or your own
+    Attributes:
+        config: A `PromptConfig` or `BaselineConfig`: what is trained
+        prompt_lr: Learning rate of Z_S, or of all that a baseline trains
+        head_lr: Learning rate of the heads, or of all else that a generator trains
+        encoder_lr: Learning rate of the encoder, if it is tuned
+        steps: Optimiser steps
+        batch_size: Examples per step, over all processes and passes
+        warmup: Share of the steps in which the rate rises
+        max_grad_norm: Longer gradients are cut to this length; 0 means no cut
+        eval_steps: Steps between two looks at the validation split; they divide `steps`; default:
+            one look, at the end
+        eval_batch_size: Examples per batch in evaluation
+        epochs: Passes over the training split, with a look after each, instead of `steps` and
+            `eval_steps`
+        schedule: The rate after the warm-up: `linear` (down to 0) or `constant`
+        variant: Where it comes from: `tuned`, `paper`, …, or your own
+    """
+
+    config: object
+    prompt_lr: float
+    head_lr: float = 0.0
+    encoder_lr: float = 1e-5
+    steps: int = 150
+    batch_size: int = 8
+    warmup: float = 0.06
+    max_grad_norm: float = 1.0
+    eval_steps: int = None
+    eval_batch_size: int = 32
+    epochs: int = None
+    schedule: str = 'linear'
+    variant: str = 'own'
 
     def __post_init__(self):
         self.eval_steps = self.eval_steps or self.steps
@@ -47,6 +66,7 @@ class Recipe:
             return self
         once = max(rows // self.batch_size, 1)
         return replace(self, steps=self.epochs * once, eval_steps=once)
+
 
 # %% ../../nbs/train/50_recipes.ipynb #999502f1
 _instance, _paper = dict(encoder_name_or_path=ENCODER), dict(max_grad_norm=0.0)
@@ -180,13 +200,18 @@ FAMILIES = dict.fromkeys(['sst2', 'mnli', 'mrpc', 'qnli', 'qqp', 'rte'], 'glue')
 }
 
 
-def recipe(
-    task: str,  # Name of a task, e.g. `rotten_tomatoes`
-    method: str = 'lopa',  # Name of a method
-    variant: str = 'tuned',  # `tuned` or `paper`; for some methods there are more
-    **overrides,  # Fields of `Recipe` to change, e.g. `steps=50`
-) -> Recipe:  # A copy: change it as you like
-    "Look up a recipe by name"
+def recipe(task: str, method: str = 'lopa', variant: str = 'tuned', **overrides) -> Recipe:
+    """Look up a recipe by name
+
+    Args:
+        task: Name of a task, e.g. `rotten_tomatoes`
+        method: Name of a method
+        variant: `tuned` or `paper`; for some methods there are more
+        **overrides: Fields of `Recipe` to change, e.g. `steps=50`
+
+    Returns:
+        Recipe: A copy: change it as you like
+    """
     families = (
         'rotten_tomatoes' if task in TASKS else None,
         FAMILIES.get(task),
@@ -210,12 +235,18 @@ def recipe(
         **({'eval_steps': None} | length | overrides),
     )
 
+
 # %% ../../nbs/train/50_recipes.ipynb #d676082a
-def parameter_groups(
-    model,  # A `PromptModel` or `BaselineModel`
-    recipe: Recipe,  # Its learning rates are used
-) -> list:  # Groups for the optimiser: Z_S, heads, encoder
-    "Give task prompt, heads and encoder their own learning rates"
+def parameter_groups(model, recipe: Recipe) -> list:
+    """Give task prompt, heads and encoder their own learning rates
+
+    Args:
+        model: A `PromptModel` or `BaselineModel`
+        recipe: Its learning rates are used
+
+    Returns:
+        list: Groups for the optimiser: Z_S, heads, encoder
+    """
     rates = {'prompt': recipe.prompt_lr, 'head': recipe.head_lr, 'encoder': recipe.encoder_lr}
     groups = {
         k: [p for n, p in model.named_parameters() if p.requires_grad and model.part(n) == k]
