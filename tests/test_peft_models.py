@@ -443,6 +443,20 @@ def test_another_foundation_model(tmp_path):
     one_sentence(e.value, 'weights differ')
 
 
+def test_tensors_without_numbers(tmp_path):
+    "For the first adapter and for a later one"
+    model = pair()[0]
+    model.save_pretrained(tmp_path)
+    for load in (
+        lambda: PeftModel.from_pretrained(tiny(), tmp_path, low_cpu_mem_usage=True),
+        lambda: model.load_adapter(tmp_path, 'other', low_cpu_mem_usage=True),
+    ):
+        with pytest.raises(ValueError) as e:
+            load()
+        one_sentence(e.value, 'low_cpu_mem_usage')
+    assert list(model.peft_config) == ['default']
+
+
 @pytest.mark.parametrize('call', ['merge_adapter', 'merge_and_unload'])
 def test_merging(call):
     with pytest.raises(ValueError) as e:
