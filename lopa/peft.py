@@ -239,6 +239,7 @@ class FollowingAdapters(SwitchedAdapters):
 class ChosenAdapters(FollowingAdapters):
     "Fourth step: which adapter for which row"
 
+    prefix = 'tuned_'  # of the tensors, for PEFT
     adapter_names = None  # of the call that is going on
 
     @contextmanager
@@ -299,8 +300,6 @@ def refuse_unread(
 # %% ../nbs/13_peft.ipynb #peft-model
 class LopaModel(ChosenAdapters):
     "A frozen foundation model and prompts for it, as one of PEFT's tuners"
-
-    prefix = 'tuned_'
 
     def forward(self, input_ids=None, attention_mask=None, labels=None, **inputs):
         "As `PromptModel`; with the adapters off, as the foundation model"
