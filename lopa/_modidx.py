@@ -885,6 +885,93 @@ d = {
             'lopa.model.get_prompt_model': ('model.html#get_prompt_model', 'lopa/model.py'),
             'lopa.model.parameter_summary': ('model.html#parameter_summary', 'lopa/model.py'),
         },
+        'lopa.peft': {
+            'lopa.peft.Adapters': ('peft.html#adapters', 'lopa/peft.py'),
+            'lopa.peft.Adapters._pre_injection_hook': (
+                'peft.html#adapters._pre_injection_hook',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.Adapters.inject_adapter': (
+                'peft.html#adapters.inject_adapter',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.ChosenAdapters': ('peft.html#chosenadapters', 'lopa/peft.py'),
+            'lopa.peft.ChosenAdapters._enable_peft_forward_hooks': (
+                'peft.html#chosenadapters._enable_peft_forward_hooks',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.ChosenAdapters.chosen': ('peft.html#chosenadapters.chosen', 'lopa/peft.py'),
+            'lopa.peft.FollowingAdapters': ('peft.html#followingadapters', 'lopa/peft.py'),
+            'lopa.peft.FollowingAdapters._apply': (
+                'peft.html#followingadapters._apply',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.FollowingAdapters.gradient_checkpointing_enable': (
+                'peft.html#followingadapters.gradient_checkpointing_enable',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.FollowingAdapters.train': (
+                'peft.html#followingadapters.train',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.LopaConfig': ('peft.html#lopaconfig', 'lopa/peft.py'),
+            'lopa.peft.LopaConfig.__new__': ('peft.html#lopaconfig.__new__', 'lopa/peft.py'),
+            'lopa.peft.LopaConfig.__post_init__': (
+                'peft.html#lopaconfig.__post_init__',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.LopaModel': ('peft.html#lopamodel', 'lopa/peft.py'),
+            'lopa.peft.LopaModel.forward': ('peft.html#lopamodel.forward', 'lopa/peft.py'),
+            'lopa.peft.LopaModel.generate': ('peft.html#lopamodel.generate', 'lopa/peft.py'),
+            'lopa.peft.RowwisePromptModel': ('peft.html#rowwisepromptmodel', 'lopa/peft.py'),
+            'lopa.peft.RowwisePromptModel.__init__': (
+                'peft.html#rowwisepromptmodel.__init__',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.RowwisePromptModel.lay_out': (
+                'peft.html#rowwisepromptmodel.lay_out',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.RowwisePromptModel.reads_text_first': (
+                'peft.html#rowwisepromptmodel.reads_text_first',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.SwitchedAdapters': ('peft.html#switchedadapters', 'lopa/peft.py'),
+            'lopa.peft.SwitchedAdapters._check_merge_allowed': (
+                'peft.html#switchedadapters._check_merge_allowed',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.SwitchedAdapters.delete_adapter': (
+                'peft.html#switchedadapters.delete_adapter',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.SwitchedAdapters.disable_adapter_layers': (
+                'peft.html#switchedadapters.disable_adapter_layers',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.SwitchedAdapters.enable_adapter_layers': (
+                'peft.html#switchedadapters.enable_adapter_layers',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.SwitchedAdapters.set_adapter': (
+                'peft.html#switchedadapters.set_adapter',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.SwitchedAdapters.set_requires_grad': (
+                'peft.html#switchedadapters.set_requires_grad',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.TunedTensors': ('peft.html#tunedtensors', 'lopa/peft.py'),
+            'lopa.peft.TunedTensors.add': ('peft.html#tunedtensors.add', 'lopa/peft.py'),
+            'lopa.peft.add_peft_type': ('peft.html#add_peft_type', 'lopa/peft.py'),
+            'lopa.peft.behind': ('peft.html#behind', 'lopa/peft.py'),
+            'lopa.peft.check_adapter': ('peft.html#check_adapter', 'lopa/peft.py'),
+            'lopa.peft.join': ('peft.html#join', 'lopa/peft.py'),
+            'lopa.peft.lay_out_groups': ('peft.html#lay_out_groups', 'lopa/peft.py'),
+            'lopa.peft.refuse_empty': ('peft.html#refuse_empty', 'lopa/peft.py'),
+            'lopa.peft.refuse_unread': ('peft.html#refuse_unread', 'lopa/peft.py'),
+            'lopa.peft.split_inputs': ('peft.html#split_inputs', 'lopa/peft.py'),
+        },
         'lopa.plan.bench': {
             'lopa.plan.bench.bench_report': ('plan/bench.html#bench_report', 'lopa/plan/bench.py'),
             'lopa.plan.bench.bench_size': ('plan/bench.html#bench_size', 'lopa/plan/bench.py'),
