@@ -1,4 +1,4 @@
-"Every setting reaches what it is about: change it, and the optimiser, the Trainer or the model does"
+"Every setting reaches what it is about: change it, and optimiser, Trainer or model change"
 
 import json
 from dataclasses import fields, replace
@@ -81,7 +81,9 @@ def spied_run(recipe, folder):
     with pytest.MonkeyPatch.context() as patch:
         bert = assets.load_tokenizer(assets.ENCODER, 'right')
         patch.setattr(loop, 'make_trainer', make_and_watch)
-        patch.setattr('lopa.predict.load_tokenizers', lambda base, encoder: (bert, encoder and bert))
+        patch.setattr(
+            'lopa.predict.load_tokenizers', lambda base, encoder: (bert, encoder and bert)
+        )
         set_seed(0)
         model = adapt_model(tiny(vocab_size=len(bert)), recipe.config)
         spy.result = train(model, word_task(), recipe, folder, progress=False)
@@ -203,9 +205,7 @@ def rates_of(model):
 @pytest.mark.parametrize('method', METHODS)
 def test_rates_of_prompts(llama, method, tuned):
     "The task's vectors, all else of the generator, and the encoder"
-    model = prompted(
-        llama, method, encoder_name_or_path='self', train_encoder=tuned, phm_blocks=4
-    )
+    model = prompted(llama, method, encoder_name_or_path='self', train_encoder=tuned, phm_blocks=4)
     found = rates_of(model)
     assert found.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
     for name, rate in found.items():
