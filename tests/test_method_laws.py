@@ -382,6 +382,8 @@ def test_least_values(config):
 def test_nearest_name():
     with pytest.raises(ValueError, match="did you mean 'sigmoid'"):
         PromptConfig(gate='sigmoyd')
+    with pytest.raises(ValueError, match="did you mean 'sigmoid'"):
+        PromptConfig(gate='si')
     with pytest.raises(ValueError, match="known are 'prefix', 'after_start', 'suffix'"):
         PromptConfig(position='###')
     with pytest.raises(ValueError, match="'ranks': did you mean 'rank'"):
@@ -421,6 +423,7 @@ def test_words_of_a_text_again_and_again():
         return BatchEncoding({'input_ids': [7, 3, 9]})
 
     assert torch.equal(first('text:so text: it', 5, tokenizer), TABLE[[7, 3, 9, 7, 3]].float())
+    assert first('text:so text: it', 0, tokenizer).shape == (0, 6)
 
 
 def test_more_vectors_than_words():
