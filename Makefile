@@ -7,7 +7,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 HALF = $(shell $(BIN)/python -c 'import os; print(max((os.cpu_count() or 2)//2, 1))')
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-gpu notebooks export readme bench lock clean
+.PHONY: help demo test test-gpu mutants notebooks export readme bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,10 @@ test: .venv/.dev .venv/.assets ## checks, then notebooks, then tests
 test-gpu: ## on a machine with a GPU, in under 8 minutes: what needs one, and a report in results/gpu (ARGS=--list says what)
 	@# installs nothing: a machine with a GPU may have no network, and what is missing is left out and told
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tools.gpu $(ARGS)
+
+mutants: .venv/.dev ## change the method's code in small ways, and count what the tests notice (ARGS=layout for one module)
+	@$(PIP) -c constraints.txt mutmut==3.8.0
+	$(BIN)/python -m tools.mutants $(ARGS)
 
 notebooks: .venv/.dev .venv/.assets ## execute notebooks in place (NB=nbs/x.ipynb for one, ARGS=--slow for slow cells)
 	$(BIN)/python -m tools.execute $(ARGS) $(NB)
