@@ -9,6 +9,7 @@ import torch
 from helpers import FEATURES, adapted, example, prompted, rows, tiny, word_task
 from transformers import TrainerCallback, set_seed
 
+import lopa.predict as predict  # where `prepare` calls `load_tokenizers`
 import lopa.train as loop  # where `train` calls `make_trainer`
 from lopa import PromptConfig, assets
 from lopa.baselines import BASELINES, BaselineConfig, BaselineModel, adapt_model
@@ -81,9 +82,7 @@ def spied_run(recipe, folder):
     with pytest.MonkeyPatch.context() as patch:
         bert = assets.load_tokenizer(assets.ENCODER, 'right')
         patch.setattr(loop, 'make_trainer', make_and_watch)
-        patch.setattr(
-            'lopa.predict.load_tokenizers', lambda base, encoder: (bert, encoder and bert)
-        )
+        patch.setattr(predict, 'load_tokenizers', lambda _, encoder: (bert, encoder and bert))
         set_seed(0)
         model = adapt_model(tiny(vocab_size=len(bert)), recipe.config)
         spy.result = train(model, word_task(), recipe, folder, progress=False)

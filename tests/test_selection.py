@@ -8,7 +8,8 @@ import pytest
 from datasets import Dataset, disable_progress_bars
 from helpers import prompted, tiny, word_task
 
-import lopa.ablate as runs  # where `score_one` finds its task
+import lopa.ablate as runs  # where `score_one` calls `cut`
+import lopa.predict as predict  # where `prepare` calls `load_tokenizers`
 from lopa import assets
 from lopa.ablate import probe, score_one
 from lopa.demo import majority_row, probe_row
@@ -194,7 +195,7 @@ def test_labels_planted_in_test_do_not_move_the_majority(lopsided, monkeypatch):
 def small_run(task, folder, monkeypatch):
     "Four steps with a look after each; the result and the adapter as bytes"
     bert = assets.load_tokenizer(assets.ENCODER, 'right')
-    monkeypatch.setattr('lopa.predict.load_tokenizers', lambda base, encoder: (bert, None))
+    monkeypatch.setattr(predict, 'load_tokenizers', lambda base, encoder: (bert, None))
     model = prompted(tiny(vocab_size=len(bert)), 'pt')
     recipe = Recipe(model.adapter_config, prompt_lr=1.0, steps=4, eval_steps=1, batch_size=4)
     result = train(model, task, recipe, folder, progress=False)
