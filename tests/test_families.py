@@ -14,6 +14,7 @@ from helpers import (
     PROMPT,
     SEQ2SEQ,
     WIDTH,
+    adapted,
     one_sentence,
     padded,
     prompted,
@@ -279,21 +280,37 @@ def eager():
     return base
 
 
-def test_suffix_in_two_passes():
+@pytest.mark.parametrize('answers', [(1, 3, 2), (6, 4, 2)], ids=['some text', 'hardly any text'])
+@pytest.mark.parametrize('method', ['pt', 'lopa'])
+def test_suffix_in_two_passes(method, answers):
     "The text without a gradient, then prompt and answer: what one pass gives"
-    model, (ids, _) = prompted(eager(), 'pt', position='suffix'), rows((6, 4))
-    labels = [torch.where(torch.arange(len(i)) >= len(i) - 2, i, -100) for i in ids]
+    model, (ids, h) = prompted(eager(), method, position='suffix'), rows((6, 4, 5))
+    labels = [
+        torch.where(torch.arange(len(i)) >= len(i) - n, i, -100)
+        for i, n in zip(ids, answers, strict=True)
+    ]
     given = padded(ids, 'left') | {'labels': padded(labels, 'left', -100)['input_ids']}
+    given |= {'instance_features': h} if method == 'lopa' else {}
     assert model.reads_text_first()
-    two = model(**given)
+    two, half = model(**given), model(**given, num_items_in_batch=2 * sum(answers)).loss
     model.recomputes = True
     assert not model.reads_text_first()
     one = model(**given)
     with torch.no_grad():
         assert model.reads_text_first()
     assert_close(two.loss, one.loss, atol=1e-4, rtol=1e-4)
-    assert_close(two.logits, one.logits, atol=1e-4, rtol=1e-3)
-    assert_close(model(**given, num_items_in_batch=8).loss, one.loss / 2, atol=1e-4, rtol=1e-4)
+    assert_close(half, one.loss / 2, atol=1e-4, rtol=1e-4)
+    there = wanted_positions(given['labels'], 0)[1] != -100
+    assert_close(two.logits[there], one.logits[there], atol=1e-4, rtol=1e-3)
+
+
+def test_suffix_without_a_text():
+    "All is answer: there is nothing to read first"
+    model, (ids, _) = prompted(eager(), 'pt', position='suffix'), rows((3, 3))
+    ids = torch.stack(ids)
+    two = model(ids, labels=ids).loss
+    model.recomputes = True
+    assert_close(two, model(ids, labels=ids).loss, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -411,10 +428,17 @@ def test_generation(models, kind):
     "Only new tokens come back, as many as were asked for"
     model, (ids, h) = prompted(models(kind)), rows((3, 5))
     how = dict(max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0)
-    found = model.generate(**padded(ids, 'left'), instance_features=h, **how)
-    assert found.shape == (2, 3) and not found.requires_grad
     alone = model.generate(ids[0][None], instance_features=h[:1], **how)
-    assert torch.equal(found[:1], alone)
+    assert alone.shape == (1, 3) and not alone.requires_grad
+    for side in 'left', 'right':
+        found = model.generate(**padded(ids, side), instance_features=h, **how)
+        assert found.shape == (2, 3) and torch.equal(found[:1], alone)
+    reads = prompted(models(kind), encoder_name_or_path='self', gate='instance')
+    text = padded(ids, 'right')
+    own = {f'instance_{k}': v for k, v in text.items()}
+    h = reads.encoder(**text)
+    a, b = (reads.generate(**text, **how, **more) for more in (own, {'instance_features': h}))
+    assert torch.equal(a, b)
     with pytest.raises(ValueError, match='positions together'):
         prompted(tiny(), 'pt').generate(ids[0][None], max_new_tokens=60)
     for base in MASKED:
@@ -669,6 +693,12 @@ def test_recompute_layers_once(monkeypatch):
     assert model.recomputes and not calls
     assert_close(model(ids, labels=ids).loss, before)
     assert len(calls) == 2
+    part = tiny()
+    recompute_layers(part.model.layers[0])  # the others are still to be wrapped
+    recompute_layers(part)
+    assert all(layer.recomputed for layer in part.model.layers)
+    with pytest.raises(ValueError, match='prefix'):
+        adapted('llama', 'prefix').gradient_checkpointing_enable()
     with pytest.raises(ValueError, match='Linear has no layers'):
         recompute_layers(torch.nn.Linear(2, 2))
 
