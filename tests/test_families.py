@@ -404,6 +404,8 @@ def test_features_or_tokens(models):
     model = prompted(models('llama'), encoder_name_or_path='self')
     h = model.encoder(**text)
     assert_close(model.prompt(2, instance_features=h), model.prompt(2, **own))
+    seen = (model.prompt_embeds(**text, **more) for more in (own, {'instance_features': h}))
+    assert_close(*seen)
     tuned = prompted(models('llama'), encoder_name_or_path='self', train_encoder=True)
     with pytest.raises(ValueError, match='being tuned'):
         tuned.prompt(2, instance_features=h)
