@@ -593,7 +593,7 @@ def test_make_encoder(models, encoder_folder):
     assert make_encoder('self', t5).model is t5.get_encoder()
     copied = make_encoder('self', llama, 'last', True)
     assert copied.model is not llama.model and copied.pool is POOLINGS['last'] and copied.tuned
-    assert not any(p.requires_grad for p in llama.parameters())
+    assert not any(p.requires_grad for p in llama.model.parameters())
     half = make_encoder('self', tiny().bfloat16(), tuned=True)
     assert half.model.dtype == torch.float32 and half.narrow == torch.bfloat16
     assert make_encoder('self', tiny().bfloat16()).model.dtype == torch.bfloat16
