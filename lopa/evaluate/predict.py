@@ -8,6 +8,7 @@ __all__ = ['encode_rows', 'prepare', 'in_batches', 'to_device', 'predict', 'ques
 
 # %% ../../nbs/evaluate/41_predict.ipynb #c805abf8
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -153,8 +154,8 @@ def ask(
     with torch.no_grad():
         ids = model.generate(**batch, **settings)
     texts = collate.tokenizer.batch_decode(ids, skip_special_tokens=True)
-    samples = len(texts) // len(rows)
-    return [texts[i : i + samples] for i in range(0, len(texts), samples)]
+    starts = [k * len(texts) // len(rows) for k in range(len(rows) + 1)]
+    return [texts[start:end] for start, end in pairwise(starts)]
 
 # %% ../../nbs/evaluate/41_predict.ipynb #pr-gen
 def generate_texts(
