@@ -10,36 +10,27 @@ from .metrics import (
     show_score,
 )
 from .predict import classify, encode_rows, prepare
-from .scoring import (
-    answer_lines,
-    error_gallery,
-    evaluate,
-    judging,
-    needs_sandbox,
-    read_predictions,
-    rescore,
-    score_lines,
-    write_predictions,
-)
+from .predictions import judging, read_predictions, rescore, score_lines, write_predictions
+from .scoring import answer_lines, error_gallery, evaluate, needs_sandbox
 
 __all__ = [
-    'bootstrap_ci',
-    'compare_methods',
-    'linear_probe',
-    'main_score',
-    'pass_at_k',
-    'score',
-    'show_score',
-    'classify',
-    'encode_rows',
-    'prepare',
     'answer_lines',
+    'bootstrap_ci',
+    'classify',
+    'compare_methods',
+    'encode_rows',
     'error_gallery',
     'evaluate',
     'judging',
+    'linear_probe',
+    'main_score',
     'needs_sandbox',
+    'pass_at_k',
+    'prepare',
     'read_predictions',
     'rescore',
+    'score',
     'score_lines',
+    'show_score',
     'write_predictions',
 ]
