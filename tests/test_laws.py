@@ -57,7 +57,9 @@ def test_gates_treat_instances_alone(name, b, m, d, seed):
     z_i = normal(b, m, d, seed=seed + 1)
     z = GATES[name](z_s, z_i)
     assert z.shape == (b, 2 * m if name == 'concat' else m, d)
-    assert torch.equal(z, torch.cat([GATES[name](z_s, z_i[i : i + 1]) for i in range(b)]))
+    alone = torch.cat([GATES[name](z_s, z_i[i : i + 1]) for i in range(b)])
+    # the last bit depends on how many numbers the processor takes at once
+    torch.testing.assert_close(z, alone, rtol=1e-14, atol=1e-15)
 
 
 def tagged(b, t, m):
