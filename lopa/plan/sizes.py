@@ -156,7 +156,7 @@ class Out:
     loss: Tensor  # A scalar
     logits: Tensor | None = None  # What it was computed from
 
-
+# %% ../../nbs/plan/60_sizes.ipynb #sz-limit-class
 class Limit(nn.Module):
     "A frozen model over [free vectors | input], and nothing else"
 
