@@ -1,6 +1,50 @@
 "Memory and time, before and after anything is loaded"
 
-from .estimate import GPUS, plan_run, show_plan, task_shape
+from .estimate import (
+    CONTEXT,
+    FREE,
+    GPUS,
+    KEPT,
+    LAUNCH,
+    Planner,
+    alternatives,
+    described,
+    machine,
+    matmul_rate,
+    number_format,
+    plan_run,
+    process_bytes,
+    row_shape,
+    show_plan,
+    task_shape,
+    time_bounds,
+    time_in_words,
+    verdict,
+)
 from .bench import bench_report, bench_sizes, bench_steps, show_sizes
 
-__all__ = ['GPUS', 'plan_run', 'show_plan', 'task_shape', 'bench_report', 'bench_sizes', 'bench_steps', 'show_sizes']
+__all__ = [
+    'CONTEXT',
+    'FREE',
+    'GPUS',
+    'KEPT',
+    'LAUNCH',
+    'Planner',
+    'alternatives',
+    'described',
+    'machine',
+    'matmul_rate',
+    'number_format',
+    'plan_run',
+    'process_bytes',
+    'row_shape',
+    'show_plan',
+    'task_shape',
+    'time_bounds',
+    'time_in_words',
+    'verdict',
+    'bench_report',
+    'bench_sizes',
+    'bench_steps',
+    'show_sizes',
+]
