@@ -177,7 +177,7 @@ def planned(
         mb[name] = round(step.peak.total() / 2**20, 1)
     return mb
 
-
+# %% ../../nbs/plan/63_bench.ipynb #bn-summary
 def summary(
     seconds: dict[str, list[float]],  # From `race`
 ) -> dict[str, dict[str, float]]:  # `ms`, `min_ms` and `over_limit` of each competitor

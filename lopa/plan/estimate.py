@@ -266,7 +266,7 @@ def check_bits(
             'choose another method.'
         )
 
-
+# %% ../../nbs/plan/62_estimate.ipynb #es-words-est
 def estimate_in_words(
     planner: Planner,  # Its machine and its recipe
     found: dict,  # From `Planner.estimate`

@@ -181,7 +181,7 @@ def read_config(
             f'({said} …).'
         ) from None
 
-
+# %% ../../nbs/plan/61_footprint.ipynb #fp-empty
 def empty_model(
     base,  # A transformers configuration
     dtype: torch.dtype,  # In which it is held
@@ -212,7 +212,7 @@ def sketch(
             return adapt_model(model, plain)
         return _with_encoder(model, plain, read_config(encoder or name), dtype)
 
-
+# %% ../../nbs/plan/61_footprint.ipynb #fp-with
 def _with_encoder(model, config, about, dtype):
     "Adapt a model, and put an encoder without weights in its place"
     import transformers
@@ -344,8 +344,7 @@ class Job:
     cpu = property(lambda self: self.device == 'cpu')
 
     @property
-    def half(self):
-        "A context that multiplies as the Trainer's fp16 does"
+    def half(self):  # A context that multiplies as the Trainer's fp16 does
         return torch.autocast('cpu', torch.float16, enabled=self.dtype == torch.float16)
 
     def model(self, checkpointing: bool = False):  # With gradient checkpointing?
