@@ -114,11 +114,11 @@ shutil.copytree({str(tmp_path / 'small' / 'run')!r}, {str(tmp_path / 'out' / '0'
     left = tmp_path / 'out' / '0' / 'checkpoints'
     assert last_checkpoint(left) and not (left / 'part').exists()
     assert ran.stdout.count(last_checkpoint(left).name) == 1
-    go_on = f'''
+    go_on = f"""
 import sys; sys.path.insert(0, {str(HERE)!r})
 import interrupted
 interrupted.run(interrupted.Path({str(tmp_path / 'out' / '0')!r}))
-'''
+"""
     subprocess.run([sys.executable, '-c', go_on], check=True, capture_output=True, env=ENV)
     assert ending(tmp_path / 'out' / '0') == ending(killed[0] / 'whole')
 
@@ -158,7 +158,7 @@ def small(folder, *callbacks, steps=6, **more):
 
 @pytest.mark.parametrize('where', ['adapter', 'optimiser', 'kept', 'rename'])
 def test_no_space_left(tmp_path, monkeypatch, where):
-    "Whichever write fails in the second checkpoint, the first is untouched, and nothing half-written remains"
+    "Whichever write of the second checkpoint fails, the first is untouched, and no half remains"
     trainer = small(tmp_path)
 
     def full(do):

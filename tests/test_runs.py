@@ -154,7 +154,7 @@ def test_texts_do_not_depend_on_the_batch(base):
     assert together == alone and len({t for (t,) in alone}) > 1
 
 
-# --- masked and sequence-to-sequence models: random ones, as large as a real vocabulary asks for ---
+# --- masked and sequence-to-sequence models: random ones with a real vocabulary ---
 
 WORDS = {
     'cat': 'red',
