@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXECUTORS', 'cores', 'share_threads', 'end_after', 'end_with_parent', 'begin', 'processes', 'start_ray',
-           'start_ray_patiently', 'RayExecutor', 'alone', 'dask_client', 'DaskExecutor', 'SlurmExecutor',
+           'start_ray_patiently', 'alone', 'RayExecutor', 'dask_client', 'DaskExecutor', 'SlurmExecutor',
            'make_executor']
 
 # %% ../../nbs/ablate/71_executors.ipynb #eb8864d3
@@ -50,7 +50,7 @@ def begin(
     end_with_parent()
     share_threads(workers)
 
-
+# %% ../../nbs/ablate/71_executors.ipynb #71a00020
 def processes(
     workers: int,  # How many
 ) -> Executor:  # Its processes share the cores
@@ -86,6 +86,17 @@ def start_ray_patiently(
                 raise
 
 # %% ../../nbs/ablate/71_executors.ipynb #71a00006
+def alone(
+    workers: int,  # As in `share_threads`
+    fn,  # A function
+    args: tuple,  # Its arguments
+    kwargs: dict,  # Its keyword arguments
+):  # What it returned
+    "Call a function with this process's share of the cores"
+    share_threads(workers)
+    return fn(*args, **kwargs)
+
+# %% ../../nbs/ablate/71_executors.ipynb #71a00022
 class RayExecutor(Executor):
     "Ray's tasks as futures, one processor each"
 
@@ -109,12 +120,6 @@ class RayExecutor(Executor):
         if not self.found:
             self.ray.shutdown()
 
-
-def alone(workers, fn, args, kwargs):
-    "Call a function with this process's share of the cores"
-    share_threads(workers)
-    return fn(*args, **kwargs)
-
 # %% ../../nbs/ablate/71_executors.ipynb #71a00008
 def dask_client(
     workers: int,  # Processes of a cluster that is started here
@@ -128,7 +133,7 @@ def dask_client(
     client.run(share_threads, workers)
     return client
 
-
+# %% ../../nbs/ablate/71_executors.ipynb #71a00023
 class DaskExecutor(Executor):
     "The executor of a Dask client, which ends with it"
 

@@ -51,7 +51,7 @@ def is_of_its_kind(
         return value is None or (type(value) is int and value >= 0)
     return type(value) is int
 
-
+# %% ../../nbs/ablate/70_experiments.ipynb #70a00021
 def check_values(
     about: dict,  # Key of `DEFAULT` → value
 ) -> None:  # Raises `ValueError`
@@ -105,9 +105,10 @@ def planned(
     of_recipe = {key: value for key, value in changes.items() if key in IN_RECIPE}
     of_config = {key: value for key, value in changes.items() if key not in IN_RECIPE}
     plan = recipe(about['task'], about['method'], about['variant'], **of_recipe)
-    in_config = [field.name for field in fields(plan.config) if field.name != 'method']
+    config: Any = plan.config
+    in_config = [field.name for field in fields(config) if field.name != 'method']
     check_keys(changes, [*DEFAULT, *sorted(IN_RECIPE), *in_config])
-    return replace(plan, config=replace(plan.config, **of_config))
+    return replace(plan, config=replace(config, **of_config))
 
 # %% ../../nbs/ablate/70_experiments.ipynb #ccaf718b
 def experiment(
