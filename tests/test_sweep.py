@@ -158,7 +158,7 @@ def test_busy(tmp_path, monkeypatch):
         with pytest.raises(Busy):
             run(GRID | {'train_rows': 100, 'test_rows': 200}, tmp_path, wait=False)
 
-    def late(_):
+    def late(*_, **__):
         raise Timeout('hub.lock')
 
     monkeypatch.setattr(lopa.ablate.runs, 'score_one', late)
@@ -172,12 +172,12 @@ def failing(monkeypatch, times):
     "Let the experiment with 300 rows fail so often; the list grows by one at each attempt"
     attempts, do = [], lopa.ablate.runs.score_one
 
-    def score_one(about):
+    def score_one(about, *args, **how):
         if about['train_rows'] == 300 and about['test_rows'] == 200:
             attempts.append(about)
             if len(attempts) <= times:
                 raise ArithmeticError('no luck\ntoday')
-        return do(about)
+        return do(about, *args, **how)
 
     monkeypatch.setattr(lopa.ablate.runs, 'score_one', score_one)
     return attempts

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['result_in', 'Busy', 'results_in', 'done', 'cut', 'digits', 'train_one', 'floor_of', 'score_one', 'carry_out_in',
-           'carry_out', 'run', 'put_on_record', 'attempt', 'result_of', 'outcomes', 'to_do', 'book', 'sweep']
+           'locked', 'carry_out', 'run', 'put_on_record', 'attempt', 'result_of', 'outcomes', 'to_do', 'book', 'sweep']
 
 # %% ../../nbs/ablate/72_runs.ipynb #b2270559
 import json
@@ -74,7 +74,7 @@ def digits(
     pairs = zip(predictions, labels, strict=True)
     return ''.join(str(int(int(predicted) == label)) for predicted, label in pairs)
 
-
+# %% ../../nbs/ablate/72_runs.ipynb #72a00020
 def train_one(
     about: dict,  # From `experiment`
     folder,  # Where the run writes, and goes on if it was interrupted: a text or a path
@@ -170,6 +170,20 @@ def carry_out_in(
     shutil.rmtree(work, ignore_errors=True)
     return result
 
+# %% ../../nbs/ablate/72_runs.ipynb #72a00021
+def locked(
+    work: Path,  # Folder of an unfinished run; its lock stands beside it
+    wait: bool,  # As in `run`
+):  # For a `with` statement
+    "Take the lock of an experiment, or say that somebody has it"
+    from filelock import FileLock, Timeout
+
+    work.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(f'{work}.lock').acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise Busy(f'{work.name}: another process is at this experiment.') from None
+
 # %% ../../nbs/ablate/72_runs.ipynb #1b4a2d2b
 def carry_out(
     overrides: dict,  # As in `experiment`
@@ -179,18 +193,11 @@ def carry_out(
     how: dict,  # `keep_predictions`; the rest is for `train`
 ) -> tuple:  # (the result, whether it was there already)
     "Carry out an experiment under its lock, unless its result is there"
-    from filelock import FileLock, Timeout
-
     about, out = experiment(overrides), Path(out)
     if found := done(about, out):
         return found, True
     work = out / '.work' / identity(about)
-    work.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(f'{work}.lock').acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        raise Busy(file_name(about)) from None
-    with lock:
+    with locked(work, wait):
         if found := done(about, out):
             return found, True  # while we waited
         if afresh:
@@ -302,12 +309,15 @@ def book(
     job: dict,  # Overrides
     outcome: str,  # `done`, `skipped` or `failed`
     error: str | None,  # Of one that failed
+    bar: Any,  # The progress bar
 ) -> None:
-    "Count an outcome"
+    "Count an outcome, and show it"
     if outcome == 'failed':
         report['failed'][file_name(experiment(job))] = error
     else:
         report[outcome] += 1
+    bar.set_postfix(failed=len(report['failed']), refresh=False)
+    bar.update()
 
 # %% ../../nbs/ablate/72_runs.ipynb #296119bd
 def sweep(
@@ -322,17 +332,14 @@ def sweep(
 
     jobs = {file_name(experiment(job)): job for job in expand(grid)}
     todo = to_do(jobs, out)
-    there = len(jobs) - len(todo)
-    report: dict = {'done': 0, 'skipped': there, 'failed': {}}
+    report: dict = {'done': 0, 'skipped': len(jobs) - len(todo), 'failed': {}}
     shown = {'desc': 'Sweep', 'unit': 'run', 'smoothing': 0, 'disable': not progress}
-    with tqdm(total=len(jobs), initial=there, **shown) as bar:
+    with tqdm(total=len(jobs), initial=report['skipped'], **shown) as bar:
         for wait in (False, True):  # at the end: wait for what others are at
             left, todo = todo, []
             for job, outcome, error in outcomes(left, out, executor, wait, how):
                 if outcome == 'busy':
                     todo.append(job)
-                    continue
-                book(report, job, outcome, error)
-                bar.set_postfix(failed=len(report['failed']), refresh=False)
-                bar.update()
+                else:
+                    book(report, job, outcome, error, bar)
     return report
