@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HEAD', 'SENTENCES', 'LOADING', 'LEFT', 'timed_row', 'majority_row', 'zero_shot_row', 'probe_row', 'stored_runs',
            'quoted_row', 'quoted_rows', 'cells_of', 'show_table', 'demo_figure', 'baseline_rows', 'ask', 'Clock',
-           'demo_task', 'train_lopa', 'trained_row', 'write_demo', 'run_demo']
+           'demo_task', 'train_lopa', 'trained_row', 'write_demo', 'measured_rows', 'run_demo']
 
 # %% ../nbs/95_demo.ipynb #09cea5c2
 import json
@@ -251,6 +251,21 @@ def write_demo(
     table = json.dumps(told, indent=1).encode()
     write_files(folder, {'figure.png': demo_figure(history, rows), 'table.json': table})
 
+# %% ../nbs/95_demo.ipynb #95a00016
+def measured_rows(
+    base,  # The foundation model
+    task: Task,  # As from `demo_task`
+    plan: Any,  # A `Recipe`
+    folder: Path,  # Where the run writes
+    say: Callable = print,  # Called with a line of text before each long step
+    progress: bool = True,  # Show progress bars?
+) -> tuple:  # (rows: three baselines and this run; `history` of the run's record)
+    "Everything that this demo measures itself"
+    rows = baseline_rows(base, task, plan.config.encoder_name_or_path, say, progress)
+    say(f'Training LoPA: {plan.steps} steps of {plan.batch_size} sentences ...')
+    result = train_lopa(base, task, plan, folder, progress)
+    return rows + [trained_row(result)], result['history']
+
 # %% ../nbs/95_demo.ipynb #95a00012
 def run_demo(
     output_dir='runs/demo',  # Where everything is written: a text or a path
@@ -265,17 +280,14 @@ def run_demo(
     if smoke:
         overrides = {'steps': 20} | overrides
     plan = recipe('rotten_tomatoes', 'lopa', **overrides)
-    config: Any = plan.config
     clock.say(LOADING)
     base = load_foundation_model()
-    rows = baseline_rows(base, task, config.encoder_name_or_path, clock.say, progress)
-    clock.say(f'Training LoPA: {plan.steps} steps of {plan.batch_size} sentences ...')
-    result = train_lopa(base, task, plan, folder, progress)
-    rows += [trained_row(result), *quoted_rows(results)]
+    rows, history = measured_rows(base, task, plan, folder, clock.say, progress)
+    rows += quoted_rows(results)
     show_table(rows)
     clock.say('Loading the adapter from disk and asking it about three sentences:')
     ask(base, folder / 'adapter', task, SENTENCES)
     about = clock.spent() | {'smoke': smoke} | environment(base.device)
-    write_demo(folder, rows, result['history'], about)
+    write_demo(folder, rows, history, about)
     clock.say(f'Done. {folder} holds {LEFT}.')
     return rows
