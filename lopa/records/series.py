@@ -288,8 +288,8 @@ def digits_of(
 def difference(
     a: 'pd.DataFrame',  # Runs of one experiment, with `seed` and `right`
     b: 'pd.DataFrame',  # Runs of another, on the same sentences
-) -> dict:  # `difference` (a − b), `low`, `high`; `seeds` in common; `gains` and `losses`: sentences
-    "Paired comparison over the seeds that both have; gains and losses are averaged over them"
+) -> dict:  # `difference` (a − b), `low`, `high`, `seeds` in common, `gains`, `losses`
+    "Paired comparison over the seeds that both have; gains and losses: sentences, averaged"
     seeds = sorted({*a.seed} & {*b.seed})
     if not seeds:
         raise ValueError(
