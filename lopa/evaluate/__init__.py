@@ -1,5 +1,6 @@
 "Answers, judged and scored"
 
+from .floor import encoder_alone, majority, probe, zero_shot
 from .metrics import (
     bootstrap_ci,
     compare_methods,
@@ -19,18 +20,22 @@ __all__ = [
     'classify',
     'compare_methods',
     'encode_rows',
+    'encoder_alone',
     'error_gallery',
     'evaluate',
     'judging',
     'linear_probe',
     'main_score',
+    'majority',
     'needs_sandbox',
     'pass_at_k',
     'prepare',
+    'probe',
     'read_predictions',
     'rescore',
     'score',
     'score_lines',
     'show_score',
     'write_predictions',
+    'zero_shot',
 ]
