@@ -1,5 +1,6 @@
 "Memory and time, before and after anything is loaded"
 
+from .bench import bench_report, bench_sizes, bench_steps, show_sizes
 from .estimate import (
     CONTEXT,
     FREE,
@@ -21,7 +22,6 @@ from .estimate import (
     time_in_words,
     verdict,
 )
-from .bench import bench_report, bench_sizes, bench_steps, show_sizes
 
 __all__ = [
     'CONTEXT',

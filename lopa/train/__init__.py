@@ -1,6 +1,5 @@
 "A recipe becomes an adapter"
 
-from .recipes import FAMILIES, RECIPES, Recipe, parameter_groups, recipe
 from .hardware import Execution, environment, explain_memory, is_main, start_of_memory
 from .loop import (
     ProgressBar,
@@ -16,6 +15,7 @@ from .loop import (
     training_arguments,
     training_data,
 )
+from .recipes import FAMILIES, RECIPES, Recipe, parameter_groups, recipe
 
 __all__ = [
     'FAMILIES',
