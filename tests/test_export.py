@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from lopa.cli import app
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -151,8 +153,8 @@ def public(tree):
 
 
 def is_command(function):
-    """Does Typer document the parameters of a function, as options?"""
-    return any(ast.unparse(d).startswith('app.command') for d in function.decorator_list)
+    """Are the parameters of a function options of a command, whose help Typer shows?"""
+    return function.name in {command.callback.__name__ for command in app.registered_commands}
 
 
 def parameters(function):

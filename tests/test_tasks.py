@@ -450,69 +450,67 @@ def test_text_questions_are_never_shortened(smol):
 
 
 @packaged
-def test_layout_of_each_family(smol, bert):
-    "Causal: the answer behind the question. Masked: at the mask. Sequence to sequence: apart"
-    rows = Dataset.from_dict(
-        {'a': ['one', 'two words and more'], 'b': ['x', 'y z'], 'label': [1, 0]}
-    )
+LAYOUTS = [
+    ('CAUSAL_LM', 'classes'),
+    ('SEQ_2_SEQ_LM', 'classes'),
+    ('SEQ_2_SEQ_LM', 'text'),
+    ('CAUSAL_LM', 'text'),
+    ('MASKED_LM', 'classes'),
+]
+
+
+@pytest.fixture(scope='module')
+def two_rows():
+    columns = {'a': ['one', 'two words and more'], 'b': ['x', 'y z'], 'label': [1, 0]}
+    return Dataset.from_dict(columns)
+
+
+@pytest.fixture(scope='module')
+def two_kinds():
     words = Task('t', {}, '{a} and {b}:', (' no', ' yes'), masked_template='{a} ? {mask} , {b}')
-    text = Task('t', {}, '{a} and', target=' {b}')
-    yes, no = (smol(w).input_ids for w in (' yes', ' no'))
-    for family, task, tokenizer in (
-        ('CAUSAL_LM', words, smol),
-        ('SEQ_2_SEQ_LM', words, smol),
-        ('SEQ_2_SEQ_LM', text, smol),
-        ('CAUSAL_LM', text, smol),
-        ('MASKED_LM', words, bert),
-    ):
-        done = list(tokenize(task, rows, tokenizer, family=family))
-        batch = Collator(tokenizer)(done)
-        questions = [
-            tokenizer(
-                task.question(r, tokenizer.mask_token if family == 'MASKED_LM' else '')
-            ).input_ids
-            for r in rows
-        ]
-        answers = (
-            [yes, no]
-            if task is words
-            else [smol(f' {b}').input_ids + [smol.eos_token_id] for b in rows['b']]
-        )
-        for r, q, answer, seen, ids, labels in zip(
-            done,
-            questions,
-            answers,
-            batch['attention_mask'],
-            batch['input_ids'],
-            batch['labels'],
-            strict=True,
-        ):
-            assert (
-                ids[seen == 1].tolist()
-                == r['input_ids']
-                == (q + answer if family == 'CAUSAL_LM' else q)
-            )
-            assert r['length'] == len(r['input_ids'])
-            if family == 'CAUSAL_LM':
-                assert (
-                    labels[labels != -100].tolist()
-                    == answer
-                    == labels[seen == 1][-len(answer) :].tolist()
-                )
-            elif family == 'MASKED_LM':
-                assert (labels != -100).tolist() == (ids == bert.mask_token_id).tolist()
-                assert (
-                    labels.max()
-                    == bert(' yes' if r['label'] else ' no', add_special_tokens=False).input_ids[0]
-                )
-            else:
-                assert labels[: len(answer)].tolist() == answer
-                assert (labels[len(answer) :] == -100).all()
-    refused(lambda: tokenize(text, rows, bert, family='MASKED_LM'), 't', 'masked')
-    refused(
-        lambda: tokenize(Task('t', {}, '{a}', (' no', ' yes')), rows, bert, family='MASKED_LM'),
-        'masked_template',
-    )
+    return {'classes': words, 'text': Task('t', {}, '{a} and', target=' {b}')}
+
+
+def right_answers(kind, rows, tokenizer):
+    "Tokens of the right answer to each row"
+    if kind == 'classes':
+        return [tokenizer(' yes').input_ids, tokenizer(' no').input_ids]
+    return [tokenizer(f' {b}').input_ids + [tokenizer.eos_token_id] for b in rows['b']]
+
+
+@pytest.mark.parametrize('family, kind', LAYOUTS)
+def test_layout_of_each_family(family, kind, two_rows, two_kinds, smol, bert):
+    "Causal: the answer behind the question. Masked: at the mask. Sequence to sequence: apart"
+    tokenizer = bert if family == 'MASKED_LM' else smol
+    mask = bert.mask_token if family == 'MASKED_LM' else ''
+    task = two_kinds[kind]
+    done = list(tokenize(task, two_rows, tokenizer, family=family))
+    batch = Collator(tokenizer)(done)
+    answers = right_answers(kind, two_rows, smol)
+    for i, (row, record) in enumerate(zip(two_rows, done, strict=True)):
+        question = tokenizer(task.question(row, mask)).input_ids
+        seen, ids, labels = (batch[k][i] for k in ('attention_mask', 'input_ids', 'labels'))
+        read = question + answers[i] if family == 'CAUSAL_LM' else question
+        assert record['input_ids'] == read
+        assert ids[seen == 1].tolist() == read
+        assert record['length'] == len(read)
+        labelled = labels[labels != -100].tolist()
+        if family == 'MASKED_LM':
+            word = ' yes' if row['label'] else ' no'
+            assert (labels != -100).tolist() == (ids == bert.mask_token_id).tolist()
+            assert labelled == bert(word, add_special_tokens=False).input_ids
+            continue
+        assert labelled == answers[i]
+        if family == 'CAUSAL_LM':
+            assert labels[seen == 1][-len(labelled) :].tolist() == labelled
+        elif family == 'SEQ_2_SEQ_LM':
+            assert labels[: len(labelled)].tolist() == labelled
+
+
+def test_a_masked_model_needs_a_masked_question(two_rows, two_kinds, bert):
+    bare = Task('t', {}, '{a}', (' no', ' yes'))
+    refused(lambda: tokenize(two_kinds['text'], two_rows, bert, family='MASKED_LM'), 't', 'masked')
+    refused(lambda: tokenize(bare, two_rows, bert, family='MASKED_LM'), 'masked_template')
 
 
 # --- your own ---
