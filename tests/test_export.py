@@ -12,11 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-from lopa.cli import app
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from lopa.cli import app
 from tools.docments import into_docstrings
 
 root = Path(__file__).resolve().parents[1]

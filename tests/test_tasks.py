@@ -449,7 +449,6 @@ def test_text_questions_are_never_shortened(smol):
             assert len(question) > 16
 
 
-@packaged
 LAYOUTS = [
     ('CAUSAL_LM', 'classes'),
     ('SEQ_2_SEQ_LM', 'classes'),
@@ -478,6 +477,7 @@ def right_answers(kind, rows, tokenizer):
     return [tokenizer(f' {b}').input_ids + [tokenizer.eos_token_id] for b in rows['b']]
 
 
+@packaged
 @pytest.mark.parametrize('family, kind', LAYOUTS)
 def test_layout_of_each_family(family, kind, two_rows, two_kinds, smol, bert):
     "Causal: the answer behind the question. Masked: at the mask. Sequence to sequence: apart"
@@ -507,6 +507,7 @@ def test_layout_of_each_family(family, kind, two_rows, two_kinds, smol, bert):
             assert labels[: len(labelled)].tolist() == labelled
 
 
+@packaged
 def test_a_masked_model_needs_a_masked_question(two_rows, two_kinds, bert):
     bare = Task('t', {}, '{a}', (' no', ' yes'))
     refused(lambda: tokenize(two_kinds['text'], two_rows, bert, family='MASKED_LM'), 't', 'masked')
