@@ -97,7 +97,7 @@ def parameter_summary(
 # %% ../nbs/04_model.ipynb #d1a581ec
 def of_base(name, about):
     "A property of the foundation model, as one of the adapted model"
-    return property(lambda self: getattr(self.base_model, name), doc=about)
+    return property(lambda self: getattr(self.base_model, name, None), doc=about)
 
 
 class AnsweringForBase(OnHub, Checkpointed):

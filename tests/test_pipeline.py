@@ -28,10 +28,8 @@ def written(model, tokenizer, text, **instance):
     return tokenizer.decode(new[0], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize('method', ['pt', 'dept', 'lora', 'prefix', 'p-tuning'])
+@pytest.mark.parametrize('method', ['pt', 'dept'])
 def test_what_generate_gives(method, tokenizer):
-    if method in ('lora', 'prefix', 'p-tuning'):
-        pytest.skip('the baselines answer with new tokens only')
     model = adapted('llama', method)
     pipe = pipeline('text-generation', model=model, tokenizer=tokenizer)
     text = 'w5 w7 w9'
@@ -85,7 +83,8 @@ def test_what_it_says_of_itself_is_the_foundation_model():
     for kind, generates in ('llama', True), ('t5', True), ('bert', False):
         model = adapted(kind, 'pt')
         base = model.base_model
-        assert model.config is base.config and model.generation_config is base.generation_config
+        assert model.config is base.config
+        assert model.generation_config is getattr(base, 'generation_config', None)
         assert model.device == base.device and model.dtype == base.dtype
         assert model.name_or_path == f'tiny-{kind}' and model.can_generate() == generates
 
