@@ -37,7 +37,7 @@ def inner_matrices(
     base_model: 'PreTrainedModel',  # A transformers model
 ) -> list:  # Three matrices or none, if they are quantised
     "The first, the middle and the last matrix beside the embeddings"
-    table = base_model.get_input_embeddings().weight
+    table: Any = base_model.get_input_embeddings().weight
     matrices = [p for p in base_model.parameters() if p.ndim == 2 and p.is_floating_point()]
     inner = [p for p in matrices if p is not table]
     return [inner[k] for k in (0, len(inner) // 2, -1)] if inner else []
@@ -47,7 +47,8 @@ def signature(
     base_model: 'PreTrainedModel',  # A transformers model
 ) -> dict:  # Kind, width, layers, and lengths of rows of the embeddings and of inner matrices
     "Tell a foundation model by its weights rather than by its name"
-    table, config = base_model.get_input_embeddings().weight, base_model.config
+    config: Any = base_model.config
+    table: Any = base_model.get_input_embeddings().weight
     spread = torch.linspace(0, 1000, 8).long() % len(table)
     inner = [matrix[:2] for matrix in inner_matrices(base_model)]
     return {

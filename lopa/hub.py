@@ -43,9 +43,9 @@ def adapter_folder(
     from huggingface_hub import snapshot_download
 
     files = [CONFIG_FILE, WEIGHTS_FILE]
-    where = {'revision': revision, 'token': token}
     try:
-        return Path(snapshot_download(str(name), allow_patterns=files, **where))
+        there = snapshot_download(str(name), revision=revision, token=token, allow_patterns=files)
+        return Path(str(there))
     except (OSError, ValueError) as e:
         at = f' at revision {revision!r}' if revision else ''
         raise FileNotFoundError(

@@ -25,7 +25,7 @@ def run_safely(
     with without_cudnn():
         return forward(*args, **kwargs)
 
-
+# %% ../nbs/03_recompute.ipynb #rec-again
 def run_again(
     forward: Callable,  # What a layer does
     *args: Any,  # What it is given
@@ -77,7 +77,8 @@ def restore_layers(
     model: nn.Module,  # A transformers model, or a module that holds some
 ):
     "Let every layer keep what it computes again"
-    for layer in model.modules():
+    layers: list[Any] = list(model.modules())
+    for layer in layers:
         if getattr(layer, 'recomputed', False):
             layer.forward, layer.recomputed = layer.forward.args[0], False
 
@@ -90,7 +91,8 @@ def recompute_layers(
     "Let layers forget what they computed, and compute it again for the backward pass"
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    fit = GradientCheckpointingLayer
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, fit)]
     if not layers:
         raise ValueError(f'gradient_checkpointing: {type(model).__name__} {UNFIT}')
     restore_layers(model)
