@@ -21,7 +21,7 @@ def is_hub_id(
     name: str | Path,  # What somebody passed on as an adapter
 ) -> bool:
     "Could this be `user/name` on a hub?"
-    return isinstance(name, str) and bool(re.fullmatch(r'[\w.-]+/[\w.-]+', name))
+    return isinstance(name, str) and bool(re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name))
 
 
 def short(

@@ -28,7 +28,7 @@ from .prompts import METHODS, PromptConfig, start_vectors
 from .recompute import Checkpointed
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 # %% ../nbs/04_model.ipynb #7868476e
 def check_features(
