@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import torch
-
 from helpers import example, prompted, tiny
+
 from lopa import PromptModel
 from lopa.hub import adapter_folder
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from fake_hub import Hub
 from helpers import one_sentence, prompted, tiny
+
 from lopa import PromptModel
 from lopa.adapter import CONFIG_FILE, WEIGHTS_FILE
 from lopa.baselines import BaselineConfig, BaselineModel

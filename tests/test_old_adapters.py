@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import example, tiny
 from safetensors.torch import load_file
 
-from helpers import example, tiny
 from lopa import PromptModel
 from lopa.adapter import CONFIG_FILE
 

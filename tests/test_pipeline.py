@@ -2,10 +2,9 @@
 
 import pytest
 import torch
+from helpers import FEATURES, adapted, one_sentence, prompted, tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, pipeline
-
-from helpers import FEATURES, adapted, one_sentence, prompted, tiny
 
 NEW = dict(max_new_tokens=4, do_sample=False)
 

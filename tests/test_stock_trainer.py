@@ -5,10 +5,10 @@ import json
 
 import pytest
 import torch
+from helpers import FEATURES, VOCAB, adapted, example, one_sentence, prompted, tiny
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments
 
-from helpers import FEATURES, VOCAB, adapted, example, one_sentence, prompted, tiny
 from lopa import PromptModel
 from lopa.adapter import SAID, TRAINER_FILE
 from lopa.baselines import load_adapted
