@@ -634,10 +634,11 @@ def test_encoding_a_data_set(models, tmp_path, monkeypatch):
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()
-    monkeypatch.setenv('LOPA_CACHE', str(tmp_path))
+    cache = tmp_path / 'not' / 'there'
+    monkeypatch.setenv('LOPA_CACHE', str(cache))
     encoder, letters = make_encoder('embeddings', models('llama')), Letters()
     texts = ['abc', 'a', 'abcdefgh', 'bb', 'cabd']
-    data = Dataset.from_dict({'words': texts, 'label': range(5)})
+    data = Dataset.from_dict({'words': texts, 'others': texts[::-1], 'label': range(5)})
     done = encode_dataset(data, encoder, letters, 'words', 4, 2)
     assert letters.batches == [['a', 'bb'], ['abc', 'cabd'], ['abcdefgh']]
     for row, text in zip(done, texts, strict=True):
@@ -648,7 +649,9 @@ def test_encoding_a_data_set(models, tmp_path, monkeypatch):
     once_more = encode_dataset(data, encoder, again, 'words', 4, 2)
     assert again.batches == [] and once_more[:] == done[:]
     assert encode_dataset(data, encoder, again, 'words', 5, 2)[:] != done[:] and again.batches
-    assert len(list((tmp_path / 'features').glob('*.arrow'))) == 2
+    others = encode_dataset(data, encoder, again, 'others', 4, 2)['instance_features'][:]
+    assert others == done['instance_features'][::-1]
+    assert len(list((cache / 'features').glob('*.arrow'))) == 3
 
 
 # --- recomputation ---
