@@ -79,6 +79,7 @@ __all__ = [
     'SWEEP_EXAMPLE',
     'Grid',
     'Results',
+    'Keep',
     'Workers',
     'FOLDERS_HELP',
     'RESULTS_EXAMPLE',
@@ -659,6 +660,7 @@ SWEEP_EXAMPLE = 'Example:  lopa sweep grid.json --out runs/ablate --executor pro
 
 Grid = Annotated[Path, typer.Argument(help=GRID_HELP)]
 Results = Annotated[Path, option('Folder of results, a file for each experiment.')]
+Keep = Annotated[bool, option('Keep every answer, too, as JSON lines.', '--keep-predictions')]
 Workers = Annotated[int | None, option(WORKERS_HELP, min=1)]
 
 
@@ -669,6 +671,7 @@ def sweep(
     out: Results = Path('runs/ablate'),
     executor: Annotated[str, option(EXECUTOR_HELP)] = 'none',
     workers: Workers = None,
+    keep_predictions: Keep = False,
     allow_weak_isolation: Weak = False,
     as_json: Json = False,
 ):
@@ -678,10 +681,10 @@ def sweep(
     _quiet(bars=False)
     for bars in 'HF_HUB_DISABLE_PROGRESS_BARS', 'HF_DATASETS_DISABLE_PROGRESS_BARS':
         os.environ.setdefault(bars, '1')  # for the workers
-    how = dict(progress=not as_json, allow_weak_isolation=allow_weak_isolation)
+    how = dict(keep_predictions=keep_predictions, allow_weak_isolation=allow_weak_isolation)
     asked = _grid(grid)
     with _executor(executor, workers) as who:
-        report = carry_out(asked, out, who, **how)
+        report = carry_out(asked, out, who, progress=not as_json, **how)
     if as_json:
         print(json.dumps(report))
     else:
