@@ -96,7 +96,8 @@ def commonest_answer(task: Task):
     train = task.splits['train']
     if task.verbalizer:
         return int(np.bincount(train.with_format(None)['label'][:]).argmax())
-    return Counter(task.target.format(**row) for row in train).most_common(1)[0][0]
+    target = str(task.target)
+    return Counter(target.format(**row) for row in train).most_common(1)[0][0]
 
 
 # %% ../../nbs/evaluate/45_floor.ipynb #f10a0014

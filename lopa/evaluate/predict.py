@@ -228,8 +228,9 @@ def ask(
     """
     batch = to_device(collate([question_of(row) for row in rows]), model)
     del batch['labels']
+    settings = {**batch, **settings}
     with torch.no_grad():
-        ids = model.generate(**batch, **settings)
+        ids = model.generate(**settings)
     texts = collate.tokenizer.batch_decode(ids, skip_special_tokens=True)
     starts = [k * len(texts) // len(rows) for k in range(len(rows) + 1)]
     return [texts[start:end] for start, end in pairwise(starts)]
