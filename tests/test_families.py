@@ -1,6 +1,7 @@
 "Rules of positions and families, and of what is around the prompt, by small models"
 
 import copy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -24,8 +25,11 @@ from helpers import (
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+import lopa.logits as logits
+import lopa.model as model_module
 from lopa import PromptModel, get_prompt_model
 from lopa.adapter import check_base, read_adapter, same_model, signature, write_adapter
+from lopa.attention import ANSWERS
 from lopa.encoders import (
     OWN,
     POOLINGS,
@@ -35,6 +39,7 @@ from lopa.encoders import (
     encode_dataset,
     encoder_fingerprint,
     make_encoder,
+    without_autocast,
 )
 from lopa.logits import (
     ask,
@@ -211,6 +216,20 @@ def test_asking(models, kind):
     assert free.logits.shape == ((3, 1, 100) if kind == 't5' else (3, 4, 100))
 
 
+def test_asking_says_whether_there_is_a_mask(models, monkeypatch):
+    "The kernels to avoid depend on it"
+    model, ids, said = models('llama'), torch.stack(rows((4,))[0]), []
+
+    def kernels(model, masked):
+        said.append(masked)
+        return nullcontext()
+
+    monkeypatch.setattr(logits, 'safe_kernels', kernels)
+    ask(model, model, input_ids=ids)
+    ask(model, model, input_ids=ids, attention_mask=torch.ones_like(ids))
+    assert said == [False, True]
+
+
 # --- where the prompt goes, seen by the foundation model ---
 
 
@@ -292,6 +311,12 @@ def test_suffix_in_two_passes(method, answers):
     given = padded(ids, 'left') | {'labels': padded(labels, 'left', -100)['input_ids']}
     given |= {'instance_features': h} if method == 'lopa' else {}
     assert model.reads_text_first()
+    calls = []
+    model.base_model.model.register_forward_pre_hook(
+        lambda *_: calls.append(torch.is_grad_enabled())
+    )
+    model(**given)
+    assert calls == [False, True]  # the text keeps nothing for the backward pass
     two, half = model(**given), model(**given, num_items_in_batch=2 * sum(answers)).loss
     model.recomputes = True
     assert not model.reads_text_first()
@@ -327,6 +352,32 @@ def test_kernels_other_than_eager_read_all_at_once():
     base = tiny()
     base.set_attn_implementation('sdpa')
     assert not prompted(base, 'pt', position='suffix').reads_text_first()
+
+
+def test_reading_keeps_no_cache(models):
+    model, (ids, _) = prompted(models('llama'), 'pt'), rows((4,))
+    assert model(ids[0][None]).past_key_values is None
+    assert model(ids[0][None], labels=ids[0][None]).past_key_values is None
+
+
+def test_words_of_a_text_in_front(monkeypatch):
+    "The foundation model's own tokenizer finds them"
+
+    def tokenizer(text, add_special_tokens):
+        return SimpleNamespace(input_ids=[7, 3])
+
+    monkeypatch.setattr(model_module, 'load_tokenizer', {'tiny-llama': tokenizer}.get)
+    base = tiny()
+    model = get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=3, init='text:so it is'))
+    assert torch.equal(model.prompt(1)[0], base.get_input_embeddings().weight[[7, 3, 7]])
+
+
+def test_a_causal_model_is_asked_once_whether_it_looks_ahead():
+    "When the prompt is put in front, before anything is compiled"
+    for kind in 'llama', 'roberta':
+        base = tiny(kind)
+        prompted(base, 'pt')
+        assert (base in ANSWERS) == (kind == 'llama')
 
 
 # --- modes, parts, counting ---
@@ -574,6 +625,14 @@ def test_encoder_in_its_own_format(models):
     assert usual.pool is POOLINGS['mean'] and not usual.tuned
     assert usual.options == {'use_cache': False}  # a text is read once
     assert Encoder(EmbeddingTable(models('llama'))).options == {}
+
+
+def test_pooling_is_not_narrowed():
+    a = torch.randn(3, 3)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert (a @ a).dtype == torch.bfloat16
+        with without_autocast(a.device):
+            assert (a @ a).dtype == torch.float32
 
 
 def test_learned_pooling_learns_behind_a_frozen_model(models):
