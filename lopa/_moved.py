@@ -34,12 +34,14 @@ class Moved(MetaPathFinder, Loader):
     "Finds a module under the path that it had before"
 
     def find_spec(self, fullname, path=None, target=None):
+        "Where the module is, if it had this path before"
         package, _, name = fullname.rpartition('.')
         if package == 'lopa' and name in MOVED:
             return ModuleSpec(fullname, self)
         return None
 
     def exec_module(self, module):
+        "Say where it is, and hand it out"
         old = module.__name__
         new = f'lopa.{MOVED[old.removeprefix("lopa.")]}'
         says = f'{old} has moved to {new}, and this path goes with the next release: import {new}.'
