@@ -627,6 +627,24 @@ def test_encoder_in_its_own_format(models):
     assert Encoder(EmbeddingTable(models('llama'))).options == {}
 
 
+def test_how_an_encoder_runs_its_model():
+    "In the asked format if it is tuned, without a cache, and without a gradient if nobody wants one"
+    encoder, seen = Encoder(tiny().model, 'mean', True, torch.float16), []
+    encoder.model.layers[0].mlp.up_proj.register_forward_hook(
+        lambda module, args, out: seen.append(out.dtype)
+    )
+    encoder.model.register_forward_hook(
+        lambda module, args, out: seen.extend(
+            [out.past_key_values, out.last_hidden_state.requires_grad]
+        )
+    )
+    text = padded(rows((3, 5))[0], 'right')
+    encoder(**text)
+    with torch.no_grad():
+        encoder(**text)
+    assert seen == [torch.float16, None, True, torch.float16, None, False]
+
+
 def test_pooling_is_not_narrowed():
     a = torch.randn(3, 3)
     with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -711,6 +729,10 @@ def test_encoding_a_data_set(models, tmp_path, monkeypatch):
     others = encode_dataset(data, encoder, again, 'others', 4, 2)['instance_features'][:]
     assert others == done['instance_features'][::-1]
     assert len(list((cache / 'features').glob('*.arrow'))) == 3
+    read = Letters()
+    other = Dataset.from_dict({'words': texts[::-1], 'others': texts, 'label': range(5)})
+    turned = encode_dataset(other, encoder, read, 'words', 4, 2)['instance_features'][:]
+    assert read.batches and turned == others  # other rows are not taken for these
 
 
 # --- recomputation ---
