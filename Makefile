@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 HALF = $(shell $(BIN)/python -c 'import os; print(max((os.cpu_count() or 2)//2, 1))')
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format test-gpu notebooks export readme bench lock clean
+.PHONY: help demo test lint format test-gpu mutants notebooks export readme bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,10 @@ format: .venv/.dev ## order imports and format everything; then export
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --select I --fix .
 	$(MAKE) export
+
+mutants: .venv/.dev ## change the method's code in small ways, and count what the tests notice (ARGS=layout for one module)
+	@$(PIP) -c constraints.txt mutmut==3.8.0
+	$(BIN)/python -m tools.mutants $(ARGS)
 
 notebooks: .venv/.dev .venv/.assets ## execute notebooks in place (NB=nbs/x.ipynb for one, ARGS=--slow for slow cells)
 	$(BIN)/python -m tools.execute $(ARGS) $(NB)

@@ -54,12 +54,24 @@ d = {
                 'ablate/executors.html#slurmexecutor.submit',
                 'lopa/ablate/executors.py',
             ),
+            'lopa.ablate.executors.alone': (
+                'ablate/executors.html#alone',
+                'lopa/ablate/executors.py',
+            ),
             'lopa.ablate.executors.begin': (
                 'ablate/executors.html#begin',
                 'lopa/ablate/executors.py',
             ),
             'lopa.ablate.executors.cores': (
                 'ablate/executors.html#cores',
+                'lopa/ablate/executors.py',
+            ),
+            'lopa.ablate.executors.dask_client': (
+                'ablate/executors.html#dask_client',
+                'lopa/ablate/executors.py',
+            ),
+            'lopa.ablate.executors.end_after': (
+                'ablate/executors.html#end_after',
                 'lopa/ablate/executors.py',
             ),
             'lopa.ablate.executors.end_with_parent': (
@@ -76,6 +88,14 @@ d = {
             ),
             'lopa.ablate.executors.share_threads': (
                 'ablate/executors.html#share_threads',
+                'lopa/ablate/executors.py',
+            ),
+            'lopa.ablate.executors.start_ray': (
+                'ablate/executors.html#start_ray',
+                'lopa/ablate/executors.py',
+            ),
+            'lopa.ablate.executors.start_ray_patiently': (
+                'ablate/executors.html#start_ray_patiently',
                 'lopa/ablate/executors.py',
             ),
         },
@@ -108,28 +128,102 @@ d = {
                 'ablate/experiments.html#identity',
                 'lopa/ablate/experiments.py',
             ),
+            'lopa.ablate.experiments.is_of_its_kind': (
+                'ablate/experiments.html#is_of_its_kind',
+                'lopa/ablate/experiments.py',
+            ),
+            'lopa.ablate.experiments.planned': (
+                'ablate/experiments.html#planned',
+                'lopa/ablate/experiments.py',
+            ),
         },
         'lopa.ablate.runs': {
             'lopa.ablate.runs.Busy': ('ablate/runs.html#busy', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.attempt': ('ablate/runs.html#attempt', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.book': ('ablate/runs.html#book', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.carry_out': ('ablate/runs.html#carry_out', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.carry_out_in': (
+                'ablate/runs.html#carry_out_in',
+                'lopa/ablate/runs.py',
+            ),
             'lopa.ablate.runs.cut': ('ablate/runs.html#cut', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.digits': ('ablate/runs.html#digits', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.done': ('ablate/runs.html#done', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.floor_of': ('ablate/runs.html#floor_of', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.locked': ('ablate/runs.html#locked', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.outcomes': ('ablate/runs.html#outcomes', 'lopa/ablate/runs.py'),
-            'lopa.ablate.runs.probe': ('ablate/runs.html#probe', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.put_on_record': (
+                'ablate/runs.html#put_on_record',
+                'lopa/ablate/runs.py',
+            ),
             'lopa.ablate.runs.result_in': ('ablate/runs.html#result_in', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.result_of': ('ablate/runs.html#result_of', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.results_in': ('ablate/runs.html#results_in', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.run': ('ablate/runs.html#run', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.score_one': ('ablate/runs.html#score_one', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.sweep': ('ablate/runs.html#sweep', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.to_do': ('ablate/runs.html#to_do', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.train_one': ('ablate/runs.html#train_one', 'lopa/ablate/runs.py'),
-            'lopa.ablate.runs.zero_shot': ('ablate/runs.html#zero_shot', 'lopa/ablate/runs.py'),
         },
         'lopa.adapter': {
+            'lopa.adapter.Saved': ('adapter.html#saved', 'lopa/adapter.py'),
+            'lopa.adapter.Saved.save_pretrained': (
+                'adapter.html#saved.save_pretrained',
+                'lopa/adapter.py',
+            ),
+            'lopa.adapter.SelfDescribing': ('adapter.html#selfdescribing', 'lopa/adapter.py'),
+            'lopa.adapter.SelfDescribing.about': (
+                'adapter.html#selfdescribing.about',
+                'lopa/adapter.py',
+            ),
+            'lopa.adapter.SelfDescribing.get_extra_state': (
+                'adapter.html#selfdescribing.get_extra_state',
+                'lopa/adapter.py',
+            ),
+            'lopa.adapter.SelfDescribing.set_extra_state': (
+                'adapter.html#selfdescribing.set_extra_state',
+                'lopa/adapter.py',
+            ),
+            'lopa.adapter.StoredAdapter': ('adapter.html#storedadapter', 'lopa/adapter.py'),
+            'lopa.adapter.StoredAdapter.load_pretrained': (
+                'adapter.html#storedadapter.load_pretrained',
+                'lopa/adapter.py',
+            ),
+            'lopa.adapter.StoredAdapter.take_state': (
+                'adapter.html#storedadapter.take_state',
+                'lopa/adapter.py',
+            ),
+            'lopa.adapter.TrainedState': ('adapter.html#trainedstate', 'lopa/adapter.py'),
+            'lopa.adapter.TrainedState.__init__': (
+                'adapter.html#trainedstate.__init__',
+                'lopa/adapter.py',
+            ),
+            'lopa.adapter.TrainedState.kept': ('adapter.html#trainedstate.kept', 'lopa/adapter.py'),
+            'lopa.adapter.TrainedState.trained_state': (
+                'adapter.html#trainedstate.trained_state',
+                'lopa/adapter.py',
+            ),
             'lopa.adapter.check_base': ('adapter.html#check_base', 'lopa/adapter.py'),
+            'lopa.adapter.check_state': ('adapter.html#check_state', 'lopa/adapter.py'),
+            'lopa.adapter.fingerprint': ('adapter.html#fingerprint', 'lopa/adapter.py'),
+            'lopa.adapter.inner_matrices': ('adapter.html#inner_matrices', 'lopa/adapter.py'),
+            'lopa.adapter.leave_out_frozen': ('adapter.html#leave_out_frozen', 'lopa/adapter.py'),
+            'lopa.adapter.miss_nothing_frozen': (
+                'adapter.html#miss_nothing_frozen',
+                'lopa/adapter.py',
+            ),
+            'lopa.adapter.not_ours': ('adapter.html#not_ours', 'lopa/adapter.py'),
+            'lopa.adapter.pack': ('adapter.html#pack', 'lopa/adapter.py'),
+            'lopa.adapter.parse_about': ('adapter.html#parse_about', 'lopa/adapter.py'),
             'lopa.adapter.read_adapter': ('adapter.html#read_adapter', 'lopa/adapter.py'),
             'lopa.adapter.read_config': ('adapter.html#read_config', 'lopa/adapter.py'),
+            'lopa.adapter.read_pair': ('adapter.html#read_pair', 'lopa/adapter.py'),
+            'lopa.adapter.read_tensors': ('adapter.html#read_tensors', 'lopa/adapter.py'),
+            'lopa.adapter.row_lengths': ('adapter.html#row_lengths', 'lopa/adapter.py'),
             'lopa.adapter.same_model': ('adapter.html#same_model', 'lopa/adapter.py'),
+            'lopa.adapter.shapes': ('adapter.html#shapes', 'lopa/adapter.py'),
             'lopa.adapter.signature': ('adapter.html#signature', 'lopa/adapter.py'),
+            'lopa.adapter.unpack': ('adapter.html#unpack', 'lopa/adapter.py'),
             'lopa.adapter.write_adapter': ('adapter.html#write_adapter', 'lopa/adapter.py'),
         },
         'lopa.assets': {
@@ -265,14 +359,27 @@ d = {
             'lopa.cli.train': ('cli.html#train', 'lopa/cli.py'),
         },
         'lopa.demo': {
+            'lopa.demo.Clock': ('demo.html#clock', 'lopa/demo.py'),
+            'lopa.demo.Clock.__init__': ('demo.html#clock.__init__', 'lopa/demo.py'),
+            'lopa.demo.Clock.say': ('demo.html#clock.say', 'lopa/demo.py'),
+            'lopa.demo.Clock.spent': ('demo.html#clock.spent', 'lopa/demo.py'),
             'lopa.demo.ask': ('demo.html#ask', 'lopa/demo.py'),
             'lopa.demo.baseline_rows': ('demo.html#baseline_rows', 'lopa/demo.py'),
+            'lopa.demo.cells_of': ('demo.html#cells_of', 'lopa/demo.py'),
             'lopa.demo.demo_figure': ('demo.html#demo_figure', 'lopa/demo.py'),
+            'lopa.demo.demo_task': ('demo.html#demo_task', 'lopa/demo.py'),
             'lopa.demo.majority_row': ('demo.html#majority_row', 'lopa/demo.py'),
+            'lopa.demo.measured_rows': ('demo.html#measured_rows', 'lopa/demo.py'),
             'lopa.demo.probe_row': ('demo.html#probe_row', 'lopa/demo.py'),
+            'lopa.demo.quoted_row': ('demo.html#quoted_row', 'lopa/demo.py'),
             'lopa.demo.quoted_rows': ('demo.html#quoted_rows', 'lopa/demo.py'),
             'lopa.demo.run_demo': ('demo.html#run_demo', 'lopa/demo.py'),
             'lopa.demo.show_table': ('demo.html#show_table', 'lopa/demo.py'),
+            'lopa.demo.stored_runs': ('demo.html#stored_runs', 'lopa/demo.py'),
+            'lopa.demo.timed_row': ('demo.html#timed_row', 'lopa/demo.py'),
+            'lopa.demo.train_lopa': ('demo.html#train_lopa', 'lopa/demo.py'),
+            'lopa.demo.trained_row': ('demo.html#trained_row', 'lopa/demo.py'),
+            'lopa.demo.write_demo': ('demo.html#write_demo', 'lopa/demo.py'),
             'lopa.demo.zero_shot_row': ('demo.html#zero_shot_row', 'lopa/demo.py'),
         },
         'lopa.encoders': {
@@ -324,6 +431,34 @@ d = {
                 'lopa/encoders.py',
             ),
         },
+        'lopa.evaluate.floor': {
+            'lopa.evaluate.floor.class_lines': (
+                'evaluate/floor.html#class_lines',
+                'lopa/evaluate/floor.py',
+            ),
+            'lopa.evaluate.floor.commonest_answer': (
+                'evaluate/floor.html#commonest_answer',
+                'lopa/evaluate/floor.py',
+            ),
+            'lopa.evaluate.floor.encoder_alone': (
+                'evaluate/floor.html#encoder_alone',
+                'lopa/evaluate/floor.py',
+            ),
+            'lopa.evaluate.floor.majority': (
+                'evaluate/floor.html#majority',
+                'lopa/evaluate/floor.py',
+            ),
+            'lopa.evaluate.floor.measured': (
+                'evaluate/floor.html#measured',
+                'lopa/evaluate/floor.py',
+            ),
+            'lopa.evaluate.floor.probe': ('evaluate/floor.html#probe', 'lopa/evaluate/floor.py'),
+            'lopa.evaluate.floor.scored': ('evaluate/floor.html#scored', 'lopa/evaluate/floor.py'),
+            'lopa.evaluate.floor.zero_shot': (
+                'evaluate/floor.html#zero_shot',
+                'lopa/evaluate/floor.py',
+            ),
+        },
         'lopa.evaluate.judges': {
             'lopa.evaluate.judges.Noted': ('evaluate/judges.html#noted', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.Noted.__init__': (
@@ -356,6 +491,22 @@ d = {
                 'evaluate/judges.html#expression',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.in_turns': (
+                'evaluate/judges.html#in_turns',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_builder_call': (
+                'evaluate/judges.html#is_builder_call',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_note': (
+                'evaluate/judges.html#is_note',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_program': (
+                'evaluate/judges.html#is_program',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.judge_all': (
                 'evaluate/judges.html#judge_all',
                 'lopa/evaluate/judges.py',
@@ -380,10 +531,15 @@ d = {
                 'evaluate/judges.html#noting',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.parse_expression': (
+                'evaluate/judges.html#parse_expression',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.says_equal': (
                 'evaluate/judges.html#says_equal',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.sides': ('evaluate/judges.html#sides', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.solution': (
                 'evaluate/judges.html#solution',
                 'lopa/evaluate/judges.py',
@@ -427,6 +583,14 @@ d = {
                 'evaluate/metrics.html#majority_baseline',
                 'lopa/evaluate/metrics.py',
             ),
+            'lopa.evaluate.metrics.mean_metric': (
+                'evaluate/metrics.html#mean_metric',
+                'lopa/evaluate/metrics.py',
+            ),
+            'lopa.evaluate.metrics.mean_metric_ci': (
+                'evaluate/metrics.html#mean_metric_ci',
+                'lopa/evaluate/metrics.py',
+            ),
             'lopa.evaluate.metrics.pass_at_k': (
                 'evaluate/metrics.html#pass_at_k',
                 'lopa/evaluate/metrics.py',
@@ -441,6 +605,7 @@ d = {
             ),
         },
         'lopa.evaluate.predict': {
+            'lopa.evaluate.predict.ask': ('evaluate/predict.html#ask', 'lopa/evaluate/predict.py'),
             'lopa.evaluate.predict.classify': (
                 'evaluate/predict.html#classify',
                 'lopa/evaluate/predict.py',
@@ -451,6 +616,10 @@ d = {
             ),
             'lopa.evaluate.predict.generate_texts': (
                 'evaluate/predict.html#generate_texts',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.in_batches': (
+                'evaluate/predict.html#in_batches',
                 'lopa/evaluate/predict.py',
             ),
             'lopa.evaluate.predict.predict': (
@@ -469,10 +638,88 @@ d = {
                 'evaluate/predict.html#sampling',
                 'lopa/evaluate/predict.py',
             ),
+            'lopa.evaluate.predict.stopping': (
+                'evaluate/predict.html#stopping',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.to_device': (
+                'evaluate/predict.html#to_device',
+                'lopa/evaluate/predict.py',
+            ),
+        },
+        'lopa.evaluate.predictions': {
+            'lopa.evaluate.predictions.can_be_scored': (
+                'evaluate/predictions.html#can_be_scored',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.has_header': (
+                'evaluate/predictions.html#has_header',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.is_complete': (
+                'evaluate/predictions.html#is_complete',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.judge_again': (
+                'evaluate/predictions.html#judge_again',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.judging': (
+                'evaluate/predictions.html#judging',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.parse_lines': (
+                'evaluate/predictions.html#parse_lines',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.read_predictions': (
+                'evaluate/predictions.html#read_predictions',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.rescore': (
+                'evaluate/predictions.html#rescore',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.same_number_of_texts': (
+                'evaluate/predictions.html#same_number_of_texts',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.score_classes': (
+                'evaluate/predictions.html#score_classes',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.score_lines': (
+                'evaluate/predictions.html#score_lines',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.score_texts': (
+                'evaluate/predictions.html#score_texts',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.verdict_columns': (
+                'evaluate/predictions.html#verdict_columns',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.write_predictions': (
+                'evaluate/predictions.html#write_predictions',
+                'lopa/evaluate/predictions.py',
+            ),
         },
         'lopa.evaluate.scoring': {
+            'lopa.evaluate.scoring.abridge': (
+                'evaluate/scoring.html#abridge',
+                'lopa/evaluate/scoring.py',
+            ),
             'lopa.evaluate.scoring.answer_lines': (
                 'evaluate/scoring.html#answer_lines',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.class_line': (
+                'evaluate/scoring.html#class_line',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.class_lines': (
+                'evaluate/scoring.html#class_lines',
                 'lopa/evaluate/scoring.py',
             ),
             'lopa.evaluate.scoring.error_gallery': (
@@ -483,28 +730,28 @@ d = {
                 'evaluate/scoring.html#evaluate',
                 'lopa/evaluate/scoring.py',
             ),
-            'lopa.evaluate.scoring.judging': (
-                'evaluate/scoring.html#judging',
+            'lopa.evaluate.scoring.first_of': (
+                'evaluate/scoring.html#first_of',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.given_rows': (
+                'evaluate/scoring.html#given_rows',
                 'lopa/evaluate/scoring.py',
             ),
             'lopa.evaluate.scoring.needs_sandbox': (
                 'evaluate/scoring.html#needs_sandbox',
                 'lopa/evaluate/scoring.py',
             ),
-            'lopa.evaluate.scoring.read_predictions': (
-                'evaluate/scoring.html#read_predictions',
+            'lopa.evaluate.scoring.one_split': (
+                'evaluate/scoring.html#one_split',
                 'lopa/evaluate/scoring.py',
             ),
-            'lopa.evaluate.scoring.rescore': (
-                'evaluate/scoring.html#rescore',
+            'lopa.evaluate.scoring.shown': (
+                'evaluate/scoring.html#shown',
                 'lopa/evaluate/scoring.py',
             ),
-            'lopa.evaluate.scoring.score_lines': (
-                'evaluate/scoring.html#score_lines',
-                'lopa/evaluate/scoring.py',
-            ),
-            'lopa.evaluate.scoring.write_predictions': (
-                'evaluate/scoring.html#write_predictions',
+            'lopa.evaluate.scoring.text_line': (
+                'evaluate/scoring.html#text_line',
                 'lopa/evaluate/scoring.py',
             ),
         },
@@ -1120,6 +1367,24 @@ d = {
             'lopa.gating.gate_tanh': ('gating.html#gate_tanh', 'lopa/gating.py'),
             'lopa.gating.register_gate': ('gating.html#register_gate', 'lopa/gating.py'),
         },
+        'lopa.hub': {
+            'lopa.hub.OnHub': ('hub.html#onhub', 'lopa/hub.py'),
+            'lopa.hub.OnHub.model_card': ('hub.html#onhub.model_card', 'lopa/hub.py'),
+            'lopa.hub.OnHub.push_to_hub': ('hub.html#onhub.push_to_hub', 'lopa/hub.py'),
+            'lopa.hub.adapter_folder': ('hub.html#adapter_folder', 'lopa/hub.py'),
+            'lopa.hub.card_rows': ('hub.html#card_rows', 'lopa/hub.py'),
+            'lopa.hub.found_result': ('hub.html#found_result', 'lopa/hub.py'),
+            'lopa.hub.is_hub_id': ('hub.html#is_hub_id', 'lopa/hub.py'),
+            'lopa.hub.loading_code': ('hub.html#loading_code', 'lopa/hub.py'),
+            'lopa.hub.model_card': ('hub.html#model_card', 'lopa/hub.py'),
+            'lopa.hub.percent': ('hub.html#percent', 'lopa/hub.py'),
+            'lopa.hub.same_state': ('hub.html#same_state', 'lopa/hub.py'),
+            'lopa.hub.score_rows': ('hub.html#score_rows', 'lopa/hub.py'),
+            'lopa.hub.short': ('hub.html#short', 'lopa/hub.py'),
+            'lopa.hub.sizes': ('hub.html#sizes', 'lopa/hub.py'),
+            'lopa.hub.table': ('hub.html#table', 'lopa/hub.py'),
+            'lopa.hub.upload': ('hub.html#upload', 'lopa/hub.py'),
+        },
         'lopa.layout': {
             'lopa.layout.inner_order': ('layout.html#inner_order', 'lopa/layout.py'),
             'lopa.layout.insert_prompt': ('layout.html#insert_prompt', 'lopa/layout.py'),
@@ -1139,111 +1404,239 @@ d = {
         },
         'lopa.model': {
             'lopa.model.AdaptedModel': ('model.html#adaptedmodel', 'lopa/model.py'),
-            'lopa.model.AdaptedModel.about': ('model.html#adaptedmodel.about', 'lopa/model.py'),
-            'lopa.model.AdaptedModel.gradient_checkpointing_enable': (
-                'model.html#adaptedmodel.gradient_checkpointing_enable',
-                'lopa/model.py',
-            ),
-            'lopa.model.AdaptedModel.load_pretrained': (
-                'model.html#adaptedmodel.load_pretrained',
-                'lopa/model.py',
-            ),
             'lopa.model.AdaptedModel.print_trainable_parameters': (
                 'model.html#adaptedmodel.print_trainable_parameters',
+                'lopa/model.py',
+            ),
+            'lopa.model.AdaptedModel.prompt_length': (
+                'model.html#adaptedmodel.prompt_length',
                 'lopa/model.py',
             ),
             'lopa.model.AdaptedModel.refuse_masked': (
                 'model.html#adaptedmodel.refuse_masked',
                 'lopa/model.py',
             ),
-            'lopa.model.AdaptedModel.save_pretrained': (
-                'model.html#adaptedmodel.save_pretrained',
+            'lopa.model.Answering': ('model.html#answering', 'lopa/model.py'),
+            'lopa.model.Answering.generate': ('model.html#answering.generate', 'lopa/model.py'),
+            'lopa.model.AnsweringForBase': ('model.html#answeringforbase', 'lopa/model.py'),
+            'lopa.model.AnsweringForBase.can_generate': (
+                'model.html#answeringforbase.can_generate',
                 'lopa/model.py',
             ),
-            'lopa.model.AdaptedModel.take_state': (
-                'model.html#adaptedmodel.take_state',
+            'lopa.model.Asking': ('model.html#asking', 'lopa/model.py'),
+            'lopa.model.Asking.one_pass': ('model.html#asking.one_pass', 'lopa/model.py'),
+            'lopa.model.Asking.passes': ('model.html#asking.passes', 'lopa/model.py'),
+            'lopa.model.Embedding': ('model.html#embedding', 'lopa/model.py'),
+            'lopa.model.Embedding.embed': ('model.html#embedding.embed', 'lopa/model.py'),
+            'lopa.model.Embedding.prompt': ('model.html#embedding.prompt', 'lopa/model.py'),
+            'lopa.model.FrozenAndGenerator': ('model.html#frozenandgenerator', 'lopa/model.py'),
+            'lopa.model.FrozenAndGenerator.__init__': (
+                'model.html#frozenandgenerator.__init__',
                 'lopa/model.py',
             ),
+            'lopa.model.FrozenAndGenerator.train': (
+                'model.html#frozenandgenerator.train',
+                'lopa/model.py',
+            ),
+            'lopa.model.Generating': ('model.html#generating', 'lopa/model.py'),
+            'lopa.model.Generating.generation_input': (
+                'model.html#generating.generation_input',
+                'lopa/model.py',
+            ),
+            'lopa.model.Generating.new_rows': ('model.html#generating.new_rows', 'lopa/model.py'),
+            'lopa.model.Parts': ('model.html#parts', 'lopa/model.py'),
+            'lopa.model.Parts.encoder_tokenizer': (
+                'model.html#parts.encoder_tokenizer',
+                'lopa/model.py',
+            ),
+            'lopa.model.Parts.kept': ('model.html#parts.kept', 'lopa/model.py'),
+            'lopa.model.Parts.part': ('model.html#parts.part', 'lopa/model.py'),
+            'lopa.model.Placing': ('model.html#placing', 'lopa/model.py'),
+            'lopa.model.Placing.moving': ('model.html#placing.moving', 'lopa/model.py'),
+            'lopa.model.Placing.padding_side': ('model.html#placing.padding_side', 'lopa/model.py'),
+            'lopa.model.Placing.place': ('model.html#placing.place', 'lopa/model.py'),
             'lopa.model.PromptModel': ('model.html#promptmodel', 'lopa/model.py'),
-            'lopa.model.PromptModel.forward': ('model.html#promptmodel.forward', 'lopa/model.py'),
             'lopa.model.PromptModel.from_pretrained': (
                 'model.html#promptmodel.from_pretrained',
                 'lopa/model.py',
             ),
-            'lopa.model.PromptModel.generate': ('model.html#promptmodel.generate', 'lopa/model.py'),
             'lopa.model.PromptModel.prompt_embeds': (
                 'model.html#promptmodel.prompt_embeds',
                 'lopa/model.py',
             ),
-            'lopa.model.PromptModel.reads_text_first': (
-                'model.html#promptmodel.reads_text_first',
-                'lopa/model.py',
-            ),
-            'lopa.model.PromptModel.text_first': (
-                'model.html#promptmodel.text_first',
-                'lopa/model.py',
-            ),
+            'lopa.model.Prompted': ('model.html#prompted', 'lopa/model.py'),
+            'lopa.model.Prompted.forward': ('model.html#prompted.forward', 'lopa/model.py'),
             'lopa.model.PromptedInput': ('model.html#promptedinput', 'lopa/model.py'),
-            'lopa.model.PromptedInput.__init__': (
-                'model.html#promptedinput.__init__',
-                'lopa/model.py',
-            ),
-            'lopa.model.PromptedInput.embed': ('model.html#promptedinput.embed', 'lopa/model.py'),
-            'lopa.model.PromptedInput.encoder_tokenizer': (
-                'model.html#promptedinput.encoder_tokenizer',
-                'lopa/model.py',
-            ),
             'lopa.model.PromptedInput.lay_out': (
                 'model.html#promptedinput.lay_out',
                 'lopa/model.py',
             ),
-            'lopa.model.PromptedInput.part': ('model.html#promptedinput.part', 'lopa/model.py'),
-            'lopa.model.PromptedInput.place': ('model.html#promptedinput.place', 'lopa/model.py'),
-            'lopa.model.PromptedInput.prompt': ('model.html#promptedinput.prompt', 'lopa/model.py'),
-            'lopa.model.PromptedInput.train': ('model.html#promptedinput.train', 'lopa/model.py'),
-            'lopa.model.PromptedInput.trained_state': (
-                'model.html#promptedinput.trained_state',
+            'lopa.model.Prompting': ('model.html#prompting', 'lopa/model.py'),
+            'lopa.model.Prompting.features': ('model.html#prompting.features', 'lopa/model.py'),
+            'lopa.model.TextFirst': ('model.html#textfirst', 'lopa/model.py'),
+            'lopa.model.TextFirst.reads_text_first': (
+                'model.html#textfirst.reads_text_first',
                 'lopa/model.py',
             ),
+            'lopa.model.TwoPasses': ('model.html#twopasses', 'lopa/model.py'),
+            'lopa.model.TwoPasses.read': ('model.html#twopasses.read', 'lopa/model.py'),
+            'lopa.model.TwoPasses.text_first': ('model.html#twopasses.text_first', 'lopa/model.py'),
             'lopa.model.build': ('model.html#build', 'lopa/model.py'),
             'lopa.model.check_features': ('model.html#check_features', 'lopa/model.py'),
             'lopa.model.check_length': ('model.html#check_length', 'lopa/model.py'),
             'lopa.model.get_prompt_model': ('model.html#get_prompt_model', 'lopa/model.py'),
+            'lopa.model.in_front': ('model.html#in_front', 'lopa/model.py'),
+            'lopa.model.new_tokens': ('model.html#new_tokens', 'lopa/model.py'),
+            'lopa.model.of_base': ('model.html#of_base', 'lopa/model.py'),
             'lopa.model.parameter_summary': ('model.html#parameter_summary', 'lopa/model.py'),
+            'lopa.model.pipeline_asking': ('model.html#pipeline_asking', 'lopa/model.py'),
+            'lopa.model.position_limit': ('model.html#position_limit', 'lopa/model.py'),
+            'lopa.model.refuse_fill_mask': ('model.html#refuse_fill_mask', 'lopa/model.py'),
+            'lopa.model.too_long': ('model.html#too_long', 'lopa/model.py'),
+        },
+        'lopa.peft': {
+            'lopa.peft.Adapters': ('peft.html#adapters', 'lopa/peft.py'),
+            'lopa.peft.Adapters._pre_injection_hook': (
+                'peft.html#adapters._pre_injection_hook',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.Adapters.inject_adapter': (
+                'peft.html#adapters.inject_adapter',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.ChosenAdapters': ('peft.html#chosenadapters', 'lopa/peft.py'),
+            'lopa.peft.ChosenAdapters._enable_peft_forward_hooks': (
+                'peft.html#chosenadapters._enable_peft_forward_hooks',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.ChosenAdapters.chosen': ('peft.html#chosenadapters.chosen', 'lopa/peft.py'),
+            'lopa.peft.FollowingAdapters': ('peft.html#followingadapters', 'lopa/peft.py'),
+            'lopa.peft.FollowingAdapters._apply': (
+                'peft.html#followingadapters._apply',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.FollowingAdapters.gradient_checkpointing_enable': (
+                'peft.html#followingadapters.gradient_checkpointing_enable',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.FollowingAdapters.train': (
+                'peft.html#followingadapters.train',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.LopaConfig': ('peft.html#lopaconfig', 'lopa/peft.py'),
+            'lopa.peft.LopaConfig.__new__': ('peft.html#lopaconfig.__new__', 'lopa/peft.py'),
+            'lopa.peft.LopaConfig.__post_init__': (
+                'peft.html#lopaconfig.__post_init__',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.LopaModel': ('peft.html#lopamodel', 'lopa/peft.py'),
+            'lopa.peft.LopaModel.forward': ('peft.html#lopamodel.forward', 'lopa/peft.py'),
+            'lopa.peft.LopaModel.generate': ('peft.html#lopamodel.generate', 'lopa/peft.py'),
+            'lopa.peft.RowwisePromptModel': ('peft.html#rowwisepromptmodel', 'lopa/peft.py'),
+            'lopa.peft.RowwisePromptModel.__init__': (
+                'peft.html#rowwisepromptmodel.__init__',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.RowwisePromptModel.lay_out': (
+                'peft.html#rowwisepromptmodel.lay_out',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.RowwisePromptModel.reads_text_first': (
+                'peft.html#rowwisepromptmodel.reads_text_first',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.SwitchedAdapters': ('peft.html#switchedadapters', 'lopa/peft.py'),
+            'lopa.peft.SwitchedAdapters._check_merge_allowed': (
+                'peft.html#switchedadapters._check_merge_allowed',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.SwitchedAdapters.delete_adapter': (
+                'peft.html#switchedadapters.delete_adapter',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.SwitchedAdapters.disable_adapter_layers': (
+                'peft.html#switchedadapters.disable_adapter_layers',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.SwitchedAdapters.enable_adapter_layers': (
+                'peft.html#switchedadapters.enable_adapter_layers',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.SwitchedAdapters.set_adapter': (
+                'peft.html#switchedadapters.set_adapter',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.SwitchedAdapters.set_requires_grad': (
+                'peft.html#switchedadapters.set_requires_grad',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.TunedTensors': ('peft.html#tunedtensors', 'lopa/peft.py'),
+            'lopa.peft.TunedTensors.add': ('peft.html#tunedtensors.add', 'lopa/peft.py'),
+            'lopa.peft.add_peft_type': ('peft.html#add_peft_type', 'lopa/peft.py'),
+            'lopa.peft.behind': ('peft.html#behind', 'lopa/peft.py'),
+            'lopa.peft.check_adapter': ('peft.html#check_adapter', 'lopa/peft.py'),
+            'lopa.peft.join': ('peft.html#join', 'lopa/peft.py'),
+            'lopa.peft.lay_out_groups': ('peft.html#lay_out_groups', 'lopa/peft.py'),
+            'lopa.peft.refuse_empty': ('peft.html#refuse_empty', 'lopa/peft.py'),
+            'lopa.peft.refuse_unread': ('peft.html#refuse_unread', 'lopa/peft.py'),
+            'lopa.peft.split_inputs': ('peft.html#split_inputs', 'lopa/peft.py'),
         },
         'lopa.plan.bench': {
             'lopa.plan.bench.bench_report': ('plan/bench.html#bench_report', 'lopa/plan/bench.py'),
             'lopa.plan.bench.bench_size': ('plan/bench.html#bench_size', 'lopa/plan/bench.py'),
             'lopa.plan.bench.bench_sizes': ('plan/bench.html#bench_sizes', 'lopa/plan/bench.py'),
             'lopa.plan.bench.bench_steps': ('plan/bench.html#bench_steps', 'lopa/plan/bench.py'),
+            'lopa.plan.bench.one_label': ('plan/bench.html#one_label', 'lopa/plan/bench.py'),
             'lopa.plan.bench.planned': ('plan/bench.html#planned', 'lopa/plan/bench.py'),
             'lopa.plan.bench.prepare': ('plan/bench.html#prepare', 'lopa/plan/bench.py'),
             'lopa.plan.bench.race': ('plan/bench.html#race', 'lopa/plan/bench.py'),
             'lopa.plan.bench.ratio': ('plan/bench.html#ratio', 'lopa/plan/bench.py'),
-            'lopa.plan.bench.rounded': ('plan/bench.html#rounded', 'lopa/plan/bench.py'),
+            'lopa.plan.bench.second_step_mb': (
+                'plan/bench.html#second_step_mb',
+                'lopa/plan/bench.py',
+            ),
             'lopa.plan.bench.show_sizes': ('plan/bench.html#show_sizes', 'lopa/plan/bench.py'),
             'lopa.plan.bench.step_mb': ('plan/bench.html#step_mb', 'lopa/plan/bench.py'),
+            'lopa.plan.bench.summary': ('plan/bench.html#summary', 'lopa/plan/bench.py'),
         },
         'lopa.plan.estimate': {
-            'lopa.plan.estimate.Planner': ('plan/estimate.html#planner', 'lopa/plan/estimate.py'),
-            'lopa.plan.estimate.Planner.__init__': (
-                'plan/estimate.html#planner.__init__',
+            'lopa.plan.estimate.Peaks': ('plan/estimate.html#peaks', 'lopa/plan/estimate.py'),
+            'lopa.plan.estimate.Peaks.__init__': (
+                'plan/estimate.html#peaks.__init__',
                 'lopa/plan/estimate.py',
             ),
+            'lopa.plan.estimate.Peaks.memory': (
+                'plan/estimate.html#peaks.memory',
+                'lopa/plan/estimate.py',
+            ),
+            'lopa.plan.estimate.Planner': ('plan/estimate.html#planner', 'lopa/plan/estimate.py'),
             'lopa.plan.estimate.Planner.estimate': (
                 'plan/estimate.html#planner.estimate',
                 'lopa/plan/estimate.py',
             ),
-            'lopa.plan.estimate.Planner.search': (
-                'plan/estimate.html#planner.search',
+            'lopa.plan.estimate._card': ('plan/estimate.html#_card', 'lopa/plan/estimate.py'),
+            'lopa.plan.estimate._what_helps': (
+                'plan/estimate.html#_what_helps',
                 'lopa/plan/estimate.py',
             ),
             'lopa.plan.estimate.alternatives': (
                 'plan/estimate.html#alternatives',
                 'lopa/plan/estimate.py',
             ),
+            'lopa.plan.estimate.check_bits': (
+                'plan/estimate.html#check_bits',
+                'lopa/plan/estimate.py',
+            ),
             'lopa.plan.estimate.described': (
                 'plan/estimate.html#described',
+                'lopa/plan/estimate.py',
+            ),
+            'lopa.plan.estimate.estimate_in_words': (
+                'plan/estimate.html#estimate_in_words',
+                'lopa/plan/estimate.py',
+            ),
+            'lopa.plan.estimate.longest_row': (
+                'plan/estimate.html#longest_row',
                 'lopa/plan/estimate.py',
             ),
             'lopa.plan.estimate.machine': ('plan/estimate.html#machine', 'lopa/plan/estimate.py'),
@@ -1255,13 +1648,22 @@ d = {
                 'plan/estimate.html#number_format',
                 'lopa/plan/estimate.py',
             ),
+            'lopa.plan.estimate.plan_job': ('plan/estimate.html#plan_job', 'lopa/plan/estimate.py'),
             'lopa.plan.estimate.plan_run': ('plan/estimate.html#plan_run', 'lopa/plan/estimate.py'),
+            'lopa.plan.estimate.plan_table': (
+                'plan/estimate.html#plan_table',
+                'lopa/plan/estimate.py',
+            ),
             'lopa.plan.estimate.process_bytes': (
                 'plan/estimate.html#process_bytes',
                 'lopa/plan/estimate.py',
             ),
             'lopa.plan.estimate.row_shape': (
                 'plan/estimate.html#row_shape',
+                'lopa/plan/estimate.py',
+            ),
+            'lopa.plan.estimate.search_plans': (
+                'plan/estimate.html#search_plans',
                 'lopa/plan/estimate.py',
             ),
             'lopa.plan.estimate.show_plan': (
@@ -1280,16 +1682,37 @@ d = {
                 'plan/estimate.html#time_in_words',
                 'lopa/plan/estimate.py',
             ),
+            'lopa.plan.estimate.tokenizer_of': (
+                'plan/estimate.html#tokenizer_of',
+                'lopa/plan/estimate.py',
+            ),
             'lopa.plan.estimate.verdict': ('plan/estimate.html#verdict', 'lopa/plan/estimate.py'),
         },
         'lopa.plan.footprint': {
-            'lopa.plan.footprint.Job': ('plan/footprint.html#job', 'lopa/plan/footprint.py'),
-            'lopa.plan.footprint.Job.batch': (
-                'plan/footprint.html#job.batch',
+            'lopa.plan.footprint.Account': (
+                'plan/footprint.html#account',
                 'lopa/plan/footprint.py',
             ),
-            'lopa.plan.footprint.Job.ledger': (
-                'plan/footprint.html#job.ledger',
+            'lopa.plan.footprint.Account.__init__': (
+                'plan/footprint.html#account.__init__',
+                'lopa/plan/footprint.py',
+            ),
+            'lopa.plan.footprint.Account.note': (
+                'plan/footprint.html#account.note',
+                'lopa/plan/footprint.py',
+            ),
+            'lopa.plan.footprint.Fakes': ('plan/footprint.html#fakes', 'lopa/plan/footprint.py'),
+            'lopa.plan.footprint.Fakes.__call__': (
+                'plan/footprint.html#fakes.__call__',
+                'lopa/plan/footprint.py',
+            ),
+            'lopa.plan.footprint.Fakes.__init__': (
+                'plan/footprint.html#fakes.__init__',
+                'lopa/plan/footprint.py',
+            ),
+            'lopa.plan.footprint.Job': ('plan/footprint.html#job', 'lopa/plan/footprint.py'),
+            'lopa.plan.footprint.Job.half': (
+                'plan/footprint.html#job.half',
                 'lopa/plan/footprint.py',
             ),
             'lopa.plan.footprint.Job.model': (
@@ -1297,16 +1720,8 @@ d = {
                 'lopa/plan/footprint.py',
             ),
             'lopa.plan.footprint.Ledger': ('plan/footprint.html#ledger', 'lopa/plan/footprint.py'),
-            'lopa.plan.footprint.Ledger.__init__': (
-                'plan/footprint.html#ledger.__init__',
-                'lopa/plan/footprint.py',
-            ),
             'lopa.plan.footprint.Ledger.__torch_dispatch__': (
                 'plan/footprint.html#ledger.__torch_dispatch__',
-                'lopa/plan/footprint.py',
-            ),
-            'lopa.plan.footprint.Ledger.forget': (
-                'plan/footprint.html#ledger.forget',
                 'lopa/plan/footprint.py',
             ),
             'lopa.plan.footprint.Ledger.note': (
@@ -1317,16 +1732,53 @@ d = {
                 'plan/footprint.html#ledger.restart',
                 'lopa/plan/footprint.py',
             ),
+            'lopa.plan.footprint.Operations': (
+                'plan/footprint.html#operations',
+                'lopa/plan/footprint.py',
+            ),
+            'lopa.plan.footprint.Operations.__init__': (
+                'plan/footprint.html#operations.__init__',
+                'lopa/plan/footprint.py',
+            ),
+            'lopa.plan.footprint.Operations.answer': (
+                'plan/footprint.html#operations.answer',
+                'lopa/plan/footprint.py',
+            ),
             'lopa.plan.footprint.Step': ('plan/footprint.html#step', 'lopa/plan/footprint.py'),
+            'lopa.plan.footprint._as_bias': (
+                'plan/footprint.html#_as_bias',
+                'lopa/plan/footprint.py',
+            ),
+            'lopa.plan.footprint._weights': (
+                'plan/footprint.html#_weights',
+                'lopa/plan/footprint.py',
+            ),
+            'lopa.plan.footprint._with_encoder': (
+                'plan/footprint.html#_with_encoder',
+                'lopa/plan/footprint.py',
+            ),
             'lopa.plan.footprint.as_on': ('plan/footprint.html#as_on', 'lopa/plan/footprint.py'),
+            'lopa.plan.footprint.asks_for_values': (
+                'plan/footprint.html#asks_for_values',
+                'lopa/plan/footprint.py',
+            ),
+            'lopa.plan.footprint.book_operation': (
+                'plan/footprint.html#book_operation',
+                'lopa/plan/footprint.py',
+            ),
             'lopa.plan.footprint.cache_bytes': (
                 'plan/footprint.html#cache_bytes',
+                'lopa/plan/footprint.py',
+            ),
+            'lopa.plan.footprint.empty_model': (
+                'plan/footprint.html#empty_model',
                 'lopa/plan/footprint.py',
             ),
             'lopa.plan.footprint.evaluation_memory': (
                 'plan/footprint.html#evaluation_memory',
                 'lopa/plan/footprint.py',
             ),
+            'lopa.plan.footprint.forget': ('plan/footprint.html#forget', 'lopa/plan/footprint.py'),
             'lopa.plan.footprint.frozen_matrices': (
                 'plan/footprint.html#frozen_matrices',
                 'lopa/plan/footprint.py',
@@ -1336,6 +1788,10 @@ d = {
                 'lopa/plan/footprint.py',
             ),
             'lopa.plan.footprint.hits': ('plan/footprint.html#hits', 'lopa/plan/footprint.py'),
+            'lopa.plan.footprint.ledger_for': (
+                'plan/footprint.html#ledger_for',
+                'lopa/plan/footprint.py',
+            ),
             'lopa.plan.footprint.narrow_dropout': (
                 'plan/footprint.html#narrow_dropout',
                 'lopa/plan/footprint.py',
@@ -1360,9 +1816,17 @@ d = {
                 'plan/footprint.html#read_config',
                 'lopa/plan/footprint.py',
             ),
+            'lopa.plan.footprint.second_step': (
+                'plan/footprint.html#second_step',
+                'lopa/plan/footprint.py',
+            ),
             'lopa.plan.footprint.sketch': ('plan/footprint.html#sketch', 'lopa/plan/footprint.py'),
             'lopa.plan.footprint.step_memory': (
                 'plan/footprint.html#step_memory',
+                'lopa/plan/footprint.py',
+            ),
+            'lopa.plan.footprint.tensors_in': (
+                'plan/footprint.html#tensors_in',
                 'lopa/plan/footprint.py',
             ),
             'lopa.plan.footprint.to_fake_cpu': (
@@ -1372,6 +1836,10 @@ d = {
             'lopa.plan.footprint.watch': ('plan/footprint.html#watch', 'lopa/plan/footprint.py'),
             'lopa.plan.footprint.watch_step': (
                 'plan/footprint.html#watch_step',
+                'lopa/plan/footprint.py',
+            ),
+            'lopa.plan.footprint.zero_batch': (
+                'plan/footprint.html#zero_batch',
                 'lopa/plan/footprint.py',
             ),
         },
@@ -1397,8 +1865,13 @@ d = {
             'lopa.plan.sizes.Out': ('plan/sizes.html#out', 'lopa/plan/sizes.py'),
             'lopa.plan.sizes.Size': ('plan/sizes.html#size', 'lopa/plan/sizes.py'),
             'lopa.plan.sizes.Size.config': ('plan/sizes.html#size.config', 'lopa/plan/sizes.py'),
+            'lopa.plan.sizes.authors_logits': (
+                'plan/sizes.html#authors_logits',
+                'lopa/plan/sizes.py',
+            ),
             'lopa.plan.sizes.competitors': ('plan/sizes.html#competitors', 'lopa/plan/sizes.py'),
             'lopa.plan.sizes.find_size': ('plan/sizes.html#find_size', 'lopa/plan/sizes.py'),
+            'lopa.plan.sizes.limit_loss': ('plan/sizes.html#limit_loss', 'lopa/plan/sizes.py'),
             'lopa.plan.sizes.llama': ('plan/sizes.html#llama', 'lopa/plan/sizes.py'),
             'lopa.plan.sizes.our_lora': ('plan/sizes.html#our_lora', 'lopa/plan/sizes.py'),
             'lopa.plan.sizes.peft_lora': ('plan/sizes.html#peft_lora', 'lopa/plan/sizes.py'),
@@ -1406,6 +1879,10 @@ d = {
             'lopa.plan.sizes.prompted': ('plan/sizes.html#prompted', 'lopa/plan/sizes.py'),
             'lopa.plan.sizes.random_base': ('plan/sizes.html#random_base', 'lopa/plan/sizes.py'),
             'lopa.plan.sizes.random_batch': ('plan/sizes.html#random_batch', 'lopa/plan/sizes.py'),
+            'lopa.plan.sizes.random_reader': (
+                'plan/sizes.html#random_reader',
+                'lopa/plan/sizes.py',
+            ),
             'lopa.plan.sizes.training_step': (
                 'plan/sizes.html#training_step',
                 'lopa/plan/sizes.py',
@@ -1464,46 +1941,114 @@ d = {
             'lopa.prompts.start_vectors': ('prompts.html#start_vectors', 'lopa/prompts.py'),
         },
         'lopa.recompute': {
+            'lopa.recompute.Checkpointed': ('recompute.html#checkpointed', 'lopa/recompute.py'),
+            'lopa.recompute.Checkpointed.gradient_checkpointing_disable': (
+                'recompute.html#checkpointed.gradient_checkpointing_disable',
+                'lopa/recompute.py',
+            ),
+            'lopa.recompute.Checkpointed.gradient_checkpointing_enable': (
+                'recompute.html#checkpointed.gradient_checkpointing_enable',
+                'lopa/recompute.py',
+            ),
+            'lopa.recompute.Recomputing': ('recompute.html#recomputing', 'lopa/recompute.py'),
+            'lopa.recompute.Recomputing.activation_checkpointing_disable': (
+                'recompute.html#recomputing.activation_checkpointing_disable',
+                'lopa/recompute.py',
+            ),
+            'lopa.recompute.Recomputing.activation_checkpointing_enable': (
+                'recompute.html#recomputing.activation_checkpointing_enable',
+                'lopa/recompute.py',
+            ),
+            'lopa.recompute.check_options': ('recompute.html#check_options', 'lopa/recompute.py'),
+            'lopa.recompute.fit_layers': ('recompute.html#fit_layers', 'lopa/recompute.py'),
             'lopa.recompute.recompute_layers': (
                 'recompute.html#recompute_layers',
                 'lopa/recompute.py',
             ),
+            'lopa.recompute.restore_layers': ('recompute.html#restore_layers', 'lopa/recompute.py'),
             'lopa.recompute.run_again': ('recompute.html#run_again', 'lopa/recompute.py'),
             'lopa.recompute.run_safely': ('recompute.html#run_safely', 'lopa/recompute.py'),
+        },
+        'lopa.records.published': {
+            'lopa.records.published.parameter_rows': (
+                'records/published.html#parameter_rows',
+                'lopa/records/published.py',
+            ),
+            'lopa.records.published.published_rows': (
+                'records/published.html#published_rows',
+                'lopa/records/published.py',
+            ),
+            'lopa.records.published.row_about': (
+                'records/published.html#row_about',
+                'lopa/records/published.py',
+            ),
+            'lopa.records.published.score_rows': (
+                'records/published.html#score_rows',
+                'lopa/records/published.py',
+            ),
         },
         'lopa.records.records': {
             'lopa.records.records.average': (
                 'records/records.html#average',
                 'lopa/records/records.py',
             ),
+            'lopa.records.records.files_in': (
+                'records/records.html#files_in',
+                'lopa/records/records.py',
+            ),
             'lopa.records.records.find': ('records/records.html#find', 'lopa/records/records.py'),
             'lopa.records.records.fits': ('records/records.html#fits', 'lopa/records/records.py'),
+            'lopa.records.records.form_trouble': (
+                'records/records.html#form_trouble',
+                'lopa/records/records.py',
+            ),
+            'lopa.records.records.is_number': (
+                'records/records.html#is_number',
+                'lopa/records/records.py',
+            ),
+            'lopa.records.records.join_rows': (
+                'records/records.html#join_rows',
+                'lopa/records/records.py',
+            ),
             'lopa.records.records.load_results': (
                 'records/records.html#load_results',
                 'lopa/records/records.py',
             ),
-            'lopa.records.records.parameter_rows': (
-                'records/records.html#parameter_rows',
-                'lopa/records/records.py',
-            ),
-            'lopa.records.records.published_rows': (
-                'records/records.html#published_rows',
+            'lopa.records.records.read_file': (
+                'records/records.html#read_file',
                 'lopa/records/records.py',
             ),
             'lopa.records.records.read_folder': (
                 'records/records.html#read_folder',
                 'lopa/records/records.py',
             ),
+            'lopa.records.records.read_published': (
+                'records/records.html#read_published',
+                'lopa/records/records.py',
+            ),
             'lopa.records.records.read_result': (
                 'records/records.html#read_result',
                 'lopa/records/records.py',
             ),
+            'lopa.records.records.reads': ('records/records.html#reads', 'lopa/records/records.py'),
             'lopa.records.records.row_of': (
                 'records/records.html#row_of',
                 'lopa/records/records.py',
             ),
+            'lopa.records.records.score_trouble': (
+                'records/records.html#score_trouble',
+                'lopa/records/records.py',
+            ),
+            'lopa.records.records.tells_nothing': (
+                'records/records.html#tells_nothing',
+                'lopa/records/records.py',
+            ),
             'lopa.records.records.trouble': (
                 'records/records.html#trouble',
+                'lopa/records/records.py',
+            ),
+            'lopa.records.records.what_is_missing': (
+                'records/records.html#what_is_missing',
                 'lopa/records/records.py',
             ),
         },
@@ -1517,11 +2062,41 @@ d = {
                 'records/series.html#concerns',
                 'lopa/records/series.py',
             ),
+            'lopa.records.series.decided_alike': (
+                'records/series.html#decided_alike',
+                'lopa/records/series.py',
+            ),
             'lopa.records.series.difference': (
                 'records/series.html#difference',
                 'lopa/records/series.py',
             ),
+            'lopa.records.series.digits_of': (
+                'records/series.html#digits_of',
+                'lopa/records/series.py',
+            ),
             'lopa.records.series.hold': ('records/series.html#hold', 'lopa/records/series.py'),
+            'lopa.records.series.interval_of': (
+                'records/series.html#interval_of',
+                'lopa/records/series.py',
+            ),
+            'lopa.records.series.keeps': ('records/series.html#keeps', 'lopa/records/series.py'),
+            'lopa.records.series.known': ('records/series.html#known', 'lopa/records/series.py'),
+            'lopa.records.series.label_of': (
+                'records/series.html#label_of',
+                'lopa/records/series.py',
+            ),
+            'lopa.records.series.lines_of': (
+                'records/series.html#lines_of',
+                'lopa/records/series.py',
+            ),
+            'lopa.records.series.most_frequent': (
+                'records/series.html#most_frequent',
+                'lopa/records/series.py',
+            ),
+            'lopa.records.series.place_of': (
+                'records/series.html#place_of',
+                'lopa/records/series.py',
+            ),
             'lopa.records.series.points_of': (
                 'records/series.html#points_of',
                 'lopa/records/series.py',
@@ -1532,98 +2107,97 @@ d = {
                 'records/series.html#summarise',
                 'lopa/records/series.py',
             ),
+            'lopa.records.series.told_apart': (
+                'records/series.html#told_apart',
+                'lopa/records/series.py',
+            ),
+        },
+        'lopa.sandbox.child': {
+            'lopa.sandbox.child.adopt': ('sandbox/child.html#adopt', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.answer': ('sandbox/child.html#answer', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.attempt': ('sandbox/child.html#attempt', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.below': ('sandbox/child.html#below', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.bury': ('sandbox/child.html#bury', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.keep': ('sandbox/child.html#keep', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.message': ('sandbox/child.html#message', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.python': ('sandbox/child.html#python', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.run_cell': ('sandbox/child.html#run_cell', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.runner': ('sandbox/child.html#runner', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.serve': ('sandbox/child.html#serve', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.show_error': (
+                'sandbox/child.html#show_error',
+                'lopa/sandbox/child.py',
+            ),
+            'lopa.sandbox.child.tell': ('sandbox/child.html#tell', 'lopa/sandbox/child.py'),
+        },
+        'lopa.sandbox.host': {
+            'lopa.sandbox.host.Heard': ('sandbox/host.html#heard', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.Outcome': ('sandbox/host.html#outcome', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.clear': ('sandbox/host.html#clear', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.collect': ('sandbox/host.html#collect', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.command_for': (
+                'sandbox/host.html#command_for',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.judge': ('sandbox/host.html#judge', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.kill_all_of': (
+                'sandbox/host.html#kill_all_of',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.limits_for': (
+                'sandbox/host.html#limits_for',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.make_job': ('sandbox/host.html#make_job', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.may_be_said': (
+                'sandbox/host.html#may_be_said',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.open_pipes': (
+                'sandbox/host.html#open_pipes',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.peak_of': ('sandbox/host.html#peak_of', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.read_message': (
+                'sandbox/host.html#read_message',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.rest_of': ('sandbox/host.html#rest_of', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.room_for': ('sandbox/host.html#room_for', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.run_in_folder': (
+                'sandbox/host.html#run_in_folder',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.run_on': ('sandbox/host.html#run_on', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.start': ('sandbox/host.html#start', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.stop': ('sandbox/host.html#stop', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.supervise': ('sandbox/host.html#supervise', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.whom_to_tell': (
+                'sandbox/host.html#whom_to_tell',
+                'lopa/sandbox/host.py',
+            ),
         },
         'lopa.sandbox.ladder': {
-            'lopa.sandbox.ladder.Outcome': (
-                'sandbox/ladder.html#outcome',
-                'lopa/sandbox/ladder.py',
-            ),
-            'lopa.sandbox.ladder.adopt': ('sandbox/ladder.html#adopt', 'lopa/sandbox/ladder.py'),
-            'lopa.sandbox.ladder.answer': ('sandbox/ladder.html#answer', 'lopa/sandbox/ladder.py'),
-            'lopa.sandbox.ladder.become': ('sandbox/ladder.html#become', 'lopa/sandbox/ladder.py'),
-            'lopa.sandbox.ladder.below': ('sandbox/ladder.html#below', 'lopa/sandbox/ladder.py'),
-            'lopa.sandbox.ladder.bubblewrap': (
-                'sandbox/ladder.html#bubblewrap',
-                'lopa/sandbox/ladder.py',
-            ),
-            'lopa.sandbox.ladder.bury': ('sandbox/ladder.html#bury', 'lopa/sandbox/ladder.py'),
-            'lopa.sandbox.ladder.call_filter': (
-                'sandbox/ladder.html#call_filter',
-                'lopa/sandbox/ladder.py',
-            ),
             'lopa.sandbox.ladder.choose_rung': (
                 'sandbox/ladder.html#choose_rung',
                 'lopa/sandbox/ladder.py',
             ),
-            'lopa.sandbox.ladder.clear': ('sandbox/ladder.html#clear', 'lopa/sandbox/ladder.py'),
-            'lopa.sandbox.ladder.collect': (
-                'sandbox/ladder.html#collect',
-                'lopa/sandbox/ladder.py',
-            ),
-            'lopa.sandbox.ladder.enforce': (
-                'sandbox/ladder.html#enforce',
-                'lopa/sandbox/ladder.py',
-            ),
             'lopa.sandbox.ladder.gaps': ('sandbox/ladder.html#gaps', 'lopa/sandbox/ladder.py'),
-            'lopa.sandbox.ladder.keep': ('sandbox/ladder.html#keep', 'lopa/sandbox/ladder.py'),
-            'lopa.sandbox.ladder.landlock': (
-                'sandbox/ladder.html#landlock',
+            'lopa.sandbox.ladder.no_rung': (
+                'sandbox/ladder.html#no_rung',
                 'lopa/sandbox/ladder.py',
             ),
-            'lopa.sandbox.ladder.make_job': (
-                'sandbox/ladder.html#make_job',
-                'lopa/sandbox/ladder.py',
-            ),
-            'lopa.sandbox.ladder.map_users': (
-                'sandbox/ladder.html#map_users',
-                'lopa/sandbox/ladder.py',
-            ),
-            'lopa.sandbox.ladder.message': (
-                'sandbox/ladder.html#message',
-                'lopa/sandbox/ladder.py',
-            ),
-            'lopa.sandbox.ladder.nobody': ('sandbox/ladder.html#nobody', 'lopa/sandbox/ladder.py'),
             'lopa.sandbox.ladder.probe': ('sandbox/ladder.html#probe', 'lopa/sandbox/ladder.py'),
-            'lopa.sandbox.ladder.python': ('sandbox/ladder.html#python', 'lopa/sandbox/ladder.py'),
-            'lopa.sandbox.ladder.read_message': (
-                'sandbox/ladder.html#read_message',
+            'lopa.sandbox.ladder.reason_against': (
+                'sandbox/ladder.html#reason_against',
                 'lopa/sandbox/ladder.py',
             ),
-            'lopa.sandbox.ladder.readable': (
-                'sandbox/ladder.html#readable',
-                'lopa/sandbox/ladder.py',
-            ),
-            'lopa.sandbox.ladder.run_cell': (
-                'sandbox/ladder.html#run_cell',
-                'lopa/sandbox/ladder.py',
-            ),
-            'lopa.sandbox.ladder.run_on': ('sandbox/ladder.html#run_on', 'lopa/sandbox/ladder.py'),
             'lopa.sandbox.ladder.run_program': (
                 'sandbox/ladder.html#run_program',
                 'lopa/sandbox/ladder.py',
             ),
             'lopa.sandbox.ladder.run_programs': (
                 'sandbox/ladder.html#run_programs',
-                'lopa/sandbox/ladder.py',
-            ),
-            'lopa.sandbox.ladder.runner': ('sandbox/ladder.html#runner', 'lopa/sandbox/ladder.py'),
-            'lopa.sandbox.ladder.serve': ('sandbox/ladder.html#serve', 'lopa/sandbox/ladder.py'),
-            'lopa.sandbox.ladder.set_limits': (
-                'sandbox/ladder.html#set_limits',
-                'lopa/sandbox/ladder.py',
-            ),
-            'lopa.sandbox.ladder.show_error': (
-                'sandbox/ladder.html#show_error',
-                'lopa/sandbox/ladder.py',
-            ),
-            'lopa.sandbox.ladder.start': ('sandbox/ladder.html#start', 'lopa/sandbox/ladder.py'),
-            'lopa.sandbox.ladder.stop': ('sandbox/ladder.html#stop', 'lopa/sandbox/ladder.py'),
-            'lopa.sandbox.ladder.supervise': (
-                'sandbox/ladder.html#supervise',
-                'lopa/sandbox/ladder.py',
-            ),
-            'lopa.sandbox.ladder.threads': (
-                'sandbox/ladder.html#threads',
                 'lopa/sandbox/ladder.py',
             ),
             'lopa.sandbox.ladder.why_not': (
@@ -1635,10 +2209,69 @@ d = {
             'lopa.sandbox.values.build': ('sandbox/values.html#build', 'lopa/sandbox/values.py'),
             'lopa.sandbox.values.decode': ('sandbox/values.html#decode', 'lopa/sandbox/values.py'),
             'lopa.sandbox.values.encode': ('sandbox/values.html#encode', 'lopa/sandbox/values.py'),
+            'lopa.sandbox.values.encode_scalar': (
+                'sandbox/values.html#encode_scalar',
+                'lopa/sandbox/values.py',
+            ),
+            'lopa.sandbox.values.hexadecimal': (
+                'sandbox/values.html#hexadecimal',
+                'lopa/sandbox/values.py',
+            ),
+            'lopa.sandbox.values.nesting': (
+                'sandbox/values.html#nesting',
+                'lopa/sandbox/values.py',
+            ),
             'lopa.sandbox.values.same_value': (
                 'sandbox/values.html#same_value',
                 'lopa/sandbox/values.py',
             ),
+        },
+        'lopa.sandbox.walls': {
+            'lopa.sandbox.walls.allow': ('sandbox/walls.html#allow', 'lopa/sandbox/walls.py'),
+            'lopa.sandbox.walls.as_program': (
+                'sandbox/walls.html#as_program',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.ask_kernel': (
+                'sandbox/walls.html#ask_kernel',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.bare_python': (
+                'sandbox/walls.html#bare_python',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.become': ('sandbox/walls.html#become', 'lopa/sandbox/walls.py'),
+            'lopa.sandbox.walls.bubblewrap': (
+                'sandbox/walls.html#bubblewrap',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.call_filter': (
+                'sandbox/walls.html#call_filter',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.enforce': ('sandbox/walls.html#enforce', 'lopa/sandbox/walls.py'),
+            'lopa.sandbox.walls.instruction': (
+                'sandbox/walls.html#instruction',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.landlock': ('sandbox/walls.html#landlock', 'lopa/sandbox/walls.py'),
+            'lopa.sandbox.walls.landlock_rules': (
+                'sandbox/walls.html#landlock_rules',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.map_users': (
+                'sandbox/walls.html#map_users',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.mounts': ('sandbox/walls.html#mounts', 'lopa/sandbox/walls.py'),
+            'lopa.sandbox.walls.nobody': ('sandbox/walls.html#nobody', 'lopa/sandbox/walls.py'),
+            'lopa.sandbox.walls.readable': ('sandbox/walls.html#readable', 'lopa/sandbox/walls.py'),
+            'lopa.sandbox.walls.set_limits': (
+                'sandbox/walls.html#set_limits',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.threads': ('sandbox/walls.html#threads', 'lopa/sandbox/walls.py'),
+            'lopa.sandbox.walls.tmpfs': ('sandbox/walls.html#tmpfs', 'lopa/sandbox/walls.py'),
         },
         'lopa.tasks.batches': {
             'lopa.tasks.batches.Collator': ('tasks/batches.html#collator', 'lopa/tasks/batches.py'),
@@ -1646,8 +2279,8 @@ d = {
                 'tasks/batches.html#collator.__call__',
                 'lopa/tasks/batches.py',
             ),
-            'lopa.tasks.batches.Collator.tokens': (
-                'tasks/batches.html#collator.tokens',
+            'lopa.tasks.batches.answer_ids': (
+                'tasks/batches.html#answer_ids',
                 'lopa/tasks/batches.py',
             ),
             'lopa.tasks.batches.choice_ids': (
@@ -1658,7 +2291,12 @@ d = {
                 'tasks/batches.html#label_row',
                 'lopa/tasks/batches.py',
             ),
+            'lopa.tasks.batches.mask_of': ('tasks/batches.html#mask_of', 'lopa/tasks/batches.py'),
             'lopa.tasks.batches.pad': ('tasks/batches.html#pad', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.padded_tokens': (
+                'tasks/batches.html#padded_tokens',
+                'lopa/tasks/batches.py',
+            ),
             'lopa.tasks.batches.question_ids': (
                 'tasks/batches.html#question_ids',
                 'lopa/tasks/batches.py',
@@ -1667,17 +2305,8 @@ d = {
             'lopa.tasks.batches.tokenize': ('tasks/batches.html#tokenize', 'lopa/tasks/batches.py'),
         },
         'lopa.tasks.builtin': {
-            'lopa.tasks.builtin.Task': ('tasks/builtin.html#task', 'lopa/tasks/builtin.py'),
-            'lopa.tasks.builtin.Task.__post_init__': (
-                'tasks/builtin.html#task.__post_init__',
-                'lopa/tasks/builtin.py',
-            ),
-            'lopa.tasks.builtin.Task.limit': (
-                'tasks/builtin.html#task.limit',
-                'lopa/tasks/builtin.py',
-            ),
-            'lopa.tasks.builtin.Task.question': (
-                'tasks/builtin.html#task.question',
+            'lopa.tasks.builtin.by_parity': (
+                'tasks/builtin.html#by_parity',
                 'lopa/tasks/builtin.py',
             ),
             'lopa.tasks.builtin.case_task': (
@@ -1688,33 +2317,33 @@ d = {
                 'tasks/builtin.html#class_task',
                 'lopa/tasks/builtin.py',
             ),
-            'lopa.tasks.builtin.columns_of': (
-                'tasks/builtin.html#columns_of',
-                'lopa/tasks/builtin.py',
-            ),
             'lopa.tasks.builtin.empty_task': (
                 'tasks/builtin.html#empty_task',
                 'lopa/tasks/builtin.py',
             ),
-            'lopa.tasks.builtin.hold_out': ('tasks/builtin.html#hold_out', 'lopa/tasks/builtin.py'),
+            'lopa.tasks.builtin.in_halves': (
+                'tasks/builtin.html#in_halves',
+                'lopa/tasks/builtin.py',
+            ),
             'lopa.tasks.builtin.load_task': (
                 'tasks/builtin.html#load_task',
                 'lopa/tasks/builtin.py',
             ),
-            'lopa.tasks.builtin.own_label': (
-                'tasks/builtin.html#own_label',
-                'lopa/tasks/builtin.py',
-            ),
-            'lopa.tasks.builtin.own_rows': ('tasks/builtin.html#own_rows', 'lopa/tasks/builtin.py'),
-            'lopa.tasks.builtin.own_task': ('tasks/builtin.html#own_task', 'lopa/tasks/builtin.py'),
             'lopa.tasks.builtin.problem_task': (
                 'tasks/builtin.html#problem_task',
                 'lopa/tasks/builtin.py',
             ),
-            'lopa.tasks.builtin.read_table': (
-                'tasks/builtin.html#read_table',
-                'lopa/tasks/builtin.py',
-            ),
+        },
+        'lopa.tasks.own': {
+            'lopa.tasks.own.check_columns': ('tasks/own.html#check_columns', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.check_text': ('tasks/own.html#check_text', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.checked_label': ('tasks/own.html#checked_label', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.divide': ('tasks/own.html#divide', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.own_label': ('tasks/own.html#own_label', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.own_rows': ('tasks/own.html#own_rows', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.own_task': ('tasks/own.html#own_task', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.read_csv': ('tasks/own.html#read_csv', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.read_table': ('tasks/own.html#read_table', 'lopa/tasks/own.py'),
         },
         'lopa.tasks.sources': {
             'lopa.tasks.sources.Source': ('tasks/sources.html#source', 'lopa/tasks/sources.py'),
@@ -1747,12 +2376,21 @@ d = {
                 'lopa/tasks/sources.py',
             ),
             'lopa.tasks.sources.from_hub': ('tasks/sources.html#from_hub', 'lopa/tasks/sources.py'),
+            'lopa.tasks.sources.from_package': (
+                'tasks/sources.html#from_package',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.glue': ('tasks/sources.html#glue', 'lopa/tasks/sources.py'),
             'lopa.tasks.sources.human_eval_io': (
                 'tasks/sources.html#human_eval_io',
                 'lopa/tasks/sources.py',
             ),
             'lopa.tasks.sources.is_literal': (
                 'tasks/sources.html#is_literal',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.literal_case': (
+                'tasks/sources.html#literal_case',
                 'lopa/tasks/sources.py',
             ),
             'lopa.tasks.sources.literal_cases': (
@@ -1763,6 +2401,23 @@ d = {
                 'tasks/sources.html#load_rows',
                 'lopa/tasks/sources.py',
             ),
+            'lopa.tasks.sources.mbpp_name': (
+                'tasks/sources.html#mbpp_name',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.mbpp_problem': (
+                'tasks/sources.html#mbpp_problem',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.missing_everywhere': (
+                'tasks/sources.html#missing_everywhere',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.missing_in_folder': (
+                'tasks/sources.html#missing_in_folder',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.one_line': ('tasks/sources.html#one_line', 'lopa/tasks/sources.py'),
             'lopa.tasks.sources.packaged_human_eval': (
                 'tasks/sources.html#packaged_human_eval',
                 'lopa/tasks/sources.py',
@@ -1775,58 +2430,106 @@ d = {
                 'tasks/sources.html#read_json_lines',
                 'lopa/tasks/sources.py',
             ),
+            'lopa.tasks.sources.wanted_file': (
+                'tasks/sources.html#wanted_file',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.wanted_value': (
+                'tasks/sources.html#wanted_value',
+                'lopa/tasks/sources.py',
+            ),
             'lopa.tasks.sources.without_docstrings': (
                 'tasks/sources.html#without_docstrings',
                 'lopa/tasks/sources.py',
             ),
         },
+        'lopa.tasks.task': {
+            'lopa.tasks.task.Task': ('tasks/task.html#task', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.Task.fields': ('tasks/task.html#task.fields', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.Task.limit': ('tasks/task.html#task.limit', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.Task.question': (
+                'tasks/task.html#task.question',
+                'lopa/tasks/task.py',
+            ),
+            'lopa.tasks.task.TaskFields': ('tasks/task.html#taskfields', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.TaskFields.__post_init__': (
+                'tasks/task.html#taskfields.__post_init__',
+                'lopa/tasks/task.py',
+            ),
+            'lopa.tasks.task.check_answers': (
+                'tasks/task.html#check_answers',
+                'lopa/tasks/task.py',
+            ),
+            'lopa.tasks.task.columns_of': ('tasks/task.html#columns_of', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.fill_masked': ('tasks/task.html#fill_masked', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.first_rows': ('tasks/task.html#first_rows', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.hold_out': ('tasks/task.html#hold_out', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.masked_form': ('tasks/task.html#masked_form', 'lopa/tasks/task.py'),
+        },
         'lopa.train.guard': {
+            'lopa.train.guard.Decided': ('train/guard.html#decided', 'lopa/train/guard.py'),
+            'lopa.train.guard.Decided.__init__': (
+                'train/guard.html#decided.__init__',
+                'lopa/train/guard.py',
+            ),
+            'lopa.train.guard.Decided.decide': (
+                'train/guard.html#decided.decide',
+                'lopa/train/guard.py',
+            ),
             'lopa.train.guard.LeftOut': ('train/guard.html#leftout', 'lopa/train/guard.py'),
-            'lopa.train.guard.LeftOut.__init__': (
-                'train/guard.html#leftout.__init__',
-                'lopa/train/guard.py',
-            ),
             'lopa.train.guard.LeftOut.end': ('train/guard.html#leftout.end', 'lopa/train/guard.py'),
-            'lopa.train.guard.LeftOut.enter': (
-                'train/guard.html#leftout.enter',
+            'lopa.train.guard.LeftOut.patience': (
+                'train/guard.html#leftout.patience',
                 'lopa/train/guard.py',
             ),
-            'lopa.train.guard.LeftOut.refuse': (
-                'train/guard.html#leftout.refuse',
+            'lopa.train.guard.Looks': ('train/guard.html#looks', 'lopa/train/guard.py'),
+            'lopa.train.guard.Looks.look': ('train/guard.html#looks.look', 'lopa/train/guard.py'),
+            'lopa.train.guard.Looks.on_log': (
+                'train/guard.html#looks.on_log',
                 'lopa/train/guard.py',
             ),
+            'lopa.train.guard.Looks.on_train_end': (
+                'train/guard.html#looks.on_train_end',
+                'lopa/train/guard.py',
+            ),
+            'lopa.train.guard.Passes': ('train/guard.html#passes', 'lopa/train/guard.py'),
+            'lopa.train.guard.Passes.__init__': (
+                'train/guard.html#passes.__init__',
+                'lopa/train/guard.py',
+            ),
+            'lopa.train.guard.Passes.all_seen': (
+                'train/guard.html#passes.all_seen',
+                'lopa/train/guard.py',
+            ),
+            'lopa.train.guard.Passes.saw': ('train/guard.html#passes.saw', 'lopa/train/guard.py'),
             'lopa.train.guard.StepGuard': ('train/guard.html#stepguard', 'lopa/train/guard.py'),
-            'lopa.train.guard.StepGuard.__init__': (
-                'train/guard.html#stepguard.__init__',
+            'lopa.train.guard.StepGuard.__post_init__': (
+                'train/guard.html#stepguard.__post_init__',
                 'lopa/train/guard.py',
             ),
             'lopa.train.guard.StepGuard.look': (
                 'train/guard.html#stepguard.look',
                 'lopa/train/guard.py',
             ),
-            'lopa.train.guard.StepGuard.on_log': (
-                'train/guard.html#stepguard.on_log',
-                'lopa/train/guard.py',
-            ),
             'lopa.train.guard.StepGuard.on_pre_optimizer_step': (
                 'train/guard.html#stepguard.on_pre_optimizer_step',
                 'lopa/train/guard.py',
             ),
-            'lopa.train.guard.StepGuard.on_train_end': (
-                'train/guard.html#stepguard.on_train_end',
-                'lopa/train/guard.py',
-            ),
-            'lopa.train.guard.StepGuard.saw': (
-                'train/guard.html#stepguard.saw',
-                'lopa/train/guard.py',
-            ),
             'lopa.train.guard.advice': ('train/guard.html#advice', 'lopa/train/guard.py'),
             'lopa.train.guard.complaint': ('train/guard.html#complaint', 'lopa/train/guard.py'),
+            'lopa.train.guard.enter_step': ('train/guard.html#enter_step', 'lopa/train/guard.py'),
             'lopa.train.guard.entry': ('train/guard.html#entry', 'lopa/train/guard.py'),
+            'lopa.train.guard.fetch_steps': ('train/guard.html#fetch_steps', 'lopa/train/guard.py'),
             'lopa.train.guard.fused_adamw': ('train/guard.html#fused_adamw', 'lopa/train/guard.py'),
             'lopa.train.guard.leave_out': ('train/guard.html#leave_out', 'lopa/train/guard.py'),
+            'lopa.train.guard.must_be_fused': (
+                'train/guard.html#must_be_fused',
+                'lopa/train/guard.py',
+            ),
             'lopa.train.guard.rising': ('train/guard.html#rising', 'lopa/train/guard.py'),
+            'lopa.train.guard.safer_ways': ('train/guard.html#safer_ways', 'lopa/train/guard.py'),
             'lopa.train.guard.say_fused': ('train/guard.html#say_fused', 'lopa/train/guard.py'),
+            'lopa.train.guard.weights_of': ('train/guard.html#weights_of', 'lopa/train/guard.py'),
         },
         'lopa.train.hardware': {
             'lopa.train.hardware.Execution': (
@@ -1841,6 +2544,10 @@ d = {
                 'train/hardware.html#execution.rows_per_pass',
                 'lopa/train/hardware.py',
             ),
+            'lopa.train.hardware._shared_out': (
+                'train/hardware.html#_shared_out',
+                'lopa/train/hardware.py',
+            ),
             'lopa.train.hardware.environment': (
                 'train/hardware.html#environment',
                 'lopa/train/hardware.py',
@@ -1853,6 +2560,14 @@ d = {
                 'train/hardware.html#is_main',
                 'lopa/train/hardware.py',
             ),
+            'lopa.train.hardware.is_out_of_memory': (
+                'train/hardware.html#is_out_of_memory',
+                'lopa/train/hardware.py',
+            ),
+            'lopa.train.hardware.peak_memory': (
+                'train/hardware.html#peak_memory',
+                'lopa/train/hardware.py',
+            ),
             'lopa.train.hardware.start_of_memory': (
                 'train/hardware.html#start_of_memory',
                 'lopa/train/hardware.py',
@@ -1863,6 +2578,38 @@ d = {
             ),
         },
         'lopa.train.loop': {
+            'lopa.train.loop.GuardedTrainer': (
+                'train/loop.html#guardedtrainer',
+                'lopa/train/loop.py',
+            ),
+            'lopa.train.loop.GuardedTrainer.__init__': (
+                'train/loop.html#guardedtrainer.__init__',
+                'lopa/train/loop.py',
+            ),
+            'lopa.train.loop.GuardedTrainer._save_checkpoint': (
+                'train/loop.html#guardedtrainer._save_checkpoint',
+                'lopa/train/loop.py',
+            ),
+            'lopa.train.loop.GuardedTrainer.keep': (
+                'train/loop.html#guardedtrainer.keep',
+                'lopa/train/loop.py',
+            ),
+            'lopa.train.loop.GuardedTrainer.training_step': (
+                'train/loop.html#guardedtrainer.training_step',
+                'lopa/train/loop.py',
+            ),
+            'lopa.train.loop.LoggingTrainer': (
+                'train/loop.html#loggingtrainer',
+                'lopa/train/loop.py',
+            ),
+            'lopa.train.loop.LoggingTrainer.__init__': (
+                'train/loop.html#loggingtrainer.__init__',
+                'lopa/train/loop.py',
+            ),
+            'lopa.train.loop.LoggingTrainer.log': (
+                'train/loop.html#loggingtrainer.log',
+                'lopa/train/loop.py',
+            ),
             'lopa.train.loop.ProgressBar': ('train/loop.html#progressbar', 'lopa/train/loop.py'),
             'lopa.train.loop.ProgressBar.on_log': (
                 'train/loop.html#progressbar.on_log',
@@ -1872,42 +2619,42 @@ d = {
                 'train/loop.html#prompttrainer',
                 'lopa/train/loop.py',
             ),
-            'lopa.train.loop.PromptTrainer.__init__': (
-                'train/loop.html#prompttrainer.__init__',
-                'lopa/train/loop.py',
-            ),
-            'lopa.train.loop.PromptTrainer._save_checkpoint': (
-                'train/loop.html#prompttrainer._save_checkpoint',
-                'lopa/train/loop.py',
-            ),
             'lopa.train.loop.PromptTrainer.evaluate': (
                 'train/loop.html#prompttrainer.evaluate',
                 'lopa/train/loop.py',
             ),
-            'lopa.train.loop.PromptTrainer.keep': (
-                'train/loop.html#prompttrainer.keep',
+            'lopa.train.loop.Run': ('train/loop.html#run', 'lopa/train/loop.py'),
+            'lopa.train.loop._from_execution': (
+                'train/loop.html#_from_execution',
                 'lopa/train/loop.py',
             ),
-            'lopa.train.loop.PromptTrainer.log': (
-                'train/loop.html#prompttrainer.log',
+            'lopa.train.loop._from_model': ('train/loop.html#_from_model', 'lopa/train/loop.py'),
+            'lopa.train.loop._from_recipe': ('train/loop.html#_from_recipe', 'lopa/train/loop.py'),
+            'lopa.train.loop._one_goes_first': (
+                'train/loop.html#_one_goes_first',
                 'lopa/train/loop.py',
             ),
-            'lopa.train.loop.PromptTrainer.newest': (
-                'train/loop.html#prompttrainer.newest',
-                'lopa/train/loop.py',
-            ),
-            'lopa.train.loop.PromptTrainer.training_step': (
-                'train/loop.html#prompttrainer.training_step',
-                'lopa/train/loop.py',
-            ),
+            'lopa.train.loop.best_look': ('train/loop.html#best_look', 'lopa/train/loop.py'),
+            'lopa.train.loop.carry_out': ('train/loop.html#carry_out', 'lopa/train/loop.py'),
             'lopa.train.loop.check_run': ('train/loop.html#check_run', 'lopa/train/loop.py'),
             'lopa.train.loop.circumstances': (
                 'train/loop.html#circumstances',
                 'lopa/train/loop.py',
             ),
+            'lopa.train.loop.curve_of': ('train/loop.html#curve_of', 'lopa/train/loop.py'),
             'lopa.train.loop.gate_spread': ('train/loop.html#gate_spread', 'lopa/train/loop.py'),
+            'lopa.train.loop.look_metrics': ('train/loop.html#look_metrics', 'lopa/train/loop.py'),
             'lopa.train.loop.make_trainer': ('train/loop.html#make_trainer', 'lopa/train/loop.py'),
+            'lopa.train.loop.newest_checkpoint': (
+                'train/loop.html#newest_checkpoint',
+                'lopa/train/loop.py',
+            ),
+            'lopa.train.loop.put_away': ('train/loop.html#put_away', 'lopa/train/loop.py'),
             'lopa.train.loop.record': ('train/loop.html#record', 'lopa/train/loop.py'),
+            'lopa.train.loop.return_or_run': (
+                'train/loop.html#return_or_run',
+                'lopa/train/loop.py',
+            ),
             'lopa.train.loop.run_plan': ('train/loop.html#run_plan', 'lopa/train/loop.py'),
             'lopa.train.loop.test_scores': ('train/loop.html#test_scores', 'lopa/train/loop.py'),
             'lopa.train.loop.train': ('train/loop.html#train', 'lopa/train/loop.py'),
@@ -1917,6 +2664,10 @@ d = {
             ),
             'lopa.train.loop.training_data': (
                 'train/loop.html#training_data',
+                'lopa/train/loop.py',
+            ),
+            'lopa.train.loop.validation_score': (
+                'train/loop.html#validation_score',
                 'lopa/train/loop.py',
             ),
         },
@@ -1930,6 +2681,22 @@ d = {
                 'train/recipes.html#recipe.counted',
                 'lopa/train/recipes.py',
             ),
+            'lopa.train.recipes._code': ('train/recipes.html#_code', 'lopa/train/recipes.py'),
+            'lopa.train.recipes._codebert': (
+                'train/recipes.html#_codebert',
+                'lopa/train/recipes.py',
+            ),
+            'lopa.train.recipes._glue': ('train/recipes.html#_glue', 'lopa/train/recipes.py'),
+            'lopa.train.recipes._in_steps': (
+                'train/recipes.html#_in_steps',
+                'lopa/train/recipes.py',
+            ),
+            'lopa.train.recipes._known': ('train/recipes.html#_known', 'lopa/train/recipes.py'),
+            'lopa.train.recipes._paper': ('train/recipes.html#_paper', 'lopa/train/recipes.py'),
+            'lopa.train.recipes._reads': ('train/recipes.html#_reads', 'lopa/train/recipes.py'),
+            'lopa.train.recipes._settle': ('train/recipes.html#_settle', 'lopa/train/recipes.py'),
+            'lopa.train.recipes._tuned': ('train/recipes.html#_tuned', 'lopa/train/recipes.py'),
+            'lopa.train.recipes._twin': ('train/recipes.html#_twin', 'lopa/train/recipes.py'),
             'lopa.train.recipes.parameter_groups': (
                 'train/recipes.html#parameter_groups',
                 'lopa/train/recipes.py',
@@ -1937,48 +2704,46 @@ d = {
             'lopa.train.recipes.recipe': ('train/recipes.html#recipe', 'lopa/train/recipes.py'),
         },
         'lopa.train.resume': {
+            'lopa.train.resume.Found': ('train/resume.html#found', 'lopa/train/resume.py'),
+            'lopa.train.resume.Next': ('train/resume.html#next', 'lopa/train/resume.py'),
+            'lopa.train.resume.OrderedTrainer': (
+                'train/resume.html#orderedtrainer',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.OrderedTrainer.__init__': (
+                'train/resume.html#orderedtrainer.__init__',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.OrderedTrainer._get_train_sampler': (
+                'train/resume.html#orderedtrainer._get_train_sampler',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.RememberingTrainer': (
+                'train/resume.html#rememberingtrainer',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.RememberingTrainer.__init__': (
+                'train/resume.html#rememberingtrainer.__init__',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.RememberingTrainer.best_step': (
+                'train/resume.html#rememberingtrainer.best_step',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.RememberingTrainer.kept_file': (
+                'train/resume.html#rememberingtrainer.kept_file',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.RememberingTrainer.seconds': (
+                'train/resume.html#rememberingtrainer.seconds',
+                'lopa/train/resume.py',
+            ),
             'lopa.train.resume.ResumableTrainer': (
                 'train/resume.html#resumabletrainer',
                 'lopa/train/resume.py',
             ),
-            'lopa.train.resume.ResumableTrainer.__init__': (
-                'train/resume.html#resumabletrainer.__init__',
-                'lopa/train/resume.py',
-            ),
-            'lopa.train.resume.ResumableTrainer._get_output_dir': (
-                'train/resume.html#resumabletrainer._get_output_dir',
-                'lopa/train/resume.py',
-            ),
-            'lopa.train.resume.ResumableTrainer._get_train_sampler': (
-                'train/resume.html#resumabletrainer._get_train_sampler',
-                'lopa/train/resume.py',
-            ),
             'lopa.train.resume.ResumableTrainer._load_from_checkpoint': (
                 'train/resume.html#resumabletrainer._load_from_checkpoint',
-                'lopa/train/resume.py',
-            ),
-            'lopa.train.resume.ResumableTrainer._save': (
-                'train/resume.html#resumabletrainer._save',
-                'lopa/train/resume.py',
-            ),
-            'lopa.train.resume.ResumableTrainer._save_checkpoint': (
-                'train/resume.html#resumabletrainer._save_checkpoint',
-                'lopa/train/resume.py',
-            ),
-            'lopa.train.resume.ResumableTrainer.best_step': (
-                'train/resume.html#resumabletrainer.best_step',
-                'lopa/train/resume.py',
-            ),
-            'lopa.train.resume.ResumableTrainer.give_up': (
-                'train/resume.html#resumabletrainer.give_up',
-                'lopa/train/resume.py',
-            ),
-            'lopa.train.resume.ResumableTrainer.seconds': (
-                'train/resume.html#resumabletrainer.seconds',
-                'lopa/train/resume.py',
-            ),
-            'lopa.train.resume.ResumableTrainer.tidy': (
-                'train/resume.html#resumabletrainer.tidy',
                 'lopa/train/resume.py',
             ),
             'lopa.train.resume.ResumableTrainer.to_the_end': (
@@ -2014,16 +2779,58 @@ d = {
                 'train/resume.html#stepsampler.set_epoch',
                 'lopa/train/resume.py',
             ),
+            'lopa.train.resume.WholeCheckpoints': (
+                'train/resume.html#wholecheckpoints',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.WholeCheckpoints._get_output_dir': (
+                'train/resume.html#wholecheckpoints._get_output_dir',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.WholeCheckpoints._save': (
+                'train/resume.html#wholecheckpoints._save',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.WholeCheckpoints._save_checkpoint': (
+                'train/resume.html#wholecheckpoints._save_checkpoint',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume._order': ('train/resume.html#_order', 'lopa/train/resume.py'),
+            'lopa.train.resume._read_json': (
+                'train/resume.html#_read_json',
+                'lopa/train/resume.py',
+            ),
             'lopa.train.resume.begin_run': ('train/resume.html#begin_run', 'lopa/train/resume.py'),
             'lopa.train.resume.differences': (
                 'train/resume.html#differences',
                 'lopa/train/resume.py',
             ),
+            'lopa.train.resume.find_run': ('train/resume.html#find_run', 'lopa/train/resume.py'),
+            'lopa.train.resume.is_same_run': (
+                'train/resume.html#is_same_run',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.keep_only': ('train/resume.html#keep_only', 'lopa/train/resume.py'),
             'lopa.train.resume.last_checkpoint': (
                 'train/resume.html#last_checkpoint',
                 'lopa/train/resume.py',
             ),
+            'lopa.train.resume.not_written': (
+                'train/resume.html#not_written',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.put_in_place': (
+                'train/resume.html#put_in_place',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.saving': ('train/resume.html#saving', 'lopa/train/resume.py'),
             'lopa.train.resume.step_of': ('train/resume.html#step_of', 'lopa/train/resume.py'),
+            'lopa.train.resume.what_next': ('train/resume.html#what_next', 'lopa/train/resume.py'),
+            'lopa.train.resume.why_other': ('train/resume.html#why_other', 'lopa/train/resume.py'),
+            'lopa.train.resume.why_work_is_lost': (
+                'train/resume.html#why_work_is_lost',
+                'lopa/train/resume.py',
+            ),
         },
     },
 }

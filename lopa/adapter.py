@@ -6,26 +6,83 @@
 __all__ = [
     'CONFIG_FILE',
     'WEIGHTS_FILE',
+    'MARKS',
+    'TRAINER_FILE',
+    'SAID',
+    'OTHER_TENSORS',
+    'row_lengths',
+    'inner_matrices',
     'signature',
     'same_model',
+    'fingerprint',
     'write_adapter',
-    'read_adapter',
+    'not_ours',
+    'parse_about',
+    'read_tensors',
+    'read_pair',
     'read_config',
     'check_base',
+    'leave_out_frozen',
+    'miss_nothing_frozen',
+    'TrainedState',
+    'pack',
+    'unpack',
+    'read_adapter',
+    'check_state',
+    'SelfDescribing',
+    'Saved',
+    'shapes',
+    'StoredAdapter',
 ]
 
 # %% ../nbs/10_adapter.ipynb #66c2c071
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from .files import write_files
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 # %% ../nbs/10_adapter.ipynb #d62ad8d1
-def signature(base_model) -> dict:
+def row_lengths(rows: Tensor) -> list:
+    """Measure some rows of weights
+
+    Args:
+        rows: Rows of a matrix of weights: `(n, width)`
+
+    Returns:
+        list: Their Euclidean lengths to four digits, `n` numbers; none if the weights are not there
+    """
+    if rows.is_meta:  # a model that is only planned has no weights
+        return []
+    return [round(x, 4) for x in rows.float().norm(dim=1).tolist()]
+
+
+def inner_matrices(base_model: 'PreTrainedModel') -> list:
+    """The first, the middle and the last matrix beside the embeddings
+
+    Args:
+        base_model: A transformers model
+
+    Returns:
+        list: Three matrices or none, if they are quantised
+    """
+    table: Any = base_model.get_input_embeddings().weight
+    matrices = [p for p in base_model.parameters() if p.ndim == 2 and p.is_floating_point()]
+    inner = [p for p in matrices if p is not table]
+    return [inner[k] for k in (0, len(inner) // 2, -1)] if inner else []
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-signature
+def signature(base_model: 'PreTrainedModel') -> dict:
     """Tell a foundation model by its weights rather than by its name
 
     Args:
@@ -34,26 +91,20 @@ def signature(base_model) -> dict:
     Returns:
         dict: Kind, width, layers, and lengths of rows of the embeddings and of inner matrices
     """
-    table = base_model.get_input_embeddings().weight
-    inner = [
-        p
-        for p in base_model.parameters()
-        if p.ndim == 2 and p.is_floating_point() and p is not table
-    ]
-    lengths = lambda rows: (
-        [] if rows.is_meta else [round(x, 4) for x in rows.float().norm(dim=1).tolist()]
-    )  # a model that is only planned has no weights
+    config: Any = base_model.config
+    table: Any = base_model.get_input_embeddings().weight
+    spread = torch.linspace(0, 1000, 8).long() % len(table)
+    inner = [matrix[:2] for matrix in inner_matrices(base_model)]
     return {
-        'model_type': base_model.config.model_type,
+        'model_type': config.model_type,
         'width': table.shape[1],
-        'layers': base_model.config.num_hidden_layers,
-        'norms': lengths(table[torch.linspace(0, 1000, 8).long().to(table.device) % len(table)]),
-        'inner_norms': [x for k in (0, len(inner) // 2, -1) for x in lengths(inner[k][:2])]
-        if inner
-        else [],
+        'layers': config.num_hidden_layers,
+        'norms': row_lengths(table[spread.to(table.device)]),
+        'inner_norms': [length for rows in inner for length in row_lengths(rows)],
     }
 
 
+# %% ../nbs/10_adapter.ipynb #adapter-same
 def same_model(a: dict, b: dict) -> bool:
     """Compare two signatures, allowing for rounding
 
@@ -64,39 +115,112 @@ def same_model(a: dict, b: dict) -> bool:
     Returns:
         bool: Do they belong to the same weights?
     """
-    close = lambda key: all(abs(x - y) <= 0.02 * max(x, y) for x, y in zip(a[key], b[key]))
-    return (
-        all(a[k] == b[k] for k in ('model_type', 'width', 'layers'))
-        and close('norms')
-        and close('inner_norms')
-    )
+    if any(a[key] != b[key] for key in ('model_type', 'width', 'layers')):
+        return False
+    for key in 'norms', 'inner_norms':
+        pairs = zip(a[key], b[key], strict=False)  # a quantised model has no inner ones
+        if any(abs(x - y) > 0.02 * max(x, y) for x, y in pairs):
+            return False
+    return True
 
 
 # %% ../nbs/10_adapter.ipynb #2aae2066
-CONFIG_FILE, WEIGHTS_FILE = 'adapter_config.json', 'adapter_model.safetensors'
+CONFIG_FILE = 'adapter_config.json'
+WEIGHTS_FILE = 'adapter_model.safetensors'
+MARKS = 'model_type', 'width', 'layers', 'norms', 'inner_norms'  # what a signature consists of
 
 
-def write_adapter(folder, about: dict, state: dict, **more):
+# %% ../nbs/10_adapter.ipynb #adapter-write
+def fingerprint(text: bytes) -> str:
+    """The mark that ties the numbers to their configuration
+
+    Args:
+        text: What `adapter_config.json` holds
+
+    Returns:
+        str: 64 hexadecimal digits
+    """
+    return hashlib.sha256(text).hexdigest()
+
+
+def write_adapter(folder: str | Path, about: dict, state: dict, **more: bytes):
     """Write an adapter, whole or not at all
 
     Args:
         folder: Where the two files go; it is made if missing
         about: What `adapter_config.json` will say
         state: Name → tensor of all that was trained
-        **more: Name → bytes of other files that belong to it
+        **more: Name → contents of other files that belong to it
     """
     import safetensors.torch
 
-    text = json.dumps(about, indent=2)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    weights = safetensors.torch.save(
-        tensors, metadata={'config': hashlib.sha256(text.encode()).hexdigest()}
-    )
-    write_files(folder, {WEIGHTS_FILE: weights, CONFIG_FILE: text.encode(), **more})
+    text = json.dumps(about, indent=2).encode()
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    weights = safetensors.torch.save(tensors, metadata={'config': fingerprint(text)})
+    write_files(folder, {WEIGHTS_FILE: weights, CONFIG_FILE: text, **more})
 
 
 # %% ../nbs/10_adapter.ipynb #1e32b0d0
-def read_adapter(folder) -> tuple:
+def not_ours(path: Path, error: Exception) -> ValueError:
+    """Say that a file is no configuration of an adapter
+
+    Args:
+        path: The file
+        error: What reading it came to
+
+    Returns:
+        ValueError: To be raised
+    """
+    reason = f'{type(error).__name__}: {error}'
+    return ValueError(
+        f'{path} is not the configuration of a lopa adapter ({reason}): save it again.'
+    )
+
+
+def parse_about(text: bytes, path: Path) -> dict:
+    """Read what an adapter says about itself; refuse other JSON with a `ValueError`
+
+    Args:
+        text: JSON
+        path: Where it came from, for the message
+
+    Returns:
+        dict: What `adapter_config.json` says
+    """
+    try:
+        about = json.loads(text)
+        _ = about['config']['method'], about['base_model_name_or_path']
+        _ = [about['base_model'][mark] for mark in MARKS]
+    except (ValueError, KeyError, TypeError) as e:
+        raise not_ours(path, e) from None
+    return about
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-numbers
+def read_tensors(path: Path) -> tuple:
+    """Read a file of numbers; refuse what is damaged or of another kind with a `ValueError`
+
+    Args:
+        path: A safetensors file
+
+    Returns:
+        tuple: (name → tensor, what else the file says: name → text)
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, 'pt') as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}
+            return state, file.metadata() or {}
+    except Exception as e:
+        raise ValueError(
+            f'{path} is corrupt, cut off or not a safetensors file ({e}): '
+            'save or download it again.'
+        ) from None
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-read
+def read_pair(folder: Path) -> tuple:
     """Read the two files of an adapter and check that they are whole and belong together
 
     Args:
@@ -105,45 +229,25 @@ def read_adapter(folder) -> tuple:
     Returns:
         tuple: (what `adapter_config.json` says, name → tensor)
     """
-    import safetensors
-
-    folder = Path(folder)
     for name in CONFIG_FILE, WEIGHTS_FILE:
         if not (folder / name).is_file():
             raise FileNotFoundError(
-                f'{folder}: expected an adapter with {CONFIG_FILE} and {WEIGHTS_FILE}, found no {name}.'
+                f'{folder}: expected an adapter with {CONFIG_FILE} and {WEIGHTS_FILE}, '
+                f'found no {name}.'
             )
     text = (folder / CONFIG_FILE).read_bytes()
-    try:
-        about = json.loads(text)
-        (
-            about['config']['method'],
-            about['base_model_name_or_path'],
-            [
-                about['base_model'][k]
-                for k in ('model_type', 'width', 'layers', 'norms', 'inner_norms')
-            ],
-        )
-    except (ValueError, KeyError, TypeError) as e:
+    about = parse_about(text, folder / CONFIG_FILE)
+    state, said = read_tensors(folder / WEIGHTS_FILE)
+    if said.get('config') != fingerprint(text):
         raise ValueError(
-            f'{folder / CONFIG_FILE} is not the configuration of a lopa adapter ({type(e).__name__}: {e}): save it again.'
-        ) from None
-    try:
-        with safetensors.safe_open(folder / WEIGHTS_FILE, 'pt') as f:
-            state, mark = {k: f.get_tensor(k) for k in f.keys()}, (f.metadata() or {}).get('config')
-    except Exception as e:
-        raise ValueError(
-            f'{folder / WEIGHTS_FILE} is corrupt, cut off or not a safetensors file ({e}): save or download it again.'
-        ) from None
-    if mark != hashlib.sha256(text).hexdigest():
-        raise ValueError(
-            f'{folder}: {CONFIG_FILE} and {WEIGHTS_FILE} do not belong together, or the configuration was edited: save the adapter again.'
+            f'{folder}: {CONFIG_FILE} and {WEIGHTS_FILE} do not belong together, '
+            'or the configuration was edited: save the adapter again.'
         )
     return about, state
 
 
 # %% ../nbs/10_adapter.ipynb #474c9bf4
-def read_config(about: dict, kind, folder):
+def read_config(about: dict, kind: type, folder: str | Path) -> Any:
     """Make the configuration that an adapter holds
 
     Args:
@@ -152,19 +256,17 @@ def read_config(about: dict, kind, folder):
         folder: Where the adapter came from, for the message
 
     Returns:
-        The configuration
+        Any: The configuration, of class `kind`
     """
     try:
         return kind(**about['config'])
     except (ValueError, TypeError) as e:
-        raise ValueError(
-            f'{Path(folder) / CONFIG_FILE} is not the configuration of a lopa adapter ({type(e).__name__}: {e}): save it again.'
-        ) from None
+        raise not_ours(Path(folder) / CONFIG_FILE, e) from None
 
 
 # %% ../nbs/10_adapter.ipynb #2f17dc12
-def check_base(about: dict, mine: dict, folder, name: str):
-    """Refuse an adapter that was made for another foundation model
+def check_base(about: dict, mine: dict, folder: str | Path, name: str):
+    """Refuse an adapter that was made for another foundation model, with a `ValueError`
 
     Args:
         about: From `read_adapter`
@@ -173,8 +275,196 @@ def check_base(about: dict, mine: dict, folder, name: str):
         name: Name of the foundation model at hand, for the message
     """
     theirs = about['base_model']
-    if not same_model(mine, theirs):
+    if same_model(mine, theirs):
+        return
+    described = [f'({s["model_type"]}, width {s["width"]})' for s in (theirs, mine)]
+    raise ValueError(
+        f'{folder}: the adapter was made for {about["base_model_name_or_path"]!r} '
+        f'{described[0]}, received {name!r} {described[1]}, whose weights differ: '
+        'load the foundation model it was made for.'
+    )
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-state
+TRAINER_FILE = 'model.safetensors'  # where transformers' Trainer puts a module's state
+SAID = '_extra_state'  # torch's name for the entry that is no parameter
+
+
+def leave_out_frozen(module: 'TrainedState', state: dict, prefix: str, metadata: dict):
+    """Keep what was trained, when a state is taken
+
+    Args:
+        module: Whose state it is
+        state: Name → tensor; changed in place
+        prefix: What stands before the module's own names
+        metadata: Not used
+    """
+    kept = {prefix + name for name in (*module.kept(), SAID)}
+    for name in [n for n in state if n.startswith(prefix) and n not in kept]:
+        del state[name]
+
+
+def miss_nothing_frozen(module: 'TrainedState', keys: Any):
+    """Miss only what was trained, when a state is loaded
+
+    Args:
+        module: Into which a state was loaded
+        keys: Torch's lists `missing_keys` and `unexpected_keys`; the first changes in place
+    """
+    trained = tuple(module.kept())
+    keys.missing_keys[:] = [name for name in keys.missing_keys if name.endswith(trained)]
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-trained
+class TrainedState(nn.Module):
+    "A module whose state is what was trained in it"
+
+    _keys_to_ignore_on_save = None  # the Trainer asks for it where it warns of missing names
+
+    def __init__(self):
+        super().__init__()
+        self.register_state_dict_post_hook(leave_out_frozen)
+        self.register_load_state_dict_post_hook(miss_nothing_frozen)
+
+    def kept(self) -> set:
+        "Names of what an adapter has to hold: here, of all that trains"
+        return {name for name, p in self.named_parameters() if p.requires_grad}
+
+    def trained_state(self) -> dict:
+        "Name → tensor of all that an adapter has to hold"
+        return {name: value for name, value in self.state_dict().items() if name != SAID}
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-checkpoint
+def pack(about: dict) -> Tensor:
+    """Put words among numbers
+
+    Args:
+        about: What an adapter says about itself
+
+    Returns:
+        Tensor: Its JSON as bytes: `(n,)`, unsigned 8 bits
+    """
+    return torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
+
+
+def unpack(said: Tensor, path: Path) -> dict:
+    """Take the words out again
+
+    Args:
+        said: From `pack`
+        path: Where it came from, for the message
+
+    Returns:
+        dict: What an adapter says about itself
+    """
+    return parse_about(bytes(said.tolist()), path)
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-read2
+def read_adapter(folder: str | Path) -> tuple:
+    """Read an adapter; raises `FileNotFoundError` if there is none, `ValueError` if it is damaged
+
+    Args:
+        folder: A folder with the two files, or a checkpoint of transformers' Trainer
+
+    Returns:
+        tuple: (what `adapter_config.json` says, name → tensor)
+    """
+    path = Path(folder) / TRAINER_FILE
+    if path.is_file() and not (Path(folder) / CONFIG_FILE).is_file():
+        state, _ = read_tensors(path)
+        if SAID in state:
+            return unpack(state.pop(SAID), path), state
+    return read_pair(Path(folder))
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-about
+def check_state(theirs: dict, mine: dict, path: Path):
+    """Refuse the state of another configuration or for another model, with a `ValueError`
+
+    Args:
+        theirs: What came along with a state
+        mine: What the model says that shall take it
+        path: Where the state came from, for the message
+    """
+    check_base(theirs, mine['base_model'], path, mine['base_model_name_or_path'])
+    ours, other = json.loads(json.dumps(mine['config'])), theirs['config']
+    names = [name for name in {**ours, **other} if ours.get(name) != other.get(name)]
+    if names:
         raise ValueError(
-            f'{folder}: the adapter was made for {about["base_model_name_or_path"]!r} ({theirs["model_type"]}, width {theirs["width"]}), '
-            f'received {name!r} ({mine["model_type"]}, width {mine["width"]}), whose weights differ: load the foundation model it was made for.'
+            f'{path}: received the state of another configuration, which differs in '
+            f'{", ".join(names)}: load it with from_pretrained, or configure this model alike.'
         )
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-extra
+class SelfDescribing(TrainedState):
+    "A module that says what it was trained for, and takes the state of its like only"
+
+    base_model: Any  # A transformers model
+    adapter_config: Any  # A dataclass
+    task_type: str  # `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
+    signature: Any = property(lambda self: signature(self.base_model))
+
+    def about(self) -> dict:
+        "What `adapter_config.json` says"
+        name, config = self.base_model.name_or_path, asdict(self.adapter_config)
+        about = {'base_model_name_or_path': name, 'task_type': self.task_type, 'config': config}
+        return about | {'base_model': self.signature}
+
+    def get_extra_state(self) -> Tensor:
+        "What goes along with a state: `about`, as bytes `(n,)`"
+        return pack(self.about())
+
+    def set_extra_state(self, state: Tensor):
+        "Look at what came along with a state"
+        path = Path('checkpoint') / TRAINER_FILE
+        check_state(unpack(state, path), self.about(), path)
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-files
+OTHER_TENSORS = 'the adapter holds other tensors than its configuration asks for: save it again.'
+
+
+class Saved(SelfDescribing):
+    "A module that writes what was trained in it"
+
+    came_from: Path | None = None  # the folder that it was last written to or read from
+
+    def save_pretrained(self, folder: str | Path, card: str | None = None):
+        """Write `adapter_config.json` and `adapter_model.safetensors`, whole or not at all
+
+        Args:
+            folder: Where the files go; it is made if missing
+            card: A text for `README.md`, e.g. from `model_card`
+        """
+        more = {} if card is None else {'README.md': card.encode()}
+        write_adapter(folder, self.about(), self.trained_state(), **more)
+        self.came_from = Path(folder)
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-load
+def shapes(state):
+    "Name → shape: what two states have to agree in"
+    return {name: value.shape for name, value in state.items()}
+
+
+class StoredAdapter(Saved):
+    "A module that writes what was trained in it, and takes it back"
+
+    def take_state(self, state: dict):
+        "Put tensors back under the names that `trained_state` gave them"
+        self.load_state_dict(state, strict=False)
+
+    def load_pretrained(self, folder: str | Path) -> 'StoredAdapter':
+        "Take the tensors of an adapter, or of a Trainer's checkpoint, of the same configuration"
+        state = read_adapter(folder)[1]
+        if shapes(state) == shapes(self.trained_state()):
+            self.take_state(state)
+        elif shapes(state) == shapes(TrainedState.trained_state(self)):
+            self.load_state_dict(state)  # a checkpoint, under the names of the modules
+        else:
+            raise ValueError(f'{folder}: {OTHER_TENSORS}')
+        self.came_from = Path(folder)
+        return self

@@ -291,7 +291,7 @@ def load_tokenizer(name_or_path: str = FOUNDATION_MODEL, padding_side: str = 'le
 
 
 def load_tokenizers(
-    name_or_path: str = FOUNDATION_MODEL, encoder_name_or_path: str = ENCODER
+    name_or_path: str = FOUNDATION_MODEL, encoder_name_or_path: str | None = ENCODER
 ) -> tuple:
     """Load both tokenizers
 
@@ -302,12 +302,10 @@ def load_tokenizers(
     Returns:
         tuple: (tokenizer of the foundation model, tokenizer of the encoder or None)
     """
-    return (
-        load_tokenizer(name_or_path),
-        load_tokenizer(encoder_name_or_path, padding_side='right')
-        if encoder_name_or_path
-        else None,
-    )
+    tokenizer = load_tokenizer(name_or_path)
+    if not encoder_name_or_path:
+        return tokenizer, None
+    return tokenizer, load_tokenizer(encoder_name_or_path, padding_side='right')
 
 
 # %% ../nbs/04_assets.ipynb #07477853

@@ -4,15 +4,28 @@
 
 # %% auto #0
 __all__ = [
+    'HEAD',
     'SENTENCES',
+    'LOADING',
+    'LEFT',
+    'timed_row',
     'majority_row',
     'zero_shot_row',
     'probe_row',
+    'stored_runs',
+    'quoted_row',
     'quoted_rows',
+    'cells_of',
     'show_table',
     'demo_figure',
     'baseline_rows',
     'ask',
+    'Clock',
+    'demo_task',
+    'train_lopa',
+    'trained_row',
+    'write_demo',
+    'measured_rows',
     'run_demo',
 ]
 
@@ -21,154 +34,177 @@ import json
 import statistics
 import time
 from pathlib import Path
+from typing import Any, Callable
 
-import numpy as np
-
-from .assets import load_encoder, load_foundation_model, load_tokenizers
-from .encoders import Encoder
-from .evaluate import classify, encode_rows, evaluate, linear_probe, score, show_score
+from .assets import load_foundation_model
+from .evaluate import classify, encoder_alone, majority, show_score, zero_shot
 from .figures import plot_accuracy, plot_training, to_png
 from .files import write_files
 from .model import PromptModel, get_prompt_model
-from .prompts import PromptConfig
-from .tasks import load_task
+from .tasks import Task, load_task
 from .train import environment, recipe, train
 
 
 # %% ../nbs/95_demo.ipynb #50d2f12f
-def majority_row(task) -> dict:
+def timed_row(name: str, measure: Callable) -> dict:
+    """Measure a baseline, and how long that takes
+
+    Args:
+        name: Of the row
+        measure: Called without arguments; returns as `majority` does
+
+    Returns:
+        dict: `name`, the score, `parameters`, `seconds`
+    """
+    start = time.perf_counter()
+    found = measure()
+    seconds = time.perf_counter() - start
+    parameters = found['trainable_parameters']
+    return {'name': name, **found['test'], 'parameters': parameters, 'seconds': seconds}
+
+
+def majority_row(task: Task) -> dict:
     """Always the commonest class
 
     Args:
-        task: A `Task`
+        task: With the splits `train` and `test`
 
     Returns:
         dict: A row of the table
     """
-    common = np.bincount(task.splits['train']['label']).argmax()
-    labels = np.array(task.splits['test']['label'])
-    return {
-        'name': 'majority class',
-        **score(np.full(len(labels), common), labels),
-        'parameters': 0,
-        'seconds': 0.0,
-    }
+    return timed_row('majority class', lambda: majority(task))
 
 
 # %% ../nbs/95_demo.ipynb #91b23759
-def zero_shot_row(base, task, progress=True) -> dict:
+def zero_shot_row(base, task: Task, progress: bool = True) -> dict:
     """The foundation model with a prompt of length zero
 
     Args:
         base: The foundation model
-        task: A `Task`
+        task: With a split `test`
         progress: Show a progress bar?
 
     Returns:
         dict: A row of the table
     """
-    start, model = (
-        time.perf_counter(),
-        get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=0)),
-    )
-    return {
-        'name': 'zero-shot',
-        **evaluate(model, task, progress=progress)[0],
-        'parameters': 0,
-        'seconds': time.perf_counter() - start,
-    }
+    return timed_row('zero-shot', lambda: zero_shot(task, base, progress=progress))
 
 
 # %% ../nbs/95_demo.ipynb #9a21686e
-def probe_row(encoder_name, task, device=None) -> dict:
+def probe_row(encoder_name: str, task: Task, device=None) -> dict:
     """A linear classifier on the encoder's vectors
 
     Args:
-        encoder_name: The encoder
-        task: A `Task`
-        device: Where it runs
+        encoder_name: The encoder: a packaged name, a hub id or a folder
+        task: With classes and the splits `train`, `validation`, `test`
+        device: `cpu`, `cuda`, `mps`; default: the fastest there is
 
     Returns:
         dict: A row of the table
     """
-    start, tokenizer = time.perf_counter(), load_tokenizers(encoder_name_or_path=encoder_name)[1]
-    encoder = Encoder(load_encoder(encoder_name, device))
-    train, validation, test = (
-        encode_rows(task, task.splits[k], encoder, tokenizer)
-        for k in ('train', 'validation', 'test')
+    return timed_row(
+        'encoder alone (linear probe)', lambda: encoder_alone(task, encoder_name, device=device)
     )
-    predicted = linear_probe(train, validation, test)
-    return {
-        'name': 'encoder alone (linear probe)',
-        **score(predicted, test['label']),
-        'parameters': encoder.width + 1,
-        'seconds': time.perf_counter() - start,
-    }
 
 
 # %% ../nbs/95_demo.ipynb #4b3d51e9
+def stored_runs(folder, variant: str = 'tuned') -> dict:
+    """Stored reference runs with one kind of recipe
+
+    Args:
+        folder: A folder with result records (JSON): a text or a path
+        variant: Which recipes
+
+    Returns:
+        dict: Method → its records, in the order of their file names
+    """
+    groups: dict = {}
+    for path in sorted(Path(folder).glob('*.json')):
+        record = json.loads(path.read_text(encoding='utf-8'))
+        if record.get('recipe', {}).get('variant') == variant:
+            groups.setdefault(record['method'], []).append(record)
+    return groups
+
+
+# %% ../nbs/95_demo.ipynb #95a00014
+def quoted_row(method: str, runs: list) -> dict:
+    """The mean over seeds; the interval spans theirs
+
+    Args:
+        method: A method
+        runs: Its records, one per seed
+
+    Returns:
+        dict: A row of the table
+    """
+    tests = [run['test'] for run in runs]
+    return {
+        'name': f'{method}: {len(runs)} seed' + ('s' if len(runs) > 1 else ''),
+        'accuracy': statistics.mean(test['accuracy'] for test in tests),
+        'low': min(test['low'] for test in tests),
+        'high': max(test['high'] for test in tests),
+        'n': tests[0]['n'],
+        'parameters': runs[0]['trainable_parameters'],
+        'quoted': True,
+    }
+
+
+# %% ../nbs/95_demo.ipynb #95a00002
 def quoted_rows(folder, variant: str = 'tuned') -> list:
     """Rows of stored reference runs
 
     Args:
-        folder: A folder with result records (JSON)
+        folder: A folder with result records (JSON): a text or a path
         variant: Which recipes
 
     Returns:
         list: One row per method, averaged over seeds
     """
-    groups = {}
-    for path in sorted(Path(folder).glob('*.json')):
-        r = json.loads(path.read_text())
-        if r.get('recipe', {}).get('variant') == variant:
-            groups.setdefault(r['method'], []).append(r)
-    mean = lambda runs, f: statistics.mean(map(f, runs))
-    return [
-        {
-            'name': f'{method}: {len(runs)} seed{"s"[: len(runs) > 1]}',
-            'accuracy': mean(runs, lambda r: r['test']['accuracy']),
-            'low': min(r['test']['low'] for r in runs),
-            'high': max(r['test']['high'] for r in runs),
-            'n': runs[0]['test']['n'],
-            'parameters': runs[0]['trainable_parameters'],
-            'quoted': True,
-        }
-        for method, runs in groups.items()
-    ]
+    return [quoted_row(method, runs) for method, runs in stored_runs(folder, variant).items()]
 
 
 # %% ../nbs/95_demo.ipynb #676c458f
-def show_table(rows: list):
+HEAD: dict = {
+    'method': 'left',
+    'accuracy [95 % interval]': 'right',
+    'trained parameters': 'right',
+    'seconds': 'right',
+}  # column → where its text stands
+
+
+def cells_of(row: dict) -> list:
+    """A row as people read it
+
+    Args:
+        row: With `name`, score, `parameters`, and `seconds` if it was measured here
+
+    Returns:
+        list: A text per column of `HEAD`
+    """
+    name = row['name'] + (' (quoted)' if row.get('quoted') else '')
+    seconds = f'{row["seconds"]:.0f}' if 'seconds' in row else ''
+    return [name, show_score(row), f'{row["parameters"]:,}', seconds]
+
+
+# %% ../nbs/95_demo.ipynb #95a00004
+def show_table(rows: list) -> None:
     """Print the table
 
     Args:
         rows: Rows with `name`, score, `parameters`, `seconds`
 
     Returns:
-        Prints
+        None: Prints
     """
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title='Test accuracy on Rotten Tomatoes',
-        caption='quoted: stored runs in results/, mean over seeds; their interval spans the seeds',
-    )
-    for name, side in (
-        ('method', 'left'),
-        ('accuracy [95 % interval]', 'right'),
-        ('trained parameters', 'right'),
-        ('seconds', 'right'),
-    ):
+    told = 'quoted: stored runs in results/, mean over seeds; their interval spans the seeds'
+    table = Table(title='Test accuracy on Rotten Tomatoes', caption=told)
+    for name, side in HEAD.items():
         table.add_column(name, justify=side)
-    for r in rows:
-        table.add_row(
-            r['name'] + (' (quoted)' if r.get('quoted') else ''),
-            show_score(r),
-            f'{r["parameters"]:,}',
-            f'{r["seconds"]:.0f}' if 'seconds' in r else '',
-            style='dim' if r.get('quoted') else '',
-        )
+    for row in rows:
+        table.add_row(*cells_of(row), style='dim' if row.get('quoted') else '')
     Console(width=110).print(table)
 
 
@@ -178,8 +214,14 @@ SENTENCES = [
     'Two hours of my life that I will never get back.',
     'Not bad at all, once the dull first half is over.',
 ]
+LOADING = 'Loading the foundation model (the first time it is converted, about half a minute) ...'
+LEFT = (
+    'adapter/ (the adapter), figure.png, table.json, result.json (all about the run), '
+    'predictions.jsonl (every answer)'
+)
 
 
+# %% ../nbs/95_demo.ipynb #95a00013
 def demo_figure(history: list, rows: list) -> bytes:
     """Training curve, and accuracy against trained parameters
 
@@ -200,12 +242,14 @@ def demo_figure(history: list, rows: list) -> bytes:
 
 
 # %% ../nbs/95_demo.ipynb #de17702f
-def baseline_rows(base, task, encoder: str, say=print, progress=True) -> list:
+def baseline_rows(
+    base, task: Task, encoder: str, say: Callable = print, progress: bool = True
+) -> list:
     """What a prompt has to beat
 
     Args:
         base: The foundation model
-        task: A `Task`
+        task: With classes and all three splits
         encoder: Name of the encoder
         say: Called with a line of text before each long step
         progress: Show progress bars?
@@ -220,95 +264,174 @@ def baseline_rows(base, task, encoder: str, say=print, progress=True) -> list:
 
 
 # %% ../nbs/95_demo.ipynb #5af0fe13
-def ask(base, adapter, task, sentences):
+def ask(base, adapter, task: Task, sentences: list) -> None:
     """Load an adapter from disk and classify sentences
 
     Args:
         base: The foundation model
-        adapter: Folder of the adapter
-        task: The `Task` it was trained for
-        sentences: Sentences
+        adapter: Folder of the adapter: a text or a path
+        task: The task it was trained for
+        sentences: Texts
 
     Returns:
-        Prints
+        None: Prints
     """
     model = PromptModel.from_pretrained(base, adapter)
-    for text, answer in zip(sentences, classify(model, task, sentences)):
+    for text, answer in zip(sentences, classify(model, task, sentences), strict=True):
         print(f'    {answer:10} {text}')
 
 
 # %% ../nbs/95_demo.ipynb #8b49fa61
+class Clock:
+    "Time since the beginning, and lines that say it"
+
+    def __init__(self):
+        self.start, self.cpu = time.perf_counter(), time.process_time()
+
+    def say(self, text: str) -> None:
+        """A line with the seconds so far
+
+        Args:
+            text: What happens next
+
+        Returns:
+            None: Prints
+        """
+        print(f'[{time.perf_counter() - self.start:4.0f} s] {text}', flush=True)
+
+    def spent(self) -> dict:
+        """Time so far
+
+        Returns:
+            dict: `seconds`, `cpu_seconds`: whole numbers
+        """
+        seconds = round(time.perf_counter() - self.start)
+        return {'seconds': seconds, 'cpu_seconds': round(time.process_time() - self.cpu)}
+
+
+# %% ../nbs/95_demo.ipynb #95a00007
+def demo_task(smoke: bool = False) -> Task:
+    """What the demo is about
+
+    Args:
+        smoke: Only a few rows?
+
+    Returns:
+        Task: Rotten Tomatoes, with the validation rows of the stored runs
+    """
+    task = load_task('rotten_tomatoes').limit(validation=400)
+    return task.limit(train=320, validation=64, test=128) if smoke else task
+
+
+def train_lopa(base, task: Task, plan: Any, folder: Path, progress: bool = True) -> dict:
+    """Train the demo's LoPA, or go on where it was interrupted
+
+    Args:
+        base: The foundation model
+        task: As from `demo_task`
+        plan: A `Recipe`
+        folder: Where the run writes
+        progress: Show progress bars?
+
+    Returns:
+        dict: The record of the run
+    """
+    from transformers import set_seed
+
+    set_seed(0)
+    model = get_prompt_model(base, plan.config)
+    interrupted = (folder / 'checkpoints').exists()
+    return train(model, task, plan, folder, progress=progress, resume=interrupted)
+
+
+# %% ../nbs/95_demo.ipynb #95a00009
+def trained_row(result: dict) -> dict:
+    """What this run came to
+
+    Args:
+        result: The record of a run
+
+    Returns:
+        dict: A row of the table
+    """
+    return {
+        'name': 'LoPA (this run)',
+        **result['test'],
+        'parameters': result['trainable_parameters'],
+        'seconds': result['seconds']['total'],
+    }
+
+
+def write_demo(folder: Path, rows: list, history: list, about: dict) -> None:
+    """Keep table and figure
+
+    Args:
+        folder: Where everything is written
+        rows: The table's rows
+        history: `history` of the run's record
+        about: What else is told: time, whether it was a `smoke` run, where it ran
+    """
+    told = {'rows': rows, 'history': history} | about
+    table = json.dumps(told, indent=1).encode()
+    write_files(folder, {'figure.png': demo_figure(history, rows), 'table.json': table})
+
+
+# %% ../nbs/95_demo.ipynb #95a00016
+def measured_rows(
+    base, task: Task, plan: Any, folder: Path, say: Callable = print, progress: bool = True
+) -> tuple:
+    """Everything that this demo measures itself
+
+    Args:
+        base: The foundation model
+        task: As from `demo_task`
+        plan: A `Recipe`
+        folder: Where the run writes
+        say: Called with a line of text before each long step
+        progress: Show progress bars?
+
+    Returns:
+        tuple: (rows: three baselines and this run; `history` of the run's record)
+    """
+    rows = baseline_rows(base, task, plan.config.encoder_name_or_path, say, progress)
+    say(f'Training LoPA: {plan.steps} steps of {plan.batch_size} sentences ...')
+    result = train_lopa(base, task, plan, folder, progress)
+    return rows + [trained_row(result)], result['history']
+
+
+# %% ../nbs/95_demo.ipynb #95a00012
 def run_demo(
     output_dir='runs/demo',
     smoke: bool = False,
     results='results/rotten_tomatoes',
     progress: bool = True,
-    **overrides,
+    **overrides: Any,
 ) -> list:
     """Baselines, training, table, figure, adapter, reload, three sentences
 
     Args:
-        output_dir: Where everything is written
+        output_dir: Where everything is written: a text or a path
         smoke: Only see that it runs
-        results: Stored runs to quote
+        results: Stored runs to quote: a text or a path
         progress: Show progress bars?
         **overrides: Fields of the recipe to change, e.g. `steps=50`
 
     Returns:
         list: The table's rows
     """
-    from transformers import set_seed
-
-    folder, start, cpu, task = (
-        Path(output_dir),
-        time.perf_counter(),
-        time.process_time(),
-        load_task('rotten_tomatoes').limit(validation=400),
-    )  # as in the stored runs
+    folder, clock = Path(output_dir), Clock()
+    task = demo_task(smoke)
     if smoke:
-        task, overrides = task.limit(train=320, validation=64, test=128), {'steps': 20} | overrides
+        overrides = {'steps': 20} | overrides
     plan = recipe('rotten_tomatoes', 'lopa', **overrides)
-    say = lambda text: print(f'[{time.perf_counter() - start:4.0f} s] {text}', flush=True)
-    say('Loading the foundation model (the first time it is converted, about half a minute) ...')
+    clock.say(LOADING)
     base = load_foundation_model()
-    rows = baseline_rows(base, task, plan.config.encoder_name_or_path, say, progress)
-    say(f'Training LoPA: {plan.steps} steps of {plan.batch_size} sentences ...')
-    set_seed(0)
-    result = train(
-        get_prompt_model(base, plan.config),
-        task,
-        plan,
-        folder,
-        progress=progress,
-        resume=(folder / 'checkpoints').exists(),
-    )  # a demo that was interrupted goes on
-    rows += [
-        {
-            'name': 'LoPA (this run)',
-            **result['test'],
-            'parameters': result['trainable_parameters'],
-            'seconds': result['seconds']['total'],
-        }
-    ] + quoted_rows(results)
+    rows, history = measured_rows(base, task, plan, folder, clock.say, progress)
+    rows += quoted_rows(results)
     show_table(rows)
-    say('Loading the adapter from disk and asking it about three sentences:')
+    clock.say('Loading the adapter from disk and asking it about three sentences:')
     ask(base, folder / 'adapter', task, SENTENCES)
-    about = {
-        'rows': rows,
-        'history': result['history'],
-        'seconds': round(time.perf_counter() - start),
-        'cpu_seconds': round(time.process_time() - cpu),
-        'smoke': smoke,
-        **environment(base.device),
-    }
-    write_files(
-        folder,
-        {
-            'figure.png': demo_figure(result['history'], rows),
-            'table.json': json.dumps(about, indent=1).encode(),
-        },
-    )
-    say(
-        f'Done. {folder} holds adapter/ (the adapter), figure.png, table.json, result.json (all about the run), predictions.jsonl (every answer).'
-    )
+    about = clock.spent() | {'smoke': smoke} | environment(base.device)
+    write_demo(folder, rows, history, about)
+    clock.say(f'Done. {folder} holds {LEFT}.')
     return rows

@@ -28,6 +28,8 @@ __all__ = [
 import contextlib
 import copy
 import inspect
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .assets import ENCODER, load_encoder, load_tokenizer
 from .files import cache_dir
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 # %% ../nbs/07_encoders.ipynb #39cc0bdc
@@ -130,7 +135,7 @@ class AttentionPooling(nn.Module):
 
 
 # %% ../nbs/07_encoders.ipynb #encoders-poolings
-POOLINGS = {
+POOLINGS: dict[str, Any] = {  # name → a function, or a module that is learned
     'cls': pool_cls,
     'mean': pool_mean,
     'last': pool_last,
@@ -164,7 +169,9 @@ class Reader(nn.Module):
         dtype: In which a tuned model multiplies; default: its own
     """
 
-    def __init__(self, model: nn.Module, tuned: bool = False, dtype: torch.dtype | None = None):
+    def __init__(
+        self, model: 'PreTrainedModel', tuned: bool = False, dtype: torch.dtype | None = None
+    ):
         super().__init__()
         self.model = model.requires_grad_(tuned)
         self.tuned = tuned
@@ -197,7 +204,7 @@ def read(reader: Reader, input_ids: Tensor, attention_mask: Tensor):
     Returns:
         What the model returns, with `last_hidden_state` `(b, t, e)`
     """
-    narrow = contextlib.nullcontext()
+    narrow: AbstractContextManager = contextlib.nullcontext()
     if reader.narrow:
         narrow = torch.autocast(input_ids.device.type, reader.narrow)
     with torch.set_grad_enabled(reader.tuned and torch.is_grad_enabled()), narrow:
@@ -217,7 +224,7 @@ class Encoder(Reader):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: 'PreTrainedModel',
         pooling: str = 'mean',
         tuned: bool = False,
         dtype: torch.dtype | None = None,
@@ -254,7 +261,7 @@ class EmbeddingTable(nn.Module):
         base_model: A transformers model
     """
 
-    def __init__(self, base_model: nn.Module):
+    def __init__(self, base_model: 'PreTrainedModel'):
         super().__init__()
         self.table = base_model.get_input_embeddings()
         self.config = base_model.config
@@ -275,7 +282,9 @@ class EmbeddingTable(nn.Module):
 
 
 # %% ../nbs/07_encoders.ipynb #encoders-make
-def own_model(name: str, base_model: nn.Module, tuned: bool) -> nn.Module:
+def own_model(
+    name: str, base_model: 'PreTrainedModel', tuned: bool
+) -> 'PreTrainedModel | EmbeddingTable':
     """What the foundation model brings along
 
     Args:
@@ -284,7 +293,7 @@ def own_model(name: str, base_model: nn.Module, tuned: bool) -> nn.Module:
         tuned: Will it be tuned?
 
     Returns:
-        nn.Module: A model without a task head
+        'PreTrainedModel | EmbeddingTable': A model without a task head
     """
     if name == 'self':
         inner = base_model.base_model
@@ -301,7 +310,7 @@ def own_model(name: str, base_model: nn.Module, tuned: bool) -> nn.Module:
 
 # %% ../nbs/07_encoders.ipynb #encoders-make-2
 def make_encoder(
-    name: str, base_model: nn.Module, pooling: str = 'mean', tuned: bool = False
+    name: str, base_model: 'PreTrainedModel', pooling: str = 'mean', tuned: bool = False
 ) -> Encoder:
     """Make the encoder that a configuration names
 

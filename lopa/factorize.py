@@ -37,11 +37,11 @@ def head(e: int, w: int, out: int, dropout: float = 0.1) -> nn.Sequential:
     Returns:
         nn.Sequential: `(b, e)` → `(b, out)`
     """
-    layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(e, w), nn.Tanh(), nn.Linear(w, out))
-    for layer in layers[1], layers[3]:
+    first, last = nn.Linear(e, w), nn.Linear(w, out)
+    for layer in first, last:
         nn.init.normal_(layer.weight, std=0.02)
         nn.init.zeros_(layer.bias)
-    return layers
+    return nn.Sequential(nn.Dropout(dropout), first, nn.Tanh(), last)
 
 
 # %% ../nbs/00_factorize.ipynb #940f89ad
@@ -63,8 +63,8 @@ class LowRankHeads(nn.Module):
         self.rank = rank
         self.u = head(feature_width, head_width, num_virtual_tokens * rank)
         self.v = head(feature_width, head_width, width * rank)
-        nn.init.normal_(self.u[-1].bias)
-        nn.init.zeros_(self.v[-1].weight)
+        nn.init.normal_(self.u[-1].get_parameter('bias'))
+        nn.init.zeros_(self.v[-1].get_parameter('weight'))
 
     def forward(self, features: Tensor) -> tuple:
         """Both factors of each instance

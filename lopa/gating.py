@@ -16,11 +16,13 @@ __all__ = [
 ]
 
 # %% ../nbs/01_gating.ipynb #6e344cd1
+from typing import Any
+
 import torch
 from torch import Tensor
 
 # %% ../nbs/01_gating.ipynb #4328b66e
-GATES = {}
+GATES: dict[str, Any] = {}  # name → function `(prompt, logits) -> Z`
 
 
 def register_gate(name: str):

@@ -17,7 +17,7 @@ __all__ = [
 
 # %% ../nbs/06_logits.ipynb #778d9d71
 import inspect
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -143,12 +143,12 @@ def position_ids(model, mask: Tensor) -> dict:
 
 
 # %% ../nbs/06_logits.ipynb #logits-dec
-def decoder_input(model, labels: Tensor, mask: Tensor) -> Tensor:
+def decoder_input(model, labels: Tensor | None, mask: Tensor) -> Tensor:
     """Begin an answer
 
     Args:
         model: A sequence-to-sequence model
-        labels: The answer `(b, a)`, or None
+        labels: The answer `(b, a)`
         mask: Attention mask of the question: `(b, t)`
 
     Returns:
@@ -160,7 +160,7 @@ def decoder_input(model, labels: Tensor, mask: Tensor) -> Tensor:
 
 
 # %% ../nbs/06_logits.ipynb #logits-ask
-def ask(call, model, labels: Tensor = None, num_items_in_batch=None, **inputs):
+def ask(call, model, labels: Tensor | None = None, num_items_in_batch: int | None = None, **inputs):
     """Run a language model, and its head only where a label stands
 
     Args:
@@ -173,16 +173,17 @@ def ask(call, model, labels: Tensor = None, num_items_in_batch=None, **inputs):
     Returns:
         What `call` returns; with labels, `(b, k, vocabulary)` logits, a loss
     """
-    family, targets, where = task_type(model), labels, nullcontext()
-    mask = inputs.get('attention_mask')
+    family, mask = task_type(model), inputs.get('attention_mask')
+    where: AbstractContextManager = nullcontext()
+    targets = labels
     if family == 'SEQ_2_SEQ_LM':
-        answer = decoder_input(model, labels, mask)
+        answer = decoder_input(model, labels, inputs['attention_mask'])
         inputs |= {'decoder_input_ids': answer, 'use_cache': False}
     elif labels is not None:
         index, targets = wanted_positions(labels, shift=int(family == 'CAUSAL_LM'))
         where = only_at(model, index)
     with where, safe_kernels(model, mask is not None):
         out = call(**inputs)
-    if labels is not None:
+    if targets is not None:
         out.loss = token_loss(out.logits, targets, num_items_in_batch)
     return out

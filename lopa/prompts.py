@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     'METHODS',
+    'Class',
     'SIZES',
     'PromptGenerator',
     'register_method',
@@ -31,6 +32,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +72,7 @@ class PromptGenerator(nn.Module):
 
 
 # %% ../nbs/08_prompts.ipynb #generator-registry
-METHODS: dict[str, type[nn.Module]] = {}
+METHODS: dict[str, Any] = {}  # name → a subclass of `PromptGenerator`
 
 
 def register_method(name: str):
@@ -145,7 +147,9 @@ def gated_heads(config: 'PromptConfig', shape: tuple, feature_width: int) -> Low
     m, d = shape
     heads = LowRankHeads(feature_width, m, d, config.rank, config.head_width)
     if not all(gated_one(GATES[config.gate])):
-        nn.init.normal_(heads.v[-1].weight, std=0.02)  # no vector may begin as zeros
+        nn.init.normal_(
+            heads.v[-1].get_parameter('weight'), std=0.02
+        )  # no vector may begin as zeros
     return heads
 
 
@@ -253,16 +257,19 @@ def nearest(name, known: Iterable[str]) -> str:
 
 
 # %% ../nbs/08_prompts.ipynb #prompts-refuses
-def refuses_unknown_keys(cls: type) -> type:
+Class = TypeVar('Class', bound=type)
+
+
+def refuses_unknown_keys(cls: Class) -> Class:
     """Let a dataclass name the key that it does not know, in a `ValueError`
 
     Args:
         cls: A dataclass
 
     Returns:
-        type: The same
+        Class: The same
     """
-    make = cls.__init__
+    make = cls.__init__  # type: ignore[misc]
 
     @wraps(make)
     def checked(self, *args, **kwargs):
@@ -273,7 +280,7 @@ def refuses_unknown_keys(cls: type) -> type:
                 raise ValueError(f'{says}: {nearest(key, known)}')
         make(self, *args, **kwargs)
 
-    cls.__init__ = checked
+    cls.__init__ = checked  # type: ignore[misc]
     return cls
 
 

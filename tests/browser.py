@@ -29,8 +29,9 @@ def free_port():
 
 
 def clone(folder, notebook):
-    "What the notebook reads, laid out as in the repository, without the cells that a reader does not wait for"
-    nb, copy = nbformat.read(root / notebook, 4), folder / notebook
+    "What the notebook reads, laid out as in the repository, without the cells that take long"
+    nb = nbformat.read(root / notebook, 4)
+    copy = folder / notebook
     nb.cells = [c for c in nb.cells if c.cell_type != 'code' or runs(c)]
     for cell in nb.cells:
         if cell.cell_type == 'code':
@@ -41,58 +42,63 @@ def clone(folder, notebook):
     return nb
 
 
+def environment(folder):
+    "Ours, with all that Jupyter reads and writes in a folder of its own"
+    places = ['JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR']
+    places += ['JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR']
+    jupyter = dict.fromkeys(places, str(folder / 'jupyter'))
+    return os.environ | {'PYTHONPATH': str(root), 'IPYTHONDIR': str(folder / 'ipython')} | jupyter
+
+
+def wait_for(server, port, said):
+    "Until somebody listens on the port; an error if the server has ended, or nobody ever does"
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            socket.create_connection(('127.0.0.1', port), timeout=30).close()
+            return
+        except OSError:
+            waiting = server.poll() is None and time.monotonic() < end
+            assert waiting, f'Nobody listens on port {port}. {said()}'
+            time.sleep(0.2)
+
+
+def end(server):
+    "Ask it to go, and see to it that it does"
+    server.terminate()
+    try:
+        server.wait(30)
+    except subprocess.TimeoutExpired:
+        server.kill()
+
+
 @contextmanager
 def serving(command, port, folder):
-    "A server, from the moment it listens until the block is left; whatever fails meanwhile shows the end of its log"
-    log, said = (
-        folder / 'server.log',
-        lambda: f'The server said:\n{log.read_text(errors="replace")[-3000:]}',
-    )
-    env = (
-        os.environ
-        | {'PYTHONPATH': str(root), 'IPYTHONDIR': str(folder / 'ipython')}
-        | {
-            f'JUPYTER{name}': str(folder / 'jupyter')
-            for name in (
-                '_CONFIG_DIR',
-                '_DATA_DIR',
-                '_RUNTIME_DIR',
-                'LAB_SETTINGS_DIR',
-                'LAB_WORKSPACES_DIR',
-            )
-        }
-    )
+    "A server that listens until the block is left; whatever fails shows the end of its log"
+    log = folder / 'server.log'
+
+    def said():
+        return f'The server said:\n{log.read_text(errors="replace")[-3000:]}'
+
     with open(log, 'w') as out:
         server = subprocess.Popen(
-            command, cwd=folder, env=env, stdout=out, stderr=subprocess.STDOUT
+            command, cwd=folder, env=environment(folder), stdout=out, stderr=subprocess.STDOUT
         )
     try:
-        end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                socket.create_connection(('127.0.0.1', port), timeout=30).close()
-                break
-            except OSError:
-                assert server.poll() is None and time.monotonic() < end, (
-                    f'Nobody listens on port {port}. {said()}'
-                )
-                time.sleep(0.2)
+        wait_for(server, port, said)
         try:
             yield
         except Exception as e:
             raise AssertionError(f'{e}\n{said()}') from e
     finally:
-        server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
+        end(server)
 
 
 @contextmanager
 def open_page(browser, address):
     "A page, and at the end a look at what went wrong on it"
-    page, faults = browser.new_page(viewport={'width': 1200, 'height': 1400}), []
+    page = browser.new_page(viewport={'width': 1200, 'height': 1400})
+    faults = []
     page.set_default_timeout(PATIENCE * 1000)
     page.on(
         'console',
@@ -114,14 +120,17 @@ def open_page(browser, address):
 
 PIXELS = """image => {
     if (!image.complete || !image.naturalWidth) return null
-    const canvas = Object.assign(document.createElement('canvas'), {width: image.naturalWidth, height: image.naturalHeight})
+    const canvas = document.createElement('canvas')
+    canvas.width = image.naturalWidth
+    canvas.height = image.naturalHeight
     canvas.getContext('2d').drawImage(image, 0, 0)
     return canvas.toDataURL()
 }"""
 
 
 def until(page, ask, hope):
-    "Ask again and again, and give the first answer that is something (`page.wait_for_function` takes a promise for an answer)"
+    "Ask again and again, and give the first answer that is something"
+    # (`page.wait_for_function` would take a promise for an answer)
     end = time.monotonic() + PATIENCE
     while not (answer := ask()):
         assert time.monotonic() < end, f'waited in vain: {hope}'
@@ -172,9 +181,9 @@ def play(page, name):
 def shoot(page, name, whole=False):
     "What can be seen, or the whole of a page whose content scrolls inside of it"
     SHOTS.mkdir(parents=True, exist_ok=True)
-    usual, height = (
-        page.viewport_size,
-        page.evaluate('Math.max(...[...document.querySelectorAll("*")].map(e => e.scrollHeight))'),
+    usual = page.viewport_size
+    height = page.evaluate(
+        'Math.max(...[...document.querySelectorAll("*")].map(e => e.scrollHeight))'
     )
     if whole:
         page.set_viewport_size(usual | {'height': min(height, 16000)})

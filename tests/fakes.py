@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from transformers import BertConfig, BertModel
 
 LAYERS = dict(gpt2='n_layer', bloom='n_layer', t5='num_layers')
-UNREAD = {  # what is read from a tensor's values, which a fake one does not have: all count, each is one half
+UNREAD = {  # read from values, which a fake tensor does not have: all count, each is one half
     'item': lambda self: 0.5,
     '__int__': lambda self: 3,
     'tolist': lambda self: list(range(len(self))),
@@ -28,7 +28,7 @@ class Fake(FakeTensorMode):
 
 
 def move(module, fn, recurse=True):
-    "`Module._apply`, which `.to` and `.float` stand on: torch changes parameters in place, which fake ones refuse"
+    "`Module._apply`, which `.to` and `.float` use: fake parameters refuse a change in place"
     for child in module.children():
         child._apply(fn)
     with torch.no_grad():
@@ -40,10 +40,17 @@ def move(module, fn, recurse=True):
     return module
 
 
+def small_encoder(name, device=None):
+    "In the place of `load_encoder`"
+    sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    return BertModel(BertConfig(vocab_size=100, **sizes)).to(device)
+
+
 @contextlib.contextmanager
 def fake_gpu():
     "Within this context, the device 'meta' is one more device beside the CPU"
-    real, look_up = torch.tensor, torch.nn.functional.embedding
+    real = torch.tensor
+    look_up = torch.nn.functional.embedding
 
     def embedding(ids, weight, *args, **kwargs):
         "`F.embedding`, which checks no devices when tensors are fake"
@@ -56,41 +63,28 @@ def fake_gpu():
         made = real(*args, **kwargs)
         return made if isinstance(made, FakeTensor) else mode.from_tensor(made)
 
+    def getitem(self, key):
+        "Indexing, with lists made into tensors where the indexed tensor lies"
+        if isinstance(key, tuple):
+            key = tuple(tensor(k, device=self.device) if isinstance(k, list) else k for k in key)
+        return torch.Tensor.__getitem__(self, key)
+
     with Fake(allow_non_fake_inputs=False) as mode, pytest.MonkeyPatch.context() as m:
         for name, f in UNREAD.items():
             m.setattr(FakeTensor, name, f, raising=False)
-        m.setattr(
-            FakeTensor,
-            '__getitem__',
-            lambda self, key: torch.Tensor.__getitem__(
-                self,
-                tuple(tensor(k, device=self.device) if isinstance(k, list) else k for k in key)
-                if isinstance(key, tuple)
-                else key,
-            ),
-        )
+        m.setattr(FakeTensor, '__getitem__', getitem)
         m.setattr(torch.nn.Module, '_apply', move)
         m.setattr(torch, 'tensor', tensor)
         m.setattr(torch.nn.functional, 'embedding', embedding)
-        m.setattr(
-            'lopa.encoders.load_encoder',
-            lambda name, device=None: BertModel(
-                BertConfig(
-                    vocab_size=100,
-                    hidden_size=16,
-                    num_hidden_layers=1,
-                    num_attention_heads=2,
-                    intermediate_size=32,
-                )
-            ).to(device),
-        )
+        m.setattr('lopa.encoders.load_encoder', small_encoder)
         yield torch.device('meta')
 
 
-def on(device, kind='llama', method='lopa', size={}, **config):
-    "A model of one layer that was loaded onto `device`; whatever adapts it has to find the device by itself"
+def on(device, kind='llama', method='lopa', size=None, **config):
+    "A model of one layer on `device`; whatever adapts it has to find the device by itself"
+    one_layer = {LAYERS.get(kind, 'num_hidden_layers'): 1}
     with device:
-        base = tiny(kind, **{LAYERS.get(kind, 'num_hidden_layers'): 1} | size)
+        base = tiny(kind, **one_layer | (size or {}))
     return adapted(base, method, shaken=False, **config)
 
 
@@ -100,21 +94,17 @@ def batch(model, device):
     text = dict(input_ids=ids, attention_mask=torch.ones_like(ids))
     if model.encoder:
         return text | dict(labels=ids) | {f'instance_{k}': v for k, v in text.items()}
-    width = (
-        model.generator is not None
-        and model.generator.uses_instance
-        and model.adapter_config.feature_width
-    )
-    return (
-        text
-        | dict(labels=ids)
-        | ({'instance_features': torch.zeros(2, width, device=device)} if width else {})
-    )
+    rows = text | dict(labels=ids)
+    if model.generator is not None and model.generator.uses_instance:
+        width = model.adapter_config.feature_width
+        rows['instance_features'] = torch.zeros(2, width, device=device)
+    return rows
 
 
 def step(model, batch):
     "Forward, backward and one optimiser step, all of it where the model lies"
-    trained, where = [p for p in model.parameters() if p.requires_grad], model.device
+    trained = [p for p in model.parameters() if p.requires_grad]
+    where = model.device
     optimiser = torch.optim.AdamW(trained, lr=1e-3)
     out = model.train()(**batch)
     out.loss.backward()

@@ -55,7 +55,8 @@ ARCHITECTURES = {  # kind → (class, its configuration for a width)
         ),
     ),
 }
-MASKED, SEQ2SEQ = ['roberta', 'bert'], ['t5']
+MASKED = ['roberta', 'bert']
+SEQ2SEQ = ['t5']
 CAUSAL = [kind for kind in ARCHITECTURES if kind not in MASKED + SEQ2SEQ]
 
 
@@ -106,7 +107,7 @@ def prompted(base, method='lopa', seed=0, shaken=True, **config):
 
 
 def adapted(kind, method, seed=0, shaken=True, **config):
-    "A tiny model, or a fresh one of an architecture, adapted by any method, as if it had been trained"
+    "A tiny model or a fresh one of an architecture, adapted by any method, as if trained"
     base = tiny(kind) if isinstance(kind, str) else kind
     if method not in BASELINES:
         return prompted(base, method, seed, shaken, **config)
@@ -181,7 +182,7 @@ WORDS = 'red big new deep tall blue good bad old dry wet cold'.split()
 
 
 def word_task():
-    "44 rows of different lengths: of eight, five whole steps in an epoch, and four rows left out of it"
+    "44 rows of different lengths: five whole steps of eight in an epoch, and four left out"
     from datasets import Dataset
 
     from lopa.tasks import own_task
@@ -202,12 +203,13 @@ def word_task():
 
 def one_tokenizer():
     "In a process of its own: let tiny models be read with the packaged encoder's tokenizer"
-    import lopa.evaluate.predict
     from lopa import assets
+    from lopa.evaluate import predict
 
     tokenizer = assets.load_tokenizer(assets.ENCODER, 'left')
-    lopa.evaluate.predict.load_tokenizers = lambda base, encoder: (
-        tokenizer,
-        tokenizer if encoder else None,
-    )
+
+    def load_tokenizers(base, encoder):
+        return tokenizer, tokenizer if encoder else None
+
+    predict.load_tokenizers = load_tokenizers
     return tokenizer

@@ -1,10 +1,12 @@
 """A small run that other processes kill (see test_interruption.py)
 
-    python interrupted.py FOLDER kills SEED N          # FOLDER/whole, and further runs that are killed with -9 at N random moments in all
-    python interrupted.py FOLDER operations K K ...    # a run for each K, which dies before the K-th file operation of saving
+    python interrupted.py FOLDER kills SEED N
+        # FOLDER/whole, and further runs that are killed with -9 at N random moments in all
+    python interrupted.py FOLDER operations K K ...
+        # a run for each K, which dies before the K-th file operation of saving
 
-All that were interrupted go on until they are done. Everything is imported and the rows are prepared once, and every attempt
-is a fork, so that ten attempts do not cost ten starts of torch.
+All that were interrupted go on until they are done. Everything is imported and the rows are
+prepared once, and every attempt is a fork, so that ten attempts do not cost ten starts of torch.
 """
 
 import os
@@ -13,6 +15,7 @@ import shutil
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 os.environ['HF_HUB_OFFLINE'] = '1'
@@ -32,24 +35,17 @@ from lopa.prompts import PromptConfig
 from lopa.train import Execution, Recipe
 
 disable_progress_bars()
-STEPS, TOKENIZER = 20, one_tokenizer()
+STEPS = 20
+TOKENIZER = one_tokenizer()
 
 
 def model():
     "A tuned encoder, and dropout in it and in the heads"
     set_seed(3)
     base = tiny(vocab_size=len(TOKENIZER), max_position_embeddings=80, attention_dropout=0.1)
-    return get_prompt_model(
-        base,
-        PromptConfig(
-            'lopa',
-            num_virtual_tokens=3,
-            rank=2,
-            head_width=8,
-            encoder_name_or_path='self',
-            train_encoder=True,
-        ),
-    )
+    size = dict(num_virtual_tokens=3, rank=2, head_width=8)
+    reads = dict(encoder_name_or_path='self', train_encoder=True)
+    return get_prompt_model(base, PromptConfig('lopa', **size, **reads))
 
 
 PREPARED = lopa.train.loop.training_data(model(), word_task())
@@ -113,37 +109,38 @@ def dying(folder, k):
 
         return done
 
-    for where, names in (
-        (Path, ('rename', 'replace', 'write_bytes', 'unlink', 'mkdir')),
-        (shutil, ('rmtree',)),
-        (torch, ('save',)),
-    ):
-        for name in names:
-            setattr(where, name, fatal(getattr(where, name)))
+    for name in 'rename', 'replace', 'write_bytes', 'unlink', 'mkdir':
+        setattr(Path, name, fatal(getattr(Path, name)))
+    shutil.rmtree = fatal(shutil.rmtree)
+    torch.save = fatal(torch.save)
     run(folder)
 
 
 def interrupt(folder, n, seed):
     "Kill runs at n random moments; one that comes to its end makes room for the next"
-    chance, killed, runs, start = random.Random(seed), 0, 1, time.perf_counter()
-    attempt(lambda: run(folder / 'whole'))
+    chance = random.Random(seed)
+    start = time.perf_counter()
+    attempt(partial(run, folder / 'whole'))
     whole = time.perf_counter() - start
+    killed, runs = 0, 1
     while killed < n:
         moment = chance.uniform(0.1, 0.9) * whole
-        if not attempt(lambda: run(folder / str(runs)), moment):
+        if not attempt(partial(run, folder / str(runs)), moment):
             killed += 1
         else:
-            runs, whole = runs + 1, moment  # it had come to its end: the first run was slow
-    attempt(lambda: run(folder / str(runs)))
+            runs += 1
+            whole = moment  # it had come to its end: the first run was slow
+    attempt(partial(run, folder / str(runs)))
     print(killed, runs)
 
 
 if __name__ == '__main__':
-    folder, what, *rest = Path(sys.argv[1]), *sys.argv[2:]
+    folder = Path(sys.argv[1])
+    what, *rest = sys.argv[2:]
     if what == 'kills':
         interrupt(folder, int(rest[1]), int(rest[0]))
     if what == 'operations':
         for k in map(int, rest):
-            died = not attempt(lambda: dying(folder / f'operation-{k}', k))
-            attempt(lambda: run(folder / f'operation-{k}'))
+            died = not attempt(partial(dying, folder / f'operation-{k}', k))
+            attempt(partial(run, folder / f'operation-{k}'))
             print(died)

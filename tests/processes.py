@@ -30,39 +30,20 @@ def main(folder, method, passes):
     set_seed(3)
     base = tiny(vocab_size=len(TOKENIZER), max_position_embeddings=80)
     size = dict(num_virtual_tokens=3, head_width=8)
-    config = (
-        BaselineConfig(method, rank=2, dropout=0.0, **size)
-        if method in BASELINES
-        else PromptConfig(
-            method,
-            rank=2,
-            encoder_name_or_path=None if method == 'pt' else 'self',
-            train_encoder=method == 'lopa',
-            **size,
-        )
-    )
+    if method in BASELINES:
+        config = BaselineConfig(method, rank=2, dropout=0.0, **size)
+    else:
+        encoder = None if method == 'pt' else 'self'
+        reads = dict(encoder_name_or_path=encoder, train_encoder=method == 'lopa')
+        config = PromptConfig(method, rank=2, **reads, **size)
     model = adapt_model(base, config)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # masks are drawn for each process, and are another thing
-    plan = Recipe(
-        config,
-        prompt_lr=0.05,
-        head_lr=0.01,
-        encoder_lr=1e-3,
-        steps=12,
-        eval_steps=6,
-        eval_batch_size=8,
-    )
-    result = train(
-        model,
-        word_task(),
-        plan,
-        folder,
-        seed=5,
-        progress=False,
-        execution=Execution(save_steps=4, gradient_accumulation_steps=int(passes)),
-    )
+    rates = dict(prompt_lr=0.05, head_lr=0.01, encoder_lr=1e-3)
+    plan = Recipe(config, **rates, steps=12, eval_steps=6, eval_batch_size=8)
+    how = Execution(save_steps=4, gradient_accumulation_steps=int(passes))
+    result = train(model, word_task(), plan, folder, seed=5, progress=False, execution=how)
     print('process', os.environ.get('RANK', 0), 'test', result['test']['accuracy'])
 
 

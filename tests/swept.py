@@ -2,9 +2,11 @@
 
     python swept.py FOLDER SEED
 
-FOLDER/whole: nobody disturbs it. FOLDER/alone-1, …: in one process, killed with -9 at five random moments in all. FOLDER/pool-1, …: two workers,
-killed twice, the second time only their owner. FOLDER/shared: two sweeps at the same time. Everything is imported once, and every attempt
-is a fork; the workers of a pool import this file, so that experiments take as long there. Prints a line for every sweep, then what was seen.
+FOLDER/whole: nobody disturbs it. FOLDER/alone-1, …: in one process, killed with -9 at five random
+moments in all. FOLDER/pool-1, …: two workers, killed twice, the second time only their owner.
+FOLDER/shared: two sweeps at the same time. Everything is imported once, and every attempt is a
+fork; the workers of a pool import this file, so that experiments take as long there. Prints a line
+for every sweep, then what was seen.
 """
 
 import json
@@ -111,7 +113,10 @@ def finished(name):
 
 
 def killed_after(child, name, experiments, results, seconds, group):
-    "Kill it, alone or with its workers, so long after it began so many experiments and so many results were there; True if it came to its end before"
+    """Kill it, alone or with its workers; True if it came to its end before
+
+    The moment: so long after it began so many experiments and so many results were there.
+    """
     enough = lines() + experiments
     while (lines() < enough or len(finished(name)) < results) and not os.waitid(
         os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -140,7 +145,11 @@ def outlives(group, seconds=20):
 
 
 def interrupt(kind, n, workers, chance, whole):
-    "Kill sweeps at n random moments, the last one with a result there; one that comes to its end makes room for the next. Which results were there when, and were they touched again?"
+    """Kill sweeps at n random moments, the last one with a result there
+
+    One that comes to its end makes room for the next. Which results were there when, and were they
+    touched again?
+    """
     killed, runs, seen, left = 0, 1, {}, 0
     while killed < n:
         child = begun(f'{kind}-{runs}', workers)

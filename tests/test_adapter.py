@@ -1,4 +1,4 @@
-"Adapters: what is saved comes back to the last bit, and what is not an adapter is refused in one sentence"
+"Adapters: what is saved comes back to the last bit; what is not an adapter is refused"
 
 import hashlib
 import json
@@ -34,7 +34,8 @@ def contents(folder):
 
 def refused(base, folder, *mentions, error=ValueError):
     "Loading fails with one sentence, and neither the adapter nor the foundation model changes"
-    files, weights = contents(folder), {k: v.clone() for k, v in base.state_dict().items()}
+    files = contents(folder)
+    weights = {k: v.clone() for k, v in base.state_dict().items()}
     with pytest.raises(error) as e:
         PromptModel.from_pretrained(base, folder)
     one_sentence(e.value, *mentions)
@@ -60,7 +61,8 @@ def rewrite(folder, about=None, state=None):
 def test_identical_logits(model, tmp_path):
     "Every gate, and prompt tuning"
     model.save_pretrained(tmp_path)
-    again, batch = PromptModel.from_pretrained(model.base_model, tmp_path), example(model, (3, 6))
+    again = PromptModel.from_pretrained(model.base_model, tmp_path)
+    batch = example(model, (3, 6))
     assert torch.equal(again(**batch).logits, model(**batch).logits)
     assert not again.training
     assert sorted(contents(tmp_path)) == sorted(both)
@@ -78,7 +80,8 @@ def test_identical_logits_with_encoder(llama, encoder_folder, tmp_path, tuned, p
         shake(model.encoder, 0.1)
     model.save_pretrained(tmp_path)
     assert any(k.startswith('encoder.') for k in read_adapter(tmp_path)[1]) == tuned
-    again, (ids, _) = PromptModel.from_pretrained(llama, tmp_path), rows((5, 5))
+    again = PromptModel.from_pretrained(llama, tmp_path)
+    ids, _ = rows((5, 5))
     batch = dict(
         input_ids=torch.stack(ids),
         instance_input_ids=torch.tensor([[3, 4, 5, 0], [6, 7, 8, 9]]),
@@ -105,7 +108,8 @@ def test_saving_loses_nothing(llama, seed, **config):
         model.save_pretrained(folder)
         again = PromptModel.from_pretrained(llama, folder)
     assert again.adapter_config == model.adapter_config == PromptConfig(**config)
-    mine, yours = model.generator.state_dict(), again.generator.state_dict()
+    mine = model.generator.state_dict()
+    yours = again.generator.state_dict()
     assert mine.keys() == yours.keys() and all(torch.equal(mine[k], yours[k]) for k in mine)
 
 
@@ -278,10 +282,12 @@ def test_same_embeddings_other_layers(llama, folder):
 )
 @pytest.mark.parametrize('there', [False, True], ids=['new folder', 'over an old adapter'])
 def test_saving_fails_midway(llama, tmp_path, monkeypatch, step, name, there):
-    "The disk is full once, while either file is written or put in place: what was there still loads, and nothing is left over"
+    "The disk is full once, at any step: what was there still loads, and nothing is left over"
     if there:
         prompted(llama).save_pretrained(tmp_path)
-    before, real, failed = contents(tmp_path), getattr(Path, step), []
+    before = contents(tmp_path)
+    real = getattr(Path, step)
+    failed = []
 
     def fail(self, arg):
         target = Path(arg).name if step == 'replace' else self.name

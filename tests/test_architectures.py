@@ -31,11 +31,11 @@ pairs = pytest.mark.parametrize('kind,method', PAIRS)
 
 
 def labelled(kind, ids):
-    "One label per row: the last token; in the middle for a masked model; an answer of its own for a decoder"
+    "One label per row: the last token, the middle one if masked, an answer for a decoder"
     if kind in SEQ2SEQ:
         return [torch.tensor([5 + i, 7]) for i in range(len(ids))]
     labels = [torch.full_like(row, -100) for row in ids]
-    for row, l in zip(ids, labels):
+    for row, l in zip(ids, labels, strict=True):
         place = len(row) // 2 if kind in MASKED else -1
         l[place] = row[place]
     return labels
@@ -98,7 +98,8 @@ def test_reload(kind, method, tmp_path):
     "What was saved comes back to the last bit, into a foundation model that was built anew"
     model = adapted(kind, method)
     model.save_pretrained(tmp_path)
-    again, (ids, h) = load_adapted(tiny(kind), tmp_path), rows((3, 6))
+    again = load_adapted(tiny(kind), tmp_path)
+    ids, h = rows((3, 6))
     assert (
         type(again) is type(model)
         and again.adapter_config == model.adapter_config
@@ -111,7 +112,8 @@ def test_reload(kind, method, tmp_path):
 @torch.no_grad()
 def test_generate(kind, method):
     "A row of a padded batch continues as it does alone, greedily and with beams"
-    model, (ids, h) = adapted(kind, method), rows((3, 6, 4))
+    model = adapted(kind, method)
+    ids, h = rows((3, 6, 4))
     for beams in 1, 2:
         kwargs = dict(max_new_tokens=4, do_sample=False, num_beams=beams, pad_token_id=0)
         together = model.generate(**padded(ids, 'left'), **features(model, h), **kwargs)
@@ -140,7 +142,11 @@ def test_a_masked_model_has_no_prefix(kind):
 
 # --- counting, by the published formulas ---
 
-e, w, m, d, r = FEATURES, 8, PROMPT, WIDTH, 2
+e = FEATURES
+w = 8
+m = PROMPT
+d = WIDTH
+r = 2
 FORMULAS = {
     'pt': m * d,
     'lopa': 2 * (e * w + w) + (w * m * r + m * r) + (w * d * r + d * r) + m * d,
@@ -163,7 +169,8 @@ def test_counts(kind, method, capsys):
 
 @pytest.mark.parametrize('kind,layers', [('llama', 2), ('gpt2', 2), ('roberta', 2), ('t5', 6)])
 def test_counts_of_lora(kind, layers):
-    "r (in + out) for each matrix; Llama's keys and values are half as wide here, GPT-2's three matrices are one, T5's decoder attends twice"
+    "r (in + out) for each matrix"
+    # Llama's keys and values are half as wide, GPT-2 has one matrix for three, T5 attends twice
     per_layer = {
         'llama': 2 * d + 2 * (d + d // 2),
         'gpt2': d + 3 * d,
@@ -210,7 +217,7 @@ def test_learns(kind, method):
 
 
 def learn_by_sign(method, seed=0, steps=300):
-    "Same text for all, 8 instances each of two answers: the loss, and how many of 16 answers are right"
+    "One text, 8 instances for each of two answers: (loss, how many of 16 answers are right)"
     torch.manual_seed(seed)
     model = adapted('llama', method, seed, shaken=False, head_width=16, rank=4)
     h = torch.randn(16, FEATURES)
@@ -251,21 +258,24 @@ def test_cannot_learn_from_the_instance(method):
 @pytest.mark.parametrize('attention', ['eager', 'sdpa'])
 @pytest.mark.parametrize('kind', CAUSAL)
 def test_suffix_equals_one_pass(kind, attention):
-    "The text computed once without a gradient (eager), or all at once: a plain pass over text, prompt and answer"
+    "The text first and without a gradient (eager), or all at once: equal to one plain pass"
     if (kind, attention) == ('bloom', 'sdpa'):
         pytest.skip('Bloom has an attention of its own')
     base = tiny(kind)
     base.set_attn_implementation(attention)
-    model, (ids, _) = prompted(base, 'pt', position='suffix'), rows((4, 7, 6))
+    model = prompted(base, 'pt', position='suffix')
+    ids, _ = rows((4, 7, 6))
     assert bool(model.reads_text_first()) == (attention == 'eager' and kind != 'bloom')
     labels = [torch.full_like(i, -100) for i in ids]
-    for l, i, n in zip(labels, ids, (1, 3, 2)):
+    for l, i, n in zip(labels, ids, (1, 3, 2), strict=True):
         l[-n:] = i[-n:]  # answers of different lengths
     out = model(**padded(ids, 'left'), labels=padded(labels, 'left', -100)['input_ids'])
     out.loss.backward()
-    grad, model.generator.prompt.grad = model.generator.prompt.grad, None
-    embed, losses = model.base_model.get_input_embeddings(), []
-    for i, (row, n) in enumerate(zip(ids, (1, 3, 2))):
+    grad = model.generator.prompt.grad
+    model.generator.prompt.grad = None
+    embed = model.base_model.get_input_embeddings()
+    losses = []
+    for i, (row, n) in enumerate(zip(ids, (1, 3, 2), strict=True)):
         x = torch.cat([embed(row[:-n]), model.generator.prompt, embed(row[-n:])])
         logits = model.base_model(
             inputs_embeds=x[None], attention_mask=torch.ones(1, len(x))

@@ -1,4 +1,4 @@
-"What cannot work is refused at once, in one sentence that says what was received, what was expected and what to do"
+"What cannot work is refused at once: one sentence with what was received and what to do"
 
 import json
 import os
@@ -178,7 +178,8 @@ def test_features_for_another_number_of_rows(llama, n):
 
 def test_longer_than_the_positions(base, gate):
     "The message counts; what just fits is accepted"
-    model, m = prompted(base, gate=gate), 2 * PROMPT if gate == 'concat' else PROMPT
+    model = prompted(base, gate=gate)
+    m = 2 * PROMPT if gate == 'concat' else PROMPT
     with torch.no_grad():
         assert model(**example(model, (64 - m,) * 2)).logits.shape[1] == 64
     refused(lambda: model(**example(model, (65 - m,) * 2)), m, 65 - m, 65, 64)
@@ -314,14 +315,26 @@ COMMANDS = (
 )
 
 
-@pytest.fixture(scope='module')
-def answers(tmp_path_factory):
-    "Exit code, stdout and stderr of many calls, made in one process because importing takes seconds"
-    tmp = tmp_path_factory.mktemp('cli')
-    prompted(tiny()).save_pretrained(tmp / 'good')
-    prompted(tiny()).save_pretrained(tmp / 'bad')
-    (tmp / 'bad' / WEIGHTS_FILE).write_bytes(b'x')
-    calls = {
+CALL_ALL = """
+import contextlib, io, json, sys, traceback
+from lopa.cli import main
+
+def call(argv):
+    out, err, sys.argv = io.StringIO(), io.StringIO(), ['lopa', *argv]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try: main(); code = 0
+        except SystemExit as e: code = e.code
+        except BaseException: code = 1; traceback.print_exc()
+    return code, out.getvalue(), err.getvalue()
+
+calls = json.loads(sys.argv[1])
+print(json.dumps({name: call(argv) for name, argv in calls.items()}))
+"""
+
+
+def refused_calls(tmp):
+    "Name → arguments of a call; all but one ask for something that cannot work"
+    return {
         'task': ['train', '--task', 'rotten_tomato'],
         'method': ['train', '--method', 'lopaa'],
         'variant': ['train', '--variant', 'best'],
@@ -344,24 +357,20 @@ def answers(tmp_path_factory):
         'grid': ['sweep', str(tmp / 'no.json')],
         'results': ['results', str(tmp / 'no')],
         'gallery': ['gallery', '--results', str(tmp / 'no')],
-        **{f'help {c}': [c, '--help'] for c in COMMANDS},
     }
-    code = """
-import contextlib, io, json, sys, traceback
-from lopa.cli import main
-done = {}
-for name, argv in json.loads(sys.argv[1]).items():
-    out, err, sys.argv = io.StringIO(), io.StringIO(), ['lopa', *argv]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try: main(); code = 0
-        except SystemExit as e: code = e.code
-        except BaseException: code = 1; traceback.print_exc()
-    done[name] = code, out.getvalue(), err.getvalue()
-print(json.dumps(done))
-"""
+
+
+@pytest.fixture(scope='module')
+def answers(tmp_path_factory):
+    "Exit code, stdout and stderr of many calls, in one process because importing takes long"
+    tmp = tmp_path_factory.mktemp('cli')
+    prompted(tiny()).save_pretrained(tmp / 'good')
+    prompted(tiny()).save_pretrained(tmp / 'bad')
+    (tmp / 'bad' / WEIGHTS_FILE).write_bytes(b'x')
+    calls = refused_calls(tmp) | {f'help {c}': [c, '--help'] for c in COMMANDS}
     env = os.environ | {'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '1'}
     ran = subprocess.run(
-        [sys.executable, '-c', code, json.dumps(calls)],
+        [sys.executable, '-c', CALL_ALL, json.dumps(calls)],
         cwd=tmp,
         env=env,
         capture_output=True,

@@ -75,7 +75,7 @@ def test_a_competitor_learns_and_leaves_the_model_alone(kind, name):
     trained = [p for p in model.parameters() if p.requires_grad]
     start = [p.detach().clone() for p in trained]
     training_step(model, inputs)()
-    assert any(not torch.equal(a, b) for a, b in zip(start, trained))
+    assert any(not torch.equal(a, b) for a, b in zip(start, trained, strict=True))
     assert all(p.grad is None for p in model.parameters())
     after = base.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[k], before[k]) for k in before)

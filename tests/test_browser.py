@@ -1,4 +1,4 @@
-"The tutorial with sliders, as readers meet it: in JupyterLab, and as a page served by `lopa figures`"
+"The tutorial with sliders, as readers meet it: in JupyterLab, and as a page of `lopa figures`"
 
 import json
 import re
@@ -15,7 +15,7 @@ playwright = pytest.importorskip(
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason='no Chromium here: apt-get install chromium')
 CODE = '.jp-CodeCell .jp-InputArea'
 
-# The page is drawn long before its kernel listens; cells that are run too early are silently not run.
+# The page is drawn long before its kernel listens; cells run too early are silently not run.
 READY = """async () => {
     const app = window.jupyterapp
     if (!app) return false
@@ -30,9 +30,13 @@ READY = """async () => {
     return kernel.status === 'idle'
 }"""
 RAN = """() => {
-    const panel = jupyterapp.shell.currentWidget, cells = [...panel.content.model.cells].filter(c => c.type === 'code')
-    const errors = cells.flatMap(c => c.outputs.toJSON()).filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`)
-    const done = cells.every(c => c.executionCount) && panel.sessionContext.session.kernel.status === 'idle'
+    const panel = jupyterapp.shell.currentWidget
+    const cells = [...panel.content.model.cells].filter(c => c.type === 'code')
+    const outputs = cells.flatMap(c => c.outputs.toJSON())
+    const failures = outputs.filter(o => o.output_type === 'error')
+    const errors = failures.map(o => `${o.ename}: ${o.evalue}`)
+    const idle = panel.sessionContext.session.kernel.status === 'idle'
+    const done = cells.every(c => c.executionCount) && idle
     return errors.length || done ? {errors, cells: cells.length} : null
 }"""
 SETTINGS = {
@@ -56,7 +60,8 @@ def chromium():
 
 
 def test_in_jupyterlab(chromium, tmp_path):
-    nb, port = clone(tmp_path, TUTORIAL), free_port()
+    nb = clone(tmp_path, TUTORIAL)
+    port = free_port()
     for name, value in SETTINGS.items():
         path = tmp_path / f'jupyter/@jupyterlab/{name}.jupyterlab-settings'
         path.parent.mkdir(parents=True)
@@ -92,7 +97,8 @@ def test_in_jupyterlab(chromium, tmp_path):
 
 
 def test_as_a_web_page(chromium, tmp_path):
-    nb, port = clone(tmp_path, TUTORIAL), free_port()
+    nb = clone(tmp_path, TUTORIAL)
+    port = free_port()
     command = [
         sys.executable,
         '-c',
@@ -100,9 +106,8 @@ def test_as_a_web_page(chromium, tmp_path):
     ]
     with serving(command, port, tmp_path), open_page(chromium, f'http://127.0.0.1:{port}/') as page:
         page.locator('.widget-slider').first.wait_for()
-        said = page.locator(
-            '[data-mime-type="application/vnd.jupyter.stderr"], [data-mime-type="application/vnd.jupyter.error"]'
-        ).all_inner_texts()
+        kinds = [f'[data-mime-type="application/vnd.jupyter.{k}"]' for k in ('stderr', 'error')]
+        said = page.locator(', '.join(kinds)).all_inner_texts()
         assert not said, said
         assert page.locator(CODE).count() == 0, 'code is shown'
         prose = [

@@ -1,8 +1,8 @@
-"""On a real GPU: it computes what the CPU computes, in 16 bits too, and what one writes the other reads;
-and at every length each attention kernel computes what the plain one does
+"""On a real GPU: it computes what the CPU computes, in 16 bits too, and each reads what the other
+writes; and at every length each attention kernel computes what the plain one does
 
-Skipped where there is no GPU. LOPA_TEST_DEVICE=cpu runs it all the same, on the CPU and with its kernels, to find
-mistakes in this file; LOPA_TEST_LENGTHS=1,54,63 tries these lengths only.
+Skipped where there is no GPU. LOPA_TEST_DEVICE=cpu runs it all the same, on the CPU and with its
+kernels, to find mistakes in this file; LOPA_TEST_LENGTHS=1,54,63 tries these lengths only.
 """
 
 import contextlib
@@ -39,7 +39,8 @@ gb = 2**30
 @pytest.fixture(autouse=True)
 def exact():
     "Products of 32-bit numbers are not rounded to TF32"
-    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
     yield
     torch.backends.cuda.matmul.allow_tf32 = before
 
@@ -87,10 +88,8 @@ def learn(model, kind):
 @each
 def test_a_step_in_32_bits(kind, method):
     "The same loss and the same gradients"
-    (a, ours), (b, theirs) = (
-        learn(on('cpu', kind, method), kind),
-        learn(on(DEVICE, kind, method), kind),
-    )
+    a, ours = learn(on('cpu', kind, method), kind)
+    b, theirs = learn(on(DEVICE, kind, method), kind)
     assert b == pytest.approx(a, abs=1e-3) and ours.keys() == theirs.keys()
     for n in ours:
         torch.testing.assert_close(theirs[n], ours[n], atol=1e-3, rtol=1e-2)
@@ -170,11 +169,9 @@ class Rows:
 
     def __init__(self, model, kind):
         ids, self.h = rows((3, 6, 4, 5))
-        self.ids, self.kind, self.read = (
-            ids,
-            kind,
-            model.generator is not None and model.generator.uses_instance,
-        )
+        self.ids = ids
+        self.kind = kind
+        self.read = model.generator is not None and model.generator.uses_instance
 
     def __getitem__(self, i):
         return [len(x) for x in self.ids] if i == 'length' else i
@@ -247,7 +244,8 @@ def test_gradient_checkpointing_saves_memory(method):
         loss.backward()
         return loss.item(), torch.cuda.max_memory_allocated() - before
 
-    (a, much), (b, little) = step(False), step(True)
+    a, much = step(False)
+    b, little = step(True)
     assert a == pytest.approx(b, rel=1e-5) and little < much / 2, (
         f'{much / gb:.2f} GB, and {little / gb:.2f} GB with checkpointing'
     )
@@ -266,7 +264,7 @@ def test_autocast_leaves_the_prompt_alone():
 @pytest.mark.parametrize('method', ['lopa', 'pt', 'lora'])
 @pytest.mark.parametrize('bits', [4, 8])
 def test_quantised(bits, method, tmp_path):
-    "A foundation model in few bits: a step is finite, it generates, and an adapter comes back as it was saved"
+    "A foundation model in few bits: a step is finite, it generates, an adapter comes back"
     from lopa.assets import load_foundation_model
 
     tiny(width=64).save_pretrained(tmp_path / 'base')
@@ -341,7 +339,9 @@ class Attention:
     "Send every attention through one kernel, whatever is allowed around it; `default` lets be"
 
     def __init__(self, kernel):
-        self.kernel, self.calls, self.real = kernel, 0, F.scaled_dot_product_attention
+        self.kernel = kernel
+        self.calls = 0
+        self.real = F.scaled_dot_product_attention
         self.patch = patch.object(F, 'scaled_dot_product_attention', self.attend)
 
     def __enter__(self):
@@ -411,8 +411,12 @@ class Found:
     "What a test has seen of each kernel"
 
     def __init__(self, family, name):
-        self.family, self.name, self.wrong = family, name, []
-        self.compared, self.worst, self.refused = Counter(), Counter(), defaultdict(list)
+        self.family = family
+        self.name = name
+        self.wrong = []
+        self.compared = Counter()
+        self.worst = Counter()
+        self.refused = defaultdict(list)
 
     def steps(self, model, case, t):
         "One step by the plain kernel, and one by each of the others"
@@ -430,7 +434,8 @@ class Found:
         "Are these the plain kernel's, up to rounding?"
         if ours is None:
             return self.refused[kernel, case, 'another way of attention'].append(t)
-        off, allowed = deviation(ours, truth), ROUNDING[self.name]
+        off = deviation(ours, truth)
+        allowed = ROUNDING[self.name]
         self.compared[kernel] += 1
         if off <= allowed:
             self.worst[kernel] = max(self.worst[kernel], off)
@@ -491,7 +496,8 @@ def low_scores(t, dtype, width=64):
     "Queries, keys, values `(2, 1, t, width)`; every score is about -120, where exp is 0 in 32 bits"
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 1, t, width, device=DEVICE, dtype=dtype) / 10 for _ in range(3))
-    q[..., 0], k[..., 0] = 1.0, -120 * math.sqrt(width)
+    q[..., 0] = 1.0
+    k[..., 0] = -120 * math.sqrt(width)
     return [x.requires_grad_() for x in (q, k, v)]
 
 
@@ -531,7 +537,8 @@ def test_low_scores_without_a_mask(kernel, name):
 @gpu_only
 def test_the_workaround_for_cudnn_is_still_needed():
     "Its backward pass is not finite with a mask, length 64 and low scores (PyTorch issue 196678)"
-    version, gone = torch.__version__, "cuDNN's backward is finite again with torch"
+    version = torch.__version__
+    gone = "cuDNN's backward is finite again with torch"
     if not pytest.importorskip('lopa.attention').faulty_cudnn():
         pytest.skip(f'torch {version}: the library applies no workaround')
     if torch.cuda.get_device_capability() != (9, 0):
@@ -549,7 +556,8 @@ def test_the_guard_does_not_wait_for_the_gpu():
     model = in_training('llama', torch.bfloat16, 'lopa prefix')
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     guard = StepGuard(optimiser, [].append, {'dtype': 'bfloat16', 'attention': 'sdpa'}, str)
-    batch, kept = batch_of(model, 'llama', 20), model.generator.prompt.detach().clone()
+    batch = batch_of(model, 'llama', 20)
+    kept = model.generator.prompt.detach().clone()
     for step, spoilt in enumerate((False, True)):
         loss = model(**batch).loss
         loss.backward()

@@ -1,4 +1,4 @@
-"Devices: no tensor is made where the model does not lie, whatever the method, the architecture and the encoder"
+"Devices: no tensor is made where the model does not lie, with any method and architecture"
 
 import importlib
 
@@ -121,13 +121,11 @@ def test_gradient_checkpointing(kind, method):
     + [('t5', m) for m in ('lopa', 'lora', 'prefix', 'p-tuning')],
 )
 def test_generation(kind, method, monkeypatch):
-    "Fake tensors cannot generate, but everything that transformers' `generate` is given lies on the device"
+    "Fake tensors cannot generate, but all that `generate` is given lies on the device"
     with fake_gpu() as device:
         model = on(device, kind, method)
-        asked, given = (
-            ask_only(model, monkeypatch),
-            {k: v for k, v in batch(model, device).items() if k != 'labels'},
-        )
+        asked = ask_only(model, monkeypatch)
+        given = {k: v for k, v in batch(model, device).items() if k != 'labels'}
         assert model.eval().generate(**given, max_new_tokens=2).device == device and len(asked) == 1
 
 

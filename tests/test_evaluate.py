@@ -1,4 +1,4 @@
-"From what a model wrote to what it scored: answers are found, judges are not fooled, scores can be recomputed"
+"Answers are found, judges are not fooled, scores can be recomputed"
 
 import ast
 import json
@@ -36,6 +36,8 @@ from lopa.evaluate.judges import (
     solution,
     unframe,
 )
+from lopa.evaluate.predictions import can_be_scored
+from lopa.evaluate.scoring import text_line
 from lopa.sandbox import run_program, run_programs, why_not
 from lopa.tasks import Task, load_task
 from lopa.tasks.builtin import CASES
@@ -131,7 +133,9 @@ def test_input_in_awkward_words(text, found):
     assert answered_input(text, 'f') == found
 
 
-HEAD, BODY, STOP = 'def f(x):\n', '    return x + 1', ('\ndef ', '\nprint(', '\n```')
+HEAD = 'def f(x):\n'
+BODY = '    return x + 1'
+STOP = ('\ndef ', '\nprint(', '\n```')
 PROGRAMS = [
     BODY,
     BODY + '\n',
@@ -157,13 +161,16 @@ def test_program_in_awkward_words(text):
     "What is found is a program, and the one that was written"
     names = {}
     exec(solution(text, {'prompt': HEAD}, STOP), names)
-    assert names['f'](1) == 2 and not {'g', 's', 'A'} & set(names)
+    assert names['f'](1) == 2
+    assert not {'g', 's', 'A'} & set(names)
 
 
 def test_prose_is_no_program():
     for text in 'I cannot.', '', 'Sure:\n```python\n':
         assert solution(text, {'prompt': HEAD}, STOP).startswith(HEAD)
-    assert cut('a\nb\nc', ('\nc', '\nb')) == 'a' and cut('abc', ()) == 'abc' and unframe('a') == 'a'
+    assert cut('a\nb\nc', ('\nc', '\nb')) == 'a'
+    assert cut('abc', ()) == 'abc'
+    assert unframe('a') == 'a'
 
 
 deep = [
@@ -219,7 +226,8 @@ texts = st.lists(
 def finds_something(text):
     for found in answered_output(text), answered_input(text, 'f'):
         assert isinstance(found, str)
-    assert isinstance(builds(text), bool) and isinstance(expression(text), (ast.AST, type(None)))
+    assert isinstance(builds(text), bool)
+    assert isinstance(expression(text), (ast.AST, type(None)))
     assert (
         solution(text, {'prompt': HEAD}, STOP).startswith(HEAD)
         or '```' in text
@@ -279,19 +287,17 @@ def test_agree_says_yes_or_no(noted, right):
 @given(st.lists(st.integers() | st.text(max_size=3), min_size=1, max_size=4))
 def test_agree_wants_all_of_it(values):
     "What is right passes; one note less, more or other does not"
-    right, notes = [(v,) for v in values], list(enumerate(values))
-    assert (
-        agree(notes, right)
-        and agree(notes * 2, right)
-        and agree([(i, v, 'whatever') for i, v in notes], right)
-    )
-    assert (
-        not agree(notes[1:], right)
-        and not agree([*notes, (len(values), 0)], right)
-        and not agree([*notes, (0, None)], right)
-        and not agree([], right)
-    )
-    assert agree([(0, 3, 3)], [()]) and not agree([(0, 3, 4)], [()])
+    right = [(v,) for v in values]
+    notes = list(enumerate(values))
+    assert agree(notes, right)
+    assert agree(notes * 2, right)
+    assert agree([(i, v, 'whatever') for i, v in notes], right)
+    assert not agree(notes[1:], right)
+    assert not agree([*notes, (len(values), 0)], right)
+    assert not agree([*notes, (0, None)], right)
+    assert not agree([], right)
+    assert agree([(0, 3, 3)], [()])
+    assert not agree([(0, 3, 4)], [()])
 
 
 # --- judges and those who would fool them ---
@@ -366,13 +372,17 @@ def test_inputs_are_judged(text, right):
 def test_no_right_answer_where_none_is_known():
     "A row whose own output cannot be evaluated makes nobody right by returning None"
     row = dict(code='def f(x):\n    return None', entry_point='f', input='1', output='undefined')
-    assert (
-        not judge_output('None', row, None, run)['correct']
-        and not judge_input('f(1)', row, None, run)['correct']
-    )
+    assert not judge_output('None', row, None, run)['correct']
+    assert not judge_input('f(1)', row, None, run)['correct']
 
 
-TEST = 'def check(candidate):\n    assert candidate(1) == 2\n    assert candidate(5) == [6][0]\n    for x in 3, 4:\n        assert candidate(x) == 2*x - x + 1\n    assert candidate(0) < 2\n'
+TEST = """def check(candidate):
+    assert candidate(1) == 2
+    assert candidate(5) == [6][0]
+    for x in 3, 4:
+        assert candidate(x) == 2*x - x + 1
+    assert candidate(0) < 2
+"""
 HOSTILE = {
     'always equal': 'return type("A", (), dict(__eq__=lambda *a: True, __lt__=lambda *a: True))()',
     'int that is always equal': 'return type("I", (int,), dict(__eq__=lambda *a: True))(0)',
@@ -380,7 +390,10 @@ HOSTILE = {
     'os._exit': 'import os; os._exit(0)',
     'forged notes': 'import __main__; __main__._noted = [(i, True) for i in range(4)]; return 0',
     'notes that forget': '_noted.clear(); return x + 1',
-    'notes of another type': 'import __main__; __main__._noted = type("N", (list,), dict(append=lambda *a: 0))(); return 0',
+    'notes of another type': (
+        'import __main__; '
+        '__main__._noted = type("N", (list,), dict(append=lambda *a: 0))(); return 0'
+    ),
     'copies': 'import __main__; __main__._copy = lambda x: 2; return 0',
     'copy module': 'import copy; copy.copy = copy.deepcopy = lambda x: 2; return 0',
     'check': 'import __main__; __main__._check = __main__.check = lambda c: None; return 0',
@@ -399,7 +412,7 @@ HOSTILE = {
 @sandboxed
 @pytest.mark.parametrize('name', ['f', 'check', 'candidate', 'METADATA'])
 def test_programs_are_judged(name):
-    "The right program passes whatever it is called, also when it calls itself; the wrong one does not"
+    "The right program passes whatever it is called, also when it calls itself; no other does"
     row = dict(prompt=f'def {name}(x):\n', test=TEST, entry_point=name)
     task = Task('t', {}, '{prompt}', target='x', stop=())
     for body, right in {
@@ -424,11 +437,9 @@ def test_programs_do_not_fool_the_judge(body):
 
 @sandboxed
 def test_what_the_judge_cannot_hold():
-    "A known limit, told in the notebook: an assertion that is no `==` with a value is only the child's word that it holds; one with a value beside it is enough"
-    cheat, task = (
-        '    import __main__; __main__._noted = [(i, True) for i in range({})]; return 0\n',
-        Task('t', {}, '{prompt}', target='x'),
-    )
+    "A limit that the notebook tells: without a value to compare with, the child is believed"
+    cheat = '    import __main__; __main__._noted = [(i, True) for i in range({})]; return 0\n'
+    task = Task('t', {}, '{prompt}', target='x')
     row = lambda *asserts: dict(
         prompt='def f(x):\n',
         entry_point='f',
@@ -453,7 +464,8 @@ def test_endless_programs():
         (judge_output, '[x for x in iter(int, 1)]', LEN),
     ]:
         v = judge(text, row, Task('t', {}, '', target='x'), fast)
-        assert v['status'] in ('timeout', 'memory') and v['correct'] is False
+        assert v['status'] in ('timeout', 'memory')
+        assert v['correct'] is False
 
 
 # --- what is right is judged right ---
@@ -477,16 +489,17 @@ def original(row, text):
     'name,split,n,broken', [('humaneval', 'test', 164, set()), ('mbpp', 'train', 487, BROKEN)]
 )
 def test_canonical_solutions(name, split, n, broken):
-    "All pass, but for four that also fail when the data set's own program and test are run as they are"
+    "All pass but four, which also fail when the data set's program and test are run as they are"
     task = load_task(name)
-    rows, patient = task.splits[split], partial(run_program, timeout=60, allow_weak_isolation=True)
+    rows = task.splits[split]
+    patient = partial(run_program, timeout=60, allow_weak_isolation=True)
     judged = judge_all(
         task, [[r['canonical_solution']] for r in rows], rows, patient, progress=False
     )
-    assert (
-        len(rows) == n
-        and {r['task_id'] for r, (v,) in zip(rows, judged) if not v['correct']} == broken
-    )
+    assert len(rows) == n
+    assert {
+        r['task_id'] for r, (v,) in zip(rows, judged, strict=True) if not v['correct']
+    } == broken
     own = run_programs(
         [original(r, r['canonical_solution']) for r in rows if r['task_id'] in broken],
         progress=False,
@@ -497,7 +510,7 @@ def test_canonical_solutions(name, split, n, broken):
 
 
 def mutants(row):
-    "The solution with another constant in its first `return` that has one, and with no value at all"
+    "The solution with another constant in the first `return` that has one, and with no value"
     tree = ast.parse(row['prompt'] + row['canonical_solution'])
     function = [
         node
@@ -512,9 +525,9 @@ def mutants(row):
         if isinstance(c, ast.Constant) and type(c.value) in (int, str, bool)
     ]
     if constants:
-        constants[0].value = {int: lambda v: v + 1, str: lambda v: v + '?', bool: lambda v: not v}[
-            type(constants[0].value)
-        ](constants[0].value)
+        change = {int: lambda v: v + 1, str: lambda v: v + '?', bool: lambda v: not v}
+        value = constants[0].value
+        constants[0].value = change[type(value)](value)
         yield 'constant', ast.unparse(tree)
     function.body = [ast.Return(ast.Constant(None))]
     yield 'None', ast.unparse(tree)
@@ -524,38 +537,25 @@ def mutants(row):
 @packaged
 @provided
 def test_mutated_solutions():
-    "Without their value all fail; with another constant they pass if and only if the original test passes"
+    "Without a value all fail; with another constant they pass if the original test passes"
     rows = [
-        (load_task(name), r)
-        for name, split, step in (('humaneval', 'test', 5), ('mbpp', 'train', 16))
-        for r in load_task(name)
-        .splits[split]
-        .select(range(0, 160 if name == 'humaneval' else 480, step))
+        *load_task('humaneval').splits['test'].select(range(0, 160, 5)),
+        *load_task('mbpp').splits['train'].select(range(0, 480, 16)),
     ]
-    jobs = [(task, r | {'prompt': ''}, kind, code) for task, r in rows for kind, code in mutants(r)]
+    jobs = [(row | {'prompt': ''}, kind, code) for row in rows for kind, code in mutants(row)]
     whole = Task('t', {}, '{prompt}', target='{canonical_solution}', grader='tests')
-    judged = [
-        v
-        for (v,) in judge_all(
-            whole, [[code] for *_, code in jobs], [r for _, r, *_ in jobs], run, progress=False
-        )
-    ]
-    assert (
-        not any(v['correct'] for v, (*_, kind, _) in zip(judged, jobs) if kind == 'None')
-        and sum(kind == 'None' for *_, kind, _ in jobs) >= 60
-    )
-    changed = [
-        (v['correct'], original(r, code))
-        for v, (_, r, kind, code) in zip(judged, jobs)
-        if kind == 'constant'
-    ]
-    truth = [
-        o.status == 'ok'
-        for o in run_programs(
-            [source for _, source in changed], progress=False, timeout=10, allow_weak_isolation=True
-        )
-    ]
-    assert [found for found, _ in changed] == truth and truth.count(False) >= 20
+    codes = [[code] for _, _, code in jobs]
+    judged = judge_all(whole, codes, [row for row, _, _ in jobs], run, progress=False)
+    passed = [v['correct'] for (v,) in judged]
+    kinds = [kind for _, kind, _ in jobs]
+    assert not any(p for p, kind in zip(passed, kinds, strict=True) if kind == 'None')
+    assert kinds.count('None') >= 60
+    found = [p for p, kind in zip(passed, kinds, strict=True) if kind == 'constant']
+    changed = [original(row, code) for row, kind, code in jobs if kind == 'constant']
+    ran = run_programs(changed, progress=False, timeout=10, allow_weak_isolation=True)
+    truth = [outcome.status == 'ok' for outcome in ran]
+    assert found == truth
+    assert truth.count(False) >= 20
 
 
 @sandboxed
@@ -565,7 +565,7 @@ def test_mutated_solutions():
     [('cruxeval-o', 400), ('cruxeval-i', 400), ('humaneval-io-o', 999), ('humaneval-io-i', 100)],
 )
 def test_targets_are_right(name, most):
-    "What the data set calls right is right, as it would be written by a model that was trained on it"
+    "What the data set calls right is right, as a model would write it that was trained on it"
     try:
         task = load_task(name)
     except FileNotFoundError:
@@ -574,7 +574,11 @@ def test_targets_are_right(name, most):
         range(0, len(task.splits['test']), -(-len(task.splits['test']) // most))
     )
     judged = judge_all(task, [[task.target.format(**r)] for r in rows], rows, run, progress=False)
-    assert [r.get('id', r.get('input')) for r, (v,) in zip(rows, judged) if not v['correct']] == []
+    assert [
+        r.get('id', r.get('input'))
+        for r, (v,) in zip(rows, judged, strict=True)
+        if not v['correct']
+    ] == []
 
 
 # --- records ---
@@ -585,13 +589,8 @@ def text_lines(task, answers):
     rows = list(task.splits['test'])
     judged = judge_all(task, answers, rows, run, progress=False)
     return [
-        {
-            'texts': some,
-            **{k: [v[k] for v in vs] for k in ('answer', 'status', 'correct')},
-            'right': task.target.format(**r).strip(),
-            'row': r,
-        }
-        for some, vs, r in zip(answers, judged, rows)
+        text_line(task, row, some, verdicts)
+        for row, some, verdicts in zip(rows, answers, judged, strict=True)
     ]
 
 
@@ -609,7 +608,7 @@ def cases():
 @sandboxed
 @pytest.mark.parametrize('samples', [1, 3])
 def test_texts_are_rescored(cases, tmp_path, samples):
-    "To the last digit, with pass@k for several samples, whatever the texts hold; judging again changes nothing"
+    "To the last digit, with pass@k, whatever the texts hold; judging again changes nothing"
     odd = ['\u2028', '\x85', '\ud800', '\r\n', '"', '\\', '\x1c', '{x}']
     answers = [
         [
@@ -618,25 +617,23 @@ def test_texts_are_rescored(cases, tmp_path, samples):
         ]
         for i in range(6)
     ]
-    lines, about, path = text_lines(cases, answers), judging(cases, 'test'), tmp_path / 'p.jsonl'
+    lines = text_lines(cases, answers)
+    about = judging(cases, 'test')
+    path = tmp_path / 'p.jsonl'
     write_predictions(path, about, lines)
     told, back = read_predictions(path)
-    assert (
-        back == json.loads(json.dumps(lines))
-        and told['score'] == score_lines(about, lines)
-        and told['split'] == 'test'
-        and told['source'] == 'tests'
-    )
+    assert back == json.loads(json.dumps(lines))
+    assert told['score'] == score_lines(about, lines)
+    assert told['split'] == 'test'
+    assert told['source'] == 'tests'
     assert (
         rescore(path, progress=False)
         == rescore(path, judge=True, run=run, progress=False)
         == (told['score'],) * 2
     )
     passed = [sum(l['correct']) for l in lines]
-    assert (
-        told['score']['accuracy'] == pytest.approx(sum(passed) / 6 / samples)
-        and told['score']['n'] == 6
-    )
+    assert told['score']['accuracy'] == pytest.approx(sum(passed) / 6 / samples)
+    assert told['score']['n'] == 6
     assert {k for k in told['score'] if '@' in k} == (
         {'pass@1', 'pass@2'} if samples == 3 else set()
     )
@@ -667,63 +664,50 @@ def test_classes_are_rescored(tmp_path, name):
     ]
     write_predictions(tmp_path / 'p.jsonl', judging(task, 'test'), lines)
     now, saved = rescore(tmp_path / 'p.jsonl', judge=True)
-    assert now == saved and now['accuracy'] == sum(l['correct'] for l in lines) / 24
+    assert now == saved
+    assert now['accuracy'] == sum(l['correct'] for l in lines) / 24
     assert ('f1' in now and now['score'] == pytest.approx((now['accuracy'] + now['f1']) / 2)) == (
         name == 'mrpc'
     )
 
 
-def damage(text, how):
-    lines = text.splitlines()
-    first = json.loads(lines[0])
-    return {
-        'cut off': text[:-20],
-        'a line less': '\n'.join(lines[:-1]),
-        'a line more': text + lines[-1],
-        'empty': '',
-        'no first line': '\n'.join(lines[1:]),
-        'prose': 'Hello.\n',
-        'binary': '\x00\x01',
-        'a list': '[]\n',
-        'null': 'null\n',
-        'another first line': '\n'.join(['{"score": 1}', *lines[1:]]),
-        'no score': '\n'.join(
-            [json.dumps({k: v for k, v in first.items() if k != 'score'}), *lines[1:]]
-        ),
-        'lines are lists': '\n'.join([lines[0], *['[]'] * (len(lines) - 1)]),
-        'a word that is no class': text.replace('"answer": "Yes"', '"answer": "Perhaps"'),
-        'no answers': text.replace('"answer"', '"answered"'),
-        'no row': text.replace('"row"', '"column"'),
-        'no grader': text.replace('"grader"', '"grade"'),
-        'nobody': json.dumps(first | {'score': {'n': 0}}) + '\n',
-    }[how]
+def without(first, lines, key):
+    "A file whose first line lacks a key"
+    return '\n'.join([json.dumps({k: v for k, v in first.items() if k != key}), *lines])
 
 
-@pytest.mark.parametrize(
-    'how',
-    [
-        'cut off',
-        'a line less',
-        'a line more',
-        'empty',
-        'no first line',
-        'prose',
-        'binary',
-        'a list',
-        'null',
-        'another first line',
-        'no score',
-        'lines are lists',
-        'a word that is no class',
-        'no answers',
-        'no row',
-        'no grader',
-        'nobody',
-    ],
-)
+DAMAGE = {
+    'cut off': lambda text, first, lines: text[:-20],
+    'a line less': lambda text, first, lines: text.rpartition(lines[-1])[0],
+    'a line more': lambda text, first, lines: text + lines[-1],
+    'empty': lambda text, first, lines: '',
+    'no first line': lambda text, first, lines: '\n'.join(lines),
+    'prose': lambda text, first, lines: 'Hello.\n',
+    'binary': lambda text, first, lines: '\x00\x01',
+    'a list': lambda text, first, lines: '[]\n',
+    'null': lambda text, first, lines: 'null\n',
+    'another first line': lambda text, first, lines: '\n'.join(['{"score": 1}', *lines]),
+    'no score': lambda text, first, lines: without(first, lines, 'score'),
+    'no grader': lambda text, first, lines: without(first, lines, 'grader'),
+    'a score that is none': lambda text, first, lines: text.replace('"score": {', '"score": [{', 1),
+    'words that are none': lambda text, first, lines: text.replace('[" Yes", " No"]', '[1, 2]'),
+    'lines are lists': lambda text, first, lines: '\n'.join(
+        [json.dumps(first), *['[]'] * len(lines)]
+    ),
+    'a word that is no class': lambda text, first, lines: text.replace(
+        '"answer": "Yes"', '"answer": "Perhaps"'
+    ),
+    'no answers': lambda text, first, lines: text.replace('"answer"', '"answered"'),
+    'no row': lambda text, first, lines: text.replace('"row"', '"column"'),
+    'nobody': lambda text, first, lines: json.dumps(first | {'score': {'n': 0}}) + '\n',
+}
+
+
+@pytest.mark.parametrize('how', DAMAGE)
 def test_damaged_predictions(tmp_path, how):
     "A file that was cut off, edited or comes from elsewhere is refused in one sentence"
-    task, path = Task('t', {}, '{a}', (' Yes', ' No')), tmp_path / 'p.jsonl'
+    task = Task('t', {}, '{a}', (' Yes', ' No'))
+    path = tmp_path / 'p.jsonl'
     write_predictions(
         path,
         judging(task, 'test'),
@@ -732,10 +716,28 @@ def test_damaged_predictions(tmp_path, how):
             for w in ('Yes', 'No', 'Yes')
         ],
     )
-    path.write_text(damage(path.read_text(), how))
+    text = path.read_text()
+    first, *answers = text.splitlines()
+    damaged = DAMAGE[how](text, json.loads(first), answers)
+    assert damaged != text
+    path.write_text(damaged)
     with pytest.raises(ValueError) as e:
         rescore(path, judge=True)
     one_sentence(e.value, path, 'expected')
+
+
+@pytest.mark.parametrize('correct', [[], [True], [True, False, True]])
+def test_lines_with_other_numbers_of_texts(cases, tmp_path, correct):
+    "As many texts were written about each row; a line with more or fewer was changed"
+    about = judging(cases, 'test')
+    lines = [{'correct': [True, False], 'row': {}}, {'correct': correct, 'row': {}}]
+    path = tmp_path / 'p.jsonl'
+    first = about | {'score': {'n': 2}}
+    path.write_text('\n'.join(json.dumps(line) for line in [first, *lines]))
+    with pytest.raises(ValueError) as e:
+        read_predictions(path)
+    one_sentence(e.value, path, 'expected')
+    assert not can_be_scored(about, [{'correct': [], 'row': {}}])
 
 
 def test_refused_predictions_leave_the_old_ones(tmp_path, cases):
@@ -759,4 +761,5 @@ def test_refused_predictions_leave_the_old_ones(tmp_path, cases):
         write_predictions(
             tmp_path / 'p.jsonl', judging(cases, 'test'), [{'correct': [True], 'row': {1, 2}}]
         )
-    assert (tmp_path / 'p.jsonl').read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / 'p.jsonl').read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1

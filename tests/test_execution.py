@@ -1,4 +1,4 @@
-"How a run is carried out: memory, number formats, compilation, logs; and what is said when it cannot be"
+"How a run is carried out: memory, number formats, compilation, logs; what is said if it cannot be"
 
 import json
 import os
@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace as NS
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -60,12 +61,12 @@ def test_the_loss_is_scaled_in_float16_only(tmp_path, monkeypatch, dtype, scaled
 
 @pytest.mark.parametrize('method', ['pt', 'lora', 'full'])
 def test_the_format_that_counts_is_the_one_that_is_multiplied_in(method):
-    "A model that came in float16 and is tuned as a whole is held in 32 bits, and still needs loss scaling"
+    "A model that came in float16 and is fully tuned is held in 32 bits, and still needs scaling"
     assert adapted(tiny().half(), method, shaken=False).dtype is torch.float16
 
 
 def test_one_process_uses_one_gpu(tmp_path, monkeypatch):
-    "Else the Trainer would give each of them a batch, and a step would have more examples than the recipe says"
+    "Else the Trainer would give each a batch, and a step would have more examples than it should"
     told = NS(n_gpu=4, _n_gpu=4)
     monkeypatch.setattr('lopa.train.loop.TrainingArguments', lambda **kwargs: told)
     assert arguments(tmp_path, 'cuda')._n_gpu == 1
@@ -76,15 +77,10 @@ def test_number_format_by_capability(monkeypatch):
     from lopa.assets import default_device, default_dtype
 
     for native, dtype in (True, torch.bfloat16), (False, torch.float16):
-        monkeypatch.setattr(
-            torch.cuda, 'is_bf16_supported', lambda including_emulation=True: native
-        )
-        assert (
-            default_dtype('cuda')
-            is default_dtype('cuda:1')
-            is default_dtype(torch.device('cuda', 1))
-            is dtype
-        )
+        supported = Mock(return_value=native)
+        monkeypatch.setattr(torch.cuda, 'is_bf16_supported', supported)
+        for device in 'cuda', 'cuda:1', torch.device('cuda', 1):
+            assert default_dtype(device) is dtype
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     assert default_device() == 'cuda:0'
     monkeypatch.setenv('LOCAL_RANK', '1')
@@ -137,9 +133,7 @@ def test_bad_recipes():
 )
 def test_out_of_memory_names_three_settings(error):
     with pytest.raises(MemoryError) as e:
-        with explain_memory(
-            tiny(), 8, Execution(gradient_accumulation_steps=2, gradient_checkpointing=True)
-        ):
+        with explain_memory(tiny(), 8, Execution(2, True)):
             raise error
     one_sentence(
         e.value,
@@ -193,13 +187,11 @@ def test_memory_that_really_runs_out(tmp_path):
 
 
 def test_compiled_it_computes_the_same():
-    "The whole model, in the way in which the Trainer compiles it; here without generating code, which takes minutes on a CPU"
+    "As the Trainer compiles it; without generating code, which takes minutes on a CPU"
     model = prompted(tiny())
     batch = example(model, (3, 6))
-    exact, compiled = (
-        model(**batch, labels=batch['input_ids']),
-        torch.compile(model, backend='eager')(**batch, labels=batch['input_ids']),
-    )
+    exact = model(**batch, labels=batch['input_ids'])
+    compiled = torch.compile(model, backend='eager')(**batch, labels=batch['input_ids'])
     torch.testing.assert_close(compiled.loss, exact.loss)
     torch.testing.assert_close(compiled.logits, exact.logits)
 
@@ -210,7 +202,12 @@ def test_compiled_it_computes_the_same():
 )
 def test_logs_go_where_they_are_asked_to(tmp_path):
     "The Trainer's own logging, in the folder of the run; it outlives the checkpoints"
-    script = 'import processes, sys; old = processes.Execution; processes.Execution = lambda **k: old(**k, report_to="tensorboard")\nprocesses.main(sys.argv[1], "pt", 1)'
+    script = """
+import processes, sys
+from functools import partial
+processes.Execution = partial(processes.Execution, report_to="tensorboard")
+processes.main(sys.argv[1], "pt", 1)
+"""
     ran = subprocess.run(
         [sys.executable, '-c', script, str(tmp_path)],
         capture_output=True,
@@ -218,11 +215,9 @@ def test_logs_go_where_they_are_asked_to(tmp_path):
         env=os.environ | {'PYTHONPATH': os.pathsep.join([str(HERE.parent), str(HERE), *sys.path])},
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    assert (
-        list(tmp_path.rglob('events.out.tfevents*'))
-        and json.loads((tmp_path / 'result.json').read_text())['execution']['report_to']
-        == 'tensorboard'
-    )
+    assert list(tmp_path.rglob('events.out.tfevents*'))
+    result = json.loads((tmp_path / 'result.json').read_text())
+    assert result['execution']['report_to'] == 'tensorboard'
 
 
 @pytest.mark.skipif(
@@ -231,13 +226,14 @@ def test_logs_go_where_they_are_asked_to(tmp_path):
 )
 @pytest.mark.parametrize('bits', [4, 8])
 def test_a_quantised_foundation_model(bits):
-    "Its weights shrink and stay, the prompt in front of it has a gradient in 32 bits, with activations computed twice as well"
+    "Its weights shrink and stay; the prompt has a gradient in 32 bits, also with checkpointing"
     from lopa.assets import load_foundation_model
     from lopa.train.hardware import weight_format
 
     base = load_foundation_model(device='cpu', bits=bits)
     assert weight_format(base) == f'bits={bits}' and base.get_memory_footprint() < 260 << 20
-    model, ids = prompted(base, 'lopa', shaken=False), torch.arange(18).reshape(2, 9)
+    model = prompted(base, 'lopa', shaken=False)
+    ids = torch.arange(18).reshape(2, 9)
     gradients = []
     for twice in False, True:
         if twice:
@@ -245,9 +241,6 @@ def test_a_quantised_foundation_model(bits):
         model.zero_grad()
         model(ids, labels=ids, instance_features=torch.ones(2, 16)).loss.backward()
         gradients.append(model.generator.prompt.grad)
-    assert (
-        gradients[0].dtype is torch.float32
-        and torch.equal(*gradients)
-        and gradients[0].isfinite().all()
-        and not any(p.requires_grad for p in base.parameters())
-    )
+    assert gradients[0].dtype is torch.float32 and gradients[0].isfinite().all()
+    assert torch.equal(*gradients)
+    assert not any(p.requires_grad for p in base.parameters())

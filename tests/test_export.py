@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from lopa.cli import app
 from tools.docments import into_docstrings
 
 root = Path(__file__).resolve().parents[1]
@@ -151,8 +152,8 @@ def public(tree):
 
 
 def is_command(function):
-    """Does Typer document the parameters of a function, as options?"""
-    return any(ast.unparse(d).startswith('app.command') for d in function.decorator_list)
+    """Are the parameters of a function options of a command, whose help Typer shows?"""
+    return function.name in {command.callback.__name__ for command in app.registered_commands}
 
 
 def parameters(function):

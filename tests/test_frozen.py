@@ -35,7 +35,8 @@ def with_encoder(base, encoder_folder, tuned):
 
 def fit(model, batch, steps=3, lr=1e-2):
     "Losses of some optimiser steps on one batch"
-    optimiser, losses = torch.optim.AdamW(trainable(model), lr=lr, weight_decay=0.1), []
+    optimiser = torch.optim.AdamW(trainable(model), lr=lr, weight_decay=0.1)
+    losses = []
     model.train()
     for _ in range(steps):
         optimiser.zero_grad()
@@ -49,8 +50,10 @@ def fit(model, batch, steps=3, lr=1e-2):
 @pytest.mark.parametrize('kind', ['llama', 'gpt2'])
 def test_foundation_model_is_untouched(kind):
     base = tiny(kind)
-    before, model = copy(base), prompted(base)
-    generator, batch = copy(model.generator), example(model)
+    before = copy(base)
+    model = prompted(base)
+    generator = copy(model.generator)
+    batch = example(model)
     fit(model, batch | {'labels': batch['input_ids']})
     assert same(base, before)
     assert not any(p.requires_grad or p.grad is not None for p in base.parameters())
@@ -60,7 +63,8 @@ def test_foundation_model_is_untouched(kind):
 @pytest.mark.parametrize('tuned', [False, True])
 def test_encoder_learns_only_if_asked(llama, encoder_folder, tuned):
     model, batch = with_encoder(llama, encoder_folder, tuned)
-    before, generator = copy(model.encoder), copy(model.generator)
+    before = copy(model.encoder)
+    generator = copy(model.generator)
     fit(model, batch)
     assert same(model.encoder, before) != tuned
     assert any(p.grad is not None for p in model.encoder.parameters()) == tuned
@@ -95,7 +99,7 @@ def test_dropout_of_the_encoder(llama, encoder_folder, tuned):
 
 @torch.no_grad()
 def test_dropout_of_the_foundation_model():
-    "GPT-2 has dropout of its own: silent in training, with the heads' dropout taken out of the picture"
+    "GPT-2 has dropout of its own: silent in training (the heads' dropout is zero here)"
     model = prompted(tiny('gpt2', resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5))
     batch = example(model)
     expected = model(**batch).logits
@@ -105,7 +109,7 @@ def test_dropout_of_the_foundation_model():
 
 @pytest.mark.parametrize('method', [*sorted(GATES), 'pt'])
 def test_loss_falls(llama, method):
-    "Two instances, the same words, two answers: a prompt that is blind to the instance cannot get below ln 2"
+    "Two instances, the same words, two answers: without the instance none gets below ln 2"
     looks = method not in ('pt', 'shared')
     torch.manual_seed(0)
     model = (
@@ -117,7 +121,8 @@ def test_loss_falls(llama, method):
     batch = dict(input_ids=ids, labels=torch.where(torch.arange(4) == 3, ids, -100))
     if method != 'pt':
         batch['instance_features'] = torch.tensor([[1.0], [-1.0]]).expand(2, FEATURES)
-    losses, chance = fit(model, batch, steps=150, lr=3e-2), math.log(2)
+    losses = fit(model, batch, steps=150, lr=3e-2)
+    chance = math.log(2)
     assert losses[-1] < losses[0] / 2
     if not looks:
         assert losses[-1] > chance - 0.01
@@ -149,7 +154,7 @@ def test_accumulation(llama):
     model.zero_grad()
     for part in slice(0, 1), slice(1, 3):
         model(**{k: v[part] for k, v in batch.items()}, num_items_in_batch=count).loss.backward()
-    for p, expected in zip(trainable(model), whole):
+    for p, expected in zip(trainable(model), whole, strict=True):
         torch.testing.assert_close(p.grad, expected, atol=1e-6, rtol=1e-4)
 
 
@@ -160,7 +165,8 @@ def test_labels_restrict_the_head_to_where_it_is_needed(base):
     batch = example(model, (3, 6))
     labels = torch.full_like(batch['input_ids'], -100)
     labels[:, -2:] = batch['input_ids'][:, -2:]
-    few, full = model(**batch, labels=labels), model(**batch).logits
+    few = model(**batch, labels=labels)
+    full = model(**batch).logits
     assert few.logits.shape[1] == 2 and full.shape[1] == PROMPT + 6
     expected = torch.nn.functional.cross_entropy(
         full[:, -3:-1].flatten(0, 1), labels[:, -2:].flatten()

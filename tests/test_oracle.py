@@ -35,8 +35,10 @@ def close(prompt, expected):
 )
 def test_lopa(gate, join):
     "σ(UVᵀ) ∘ Z_S, and the other ways to join"
-    model, (_, h) = prompted(tiny(), gate=gate), rows((1,) * 5)
-    w, x = numbers(model), h.double().numpy()
+    model = prompted(tiny(), gate=gate)
+    _, h = rows((1,) * 5)
+    w = numbers(model)
+    x = h.double().numpy()
     U, V = (
         two_layers(x, w, f'heads.{n}').reshape(5, size, 2)
         for n, size in (('u', PROMPT), ('v', WIDTH))
@@ -45,7 +47,8 @@ def test_lopa(gate, join):
 
 
 def test_idpg():
-    model, (_, h) = prompted(tiny(), 'idpg'), rows((1,) * 5)
+    model = prompted(tiny(), 'idpg')
+    _, h = rows((1,) * 5)
     close(
         model.prompt(5, h),
         two_layers(h.double().numpy(), numbers(model), 'head').reshape(5, PROMPT, WIDTH),
@@ -55,20 +58,24 @@ def test_idpg():
 @pytest.mark.parametrize('n', [2, 4, 8])
 def test_idpg_phm(n):
     "Each matrix is a sum of n Kronecker products"
-    model, (_, h) = prompted(tiny(), 'idpg-phm', phm_blocks=n), rows((1,) * 5)
+    model = prompted(tiny(), 'idpg-phm', phm_blocks=n)
+    _, h = rows((1,) * 5)
     w = numbers(model)
-    matrix = lambda layer: sum(
-        np.kron(a, b) for a, b in zip(w[f'head.{layer}.A'], w[f'head.{layer}.B'])
-    )
+
+    def matrix(layer):
+        pairs = zip(w[f'head.{layer}.A'], w[f'head.{layer}.B'], strict=True)
+        return sum(np.kron(a, b) for a, b in pairs)
+
     hidden = np.tanh(h.double().numpy() @ matrix(1) + w['head.1.bias'])
     close(model.prompt(5, h), (hidden @ matrix(3) + w['head.3.bias']).reshape(5, PROMPT, WIDTH))
 
 
 @pytest.mark.parametrize('side', ['left', 'right'])
 def test_dept(side):
-    "A short prompt, and row i of A B added to the i-th word; nothing beyond the last row of A, nothing to padding"
+    "A short prompt, and row i of A B added to the i-th word; nothing further on or to padding"
     model = prompted(tiny(), 'dept', update_length=4)
-    w, ids = numbers(model), torch.tensor([[5, 6, 7, 8, 9, 10]])
+    w = numbers(model)
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
     table = model.base_model.get_input_embeddings().weight.detach().double().numpy()
     change = np.zeros((6, WIDTH))
     change[:4] = np.einsum('lr,rd->ld', w['A'], w['B'])
@@ -83,7 +90,8 @@ def test_dept(side):
 
 def test_dept_leaves_the_answer_alone():
     "What is generated cannot be changed, so what is learned from is not changed either"
-    model, ids = prompted(tiny(), 'dept'), torch.tensor([[5, 6, 7, 8]])
+    model = prompted(tiny(), 'dept')
+    ids = torch.tensor([[5, 6, 7, 8]])
     x, _, labels, _ = model.lay_out(ids, labels=torch.tensor([[-100, -100, 7, 8]]))
     table = model.base_model.get_input_embeddings().weight
     assert (

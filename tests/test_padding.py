@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 lengths = st.lists(st.integers(1, 9), min_size=1, max_size=4)
-sides, seeds = st.sampled_from(['left', 'right']), st.integers(0, 999)
+sides = st.sampled_from(['left', 'right'])
+seeds = st.integers(0, 999)
 
 
 @few
@@ -15,7 +16,8 @@ sides, seeds = st.sampled_from(['left', 'right']), st.integers(0, 999)
 @torch.no_grad()
 def test_logits(base, lengths, side, seed):
     "Prompt and text of a padded row get the logits that they get alone"
-    model, (ids, h) = prompted(base), rows(lengths, seed)
+    model = prompted(base)
+    ids, h = rows(lengths, seed)
     together = model(**padded(ids, side), instance_features=h).logits
     for i, n in enumerate(lengths):
         alone = model(ids[i][None], instance_features=h[i : i + 1]).logits[0]
@@ -28,16 +30,17 @@ def test_logits(base, lengths, side, seed):
 @torch.no_grad()
 def test_loss(base, lengths, side, seed):
     "The loss of a batch is the mean of its rows' losses when each has one label"
-    model, (ids, h) = prompted(base), rows(lengths, seed)
+    model = prompted(base)
+    ids, h = rows(lengths, seed)
     labels = [torch.full_like(i, -100) for i in ids]
-    for row, i in zip(labels, ids):
+    for row, i in zip(labels, ids, strict=True):
         row[-1] = i[-1]
     together = model(
         **padded(ids, side), labels=padded(labels, side, -100)['input_ids'], instance_features=h
     ).loss
     alone = [
         model(i[None], labels=l[None], instance_features=h[k : k + 1]).loss
-        for k, (i, l) in enumerate(zip(ids, labels))
+        for k, (i, l) in enumerate(zip(ids, labels, strict=True))
     ]
     torch.testing.assert_close(together, torch.stack(alone).mean(), atol=1e-4, rtol=1e-3)
 
@@ -46,7 +49,8 @@ def test_loss(base, lengths, side, seed):
 @given(lengths=lengths, side=sides, seed=seeds)
 def test_generate(base, lengths, side, seed):
     "A padded row continues with the tokens with which it continues alone"
-    model, (ids, h) = prompted(base), rows(lengths, seed)
+    model = prompted(base)
+    ids, h = rows(lengths, seed)
     kwargs = dict(max_new_tokens=3, do_sample=False, pad_token_id=0)
     together = model.generate(**padded(ids, side), instance_features=h, **kwargs)
     for i, row in enumerate(ids):
@@ -73,7 +77,8 @@ def test_every_method(model, side):
 @torch.no_grad()
 def test_position_matters(base):
     "The other tests would pass by accident on a model that cannot tell positions apart"
-    model, (ids, h) = prompted(base), rows([6])
+    model = prompted(base)
+    ids, h = rows([6])
     turned = ids[0].flip(0)
     turned[-1] = ids[0][-1]
     a, b = (model(i[None], instance_features=h).logits[0, -1] for i in (ids[0], turned))

@@ -26,7 +26,8 @@ def peft_model(kind, vectors):
 @pytest.mark.parametrize('kind', ['llama', 'gpt2'])
 @torch.no_grad()
 def test_logits(kind, how, lengths):
-    model, (ids, h) = prompted(tiny(kind), **how), rows(lengths)
+    model = prompted(tiny(kind), **how)
+    ids, h = rows(lengths)
     batch = padded(ids, 'right')
     ours = model(**batch, instance_features=h).logits
     theirs = peft_model(kind, model.generator.prompt)(**batch).logits
@@ -40,9 +41,12 @@ def test_logits(kind, how, lengths):
 @pytest.mark.parametrize('kind', ['llama', 'gpt2'])
 def test_loss_and_gradient(kind):
     "The same loss, and the same gradient for the vectors"
-    model, (ids, _) = prompted(tiny(kind), 'pt'), rows((6, 6))
-    ids, peft = torch.stack(ids), peft_model(kind, model.generator.prompt)
-    ours, theirs = model(ids, labels=ids).loss, peft(input_ids=ids, labels=ids).loss
+    model = prompted(tiny(kind), 'pt')
+    ids, _ = rows((6, 6))
+    ids = torch.stack(ids)
+    peft = peft_model(kind, model.generator.prompt)
+    ours = model(ids, labels=ids).loss
+    theirs = peft(input_ids=ids, labels=ids).loss
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     ours.backward()
     theirs.backward()
@@ -76,11 +80,13 @@ def parts(method, kind='llama'):
 @pytest.mark.parametrize('method', ['lora', 'prefix', 'p-tuning'])
 @torch.no_grad()
 def test_baseline_logits(kind, method):
-    "Without padding, and with padding on the right, where PEFT's positions are right, our logits are PEFT's"
-    (model, theirs), lengths = parts(method, kind), (3, 6, 1)
+    "Without padding, or with it on the right (there PEFT's positions are right): PEFT's logits"
+    model, theirs = parts(method, kind)
+    lengths = (3, 6, 1)
     ids, _ = rows(lengths)
     batch = padded(ids, 'right')
-    ours, peft = model(**batch).logits, theirs(**batch).logits
+    ours = model(**batch).logits
+    peft = theirs(**batch).logits
     m = PROMPT if method == 'p-tuning' else 0
     for i, n in enumerate(lengths):
         torch.testing.assert_close(ours[i, : m + n], peft[i, : m + n], atol=1e-4, rtol=1e-4)
@@ -90,7 +96,8 @@ def test_baseline_logits(kind, method):
 @torch.no_grad()
 def test_peft_reads_our_adapters(method, tmp_path):
     "A saved LoRA or prefix is an adapter of PEFT's, too"
-    model, (ids, _) = adapted('llama', method), rows((5, 5))
+    model = adapted('llama', method)
+    ids, _ = rows((5, 5))
     model.save_pretrained(tmp_path)
     theirs = PeftModel.from_pretrained(tiny(), tmp_path)
     torch.testing.assert_close(
@@ -99,7 +106,7 @@ def test_peft_reads_our_adapters(method, tmp_path):
 
 
 def test_lora_is_the_papers():
-    "Rank 16, alpha 32, dropout 0.1, on queries, keys and values; the base in evaluation mode, LoRA's dropout alone awake"
+    "Rank 16, alpha 32, dropout 0.1, on queries, keys, values; only LoRA's dropout is active"
     model = BaselineModel(tiny(), BaselineConfig('lora')).train()
     c = model.model.peft_config['default']
     assert (c.r, c.lora_alpha, c.lora_dropout, sorted(c.target_modules)) == (

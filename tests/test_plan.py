@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from lopa.plan.footprint import (
     as_on,
     cache_bytes,
     evaluation_memory,
+    ledger_for,
     note_weights,
     old_layout,
     quantised,
@@ -30,6 +32,7 @@ from lopa.plan.footprint import (
     step_memory,
     watch,
     watch_step,
+    zero_batch,
 )
 from lopa.plan.sizes import Limit, competitors, find_size
 from lopa.prompts import PromptConfig
@@ -63,32 +66,18 @@ def small(
     if method in BASELINES:
         config = BaselineConfig(method, num_virtual_tokens=3, rank=2, head_width=8)
     else:
-        config = PromptConfig(
-            method,
-            **(
-                dict(num_virtual_tokens=3, rank=2, head_width=8, phm_blocks=4, feature_width=16)
-                | config
-            ),
-        )
-    return Job(
-        configured(kind),
-        Recipe(config, prompt_lr=1e-3, head_lr=1e-3, eval_batch_size=eval_batch_size),
-        device,
-        dtype,
-        length,
-        answer,
-        new,
-        encoder,
-    )
+        sizes = dict(num_virtual_tokens=3, rank=2, head_width=8, phm_blocks=4, feature_width=16)
+        config = PromptConfig(method, **sizes | config)
+    plan = Recipe(config, prompt_lr=1e-3, head_lr=1e-3, eval_batch_size=eval_batch_size)
+    return Job(configured(kind), plan, device, dtype, length, answer, new, encoder)
 
 
 def total(*args, **kwargs):
     return step_memory(*args, **kwargs).peak.total()
 
 
-some = [
-    (kind, method) for kind, method in PAIRS if kind == 'llama' or method in ('lopa', 'lora')
-]  # every method, and every architecture
+# every method, and every architecture
+some = [(k, method) for k, method in PAIRS if k == 'llama' or method in ('lopa', 'lora')]
 
 
 @pytest.mark.parametrize('kind,method', some, ids=lambda x: x)
@@ -102,24 +91,23 @@ def test_methods_and_architectures(kind, method):
 @pytest.mark.parametrize('method', ['lopa', 'pt', 'dept', 'idpg', 'lora', 'p-tuning', 'full'])
 def test_fake_is_real_to_the_byte(method):
     "The ledger of a step on real tensors, but for what the batch itself takes"
-    job, rows = small(method), 4
+    job = small(method)
+    rows = 4
     model = adapt_model(tiny(attn_implementation='eager').requires_grad_(False), job.recipe.config)
-    batch = job.batch(model, rows)
+    batch = zero_batch(job, model, rows)
     batch['labels'][:, :-1] = -100
     optimiser = torch.optim.AdamW(parameter_groups(model, job.recipe), weight_decay=0.0, fused=True)
-    with (ledger := job.ledger(model)):
+    with (ledger := ledger_for(job, model)):
         note_weights(ledger, model)
         watch(ledger, model, optimiser, several=False)
         model.train()(**batch).loss.backward()
         optimiser.step()
-    assert abs(ledger.peak.total() - step_memory(job, rows).peak.total()) <= sum(
-        t.nbytes for t in batch.values()
-    )
+    difference = ledger.peak.total() - step_memory(job, rows).peak.total()
+    assert abs(difference) <= sum(t.nbytes for t in batch.values())
 
 
-@settings(
-    few, max_examples=8
-)  # a step on fake tensors takes as long for a tiny model as for a real one
+# a step on fake tensors takes as long for a tiny model as for a real one
+@settings(few, max_examples=8)
 @given(
     rows=st.integers(1, 12),
     more=st.integers(1, 12),
@@ -158,10 +146,8 @@ def test_weights_are_the_bytes_of_the_parameters(method):
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     assert ledger.now['foundation model' if method == 'full' else 'trained parts'] >= trained
     peak = step_memory(small(method), 1).peak
-    assert (
-        abs(peak['Adam'] - 2 * trained) < 4 * (1 + len(list(model.parameters())))
-        and peak['foundation model'] == ledger.now['foundation model']
-    )
+    assert abs(peak['Adam'] - 2 * trained) < 4 * (1 + len(list(model.parameters())))
+    assert peak['foundation model'] == ledger.now['foundation model']
 
 
 def test_gradients_stay_between_passes():
@@ -177,43 +163,29 @@ def test_frozen_own_encoder_costs_nothing_and_a_tuned_one_does():
         for t in (False, True)
     )
     a, b = step_memory(frozen, 2).peak, step_memory(tuned, 2).peak
-    assert (
-        not a['encoder']
-        and b['encoder'] > 0
-        and b['Adam'] > a['Adam']
-        and b['activations'] > a['activations']
-    )
+    assert not a['encoder'] and b['encoder'] > 0
+    assert b['Adam'] > a['Adam'] and b['activations'] > a['activations']
 
 
 def test_named_encoder_comes_from_its_configuration(encoder_folder):
     "A BERT of 16 numbers, in 32 bits, tuned under a foundation model in 16"
     for device, dtype in ('cpu', torch.float32), ('t4', torch.float16), ('l4', torch.bfloat16):
-        job = small(
-            device=device,
-            dtype=dtype,
-            feature_width=None,
-            encoder_name_or_path=encoder_folder,
-            train_encoder=True,
-        )
+        reads = dict(encoder_name_or_path=encoder_folder, train_encoder=True, feature_width=None)
+        job = small(device=device, dtype=dtype, **reads)
         model = job.model()
         assert model.encoder.width == 16 and model.encoder.tuned and model.base_model.dtype is dtype
-        assert step_memory(job, 2).peak['encoder'] == sum(
-            t.nbytes for t in [*model.encoder.model.parameters(), *model.encoder.model.buffers()]
-        )
+        reader = model.encoder.model
+        held = sum(t.nbytes for t in [*reader.parameters(), *reader.buffers()])
+        assert step_memory(job, 2).peak['encoder'] == held
 
 
 @pytest.mark.parametrize('kind', ['llama', 'roberta', 'gpt2'])
 def test_half_as_many_bits_need_less(kind):
     "Weights in 16 bits are half as many bytes, whatever the Trainer does in 32"
-    wide, narrow = (
-        step_memory(small(kind=kind, device='t4'), 4).peak,
-        step_memory(small(kind=kind, device='t4', dtype=torch.float16), 4).peak,
-    )
-    assert (
-        narrow['foundation model'] < 0.6 * wide['foundation model']
-        and narrow.total() < wide.total()
-        and narrow['Adam'] == wide['Adam']
-    )
+    wide = step_memory(small(kind=kind, device='t4'), 4).peak
+    narrow = step_memory(small(kind=kind, device='t4', dtype=torch.float16), 4).peak
+    assert narrow['foundation model'] < 0.6 * wide['foundation model']
+    assert narrow.total() < wide.total() and narrow['Adam'] == wide['Adam']
 
 
 def test_suffix_computes_the_text_once():
@@ -221,10 +193,8 @@ def test_suffix_computes_the_text_once():
     prefix, suffix = (
         step_memory(small(position=p, length=40, answer=4), 4) for p in ('prefix', 'suffix')
     )
-    assert (
-        suffix.peak['activations'] < 0.6 * prefix.peak['activations']
-        and suffix.flops < prefix.flops
-    )
+    assert suffix.peak['activations'] < 0.6 * prefix.peak['activations']
+    assert suffix.flops < prefix.flops
 
 
 def test_longer_answers_have_more_logits():
@@ -234,16 +204,13 @@ def test_longer_answers_have_more_logits():
 
 def test_cache():
     job = small(length=30, new=10, eval_batch_size=3)
-    assert (
-        evaluation_memory(job)['KV cache']
-        == cache_bytes(job.base, 3, 3 + 30 + 10, 4)
-        == 2 * 2 * 1 * 16 * 3 * 43 * 4
-    )  # two layers, one head of 16 with its own keys
+    by_hand = 2 * 2 * 1 * 16 * 3 * 43 * 4  # two layers, one head of 16 with its own keys
+    assert cache_bytes(job.base, 3, 3 + 30 + 10, 4) == by_hand
+    assert evaluation_memory(job)['KV cache'] == by_hand
     assert not evaluation_memory(small(length=30))['KV cache']
     torch_cache = tiny('llama')(torch.ones(3, 43, dtype=torch.long), use_cache=True).past_key_values
-    assert sum(
-        t.nbytes for layer in torch_cache.layers for t in (layer.keys, layer.values)
-    ) == cache_bytes(job.base, 3, 43, 4)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in torch_cache.layers)
+    assert held == cache_bytes(job.base, 3, 43, 4)
 
 
 def test_quantised_matrices():
@@ -257,7 +224,7 @@ def test_quantised_matrices():
 
 
 def test_garbage_collection_changes_nothing():
-    "What is alive is what Python's reference counts say; nothing hangs in a cycle until somebody looks"
+    "What is alive is what reference counts say; nothing hangs in a cycle until somebody looks"
     job = small()
     job.base.num_hidden_layers = 5
     on = total(job, 4, checkpointing=True)
@@ -284,12 +251,8 @@ def test_no_weights_are_loaded(monkeypatch):
 
     monkeypatch.setattr(tf.PreTrainedModel, 'from_pretrained', refuse)
     plan = plan_run('smollm2-135m', 'rotten_tomatoes', recipe('rotten_tomatoes'), length=10)
-    assert (
-        plan['fits']
-        and plan['device'] == 't4'
-        and not plan['alternatives']
-        and json.loads(json.dumps(plan)) == plan
-    )
+    assert plan['fits'] and plan['device'] == 't4' and not plan['alternatives']
+    assert json.loads(json.dumps(plan)) == plan
 
 
 @pytest.mark.parametrize('device', GPUS)
@@ -306,9 +269,8 @@ def test_what_fits_is_found(monkeypatch, capsys):
     monkeypatch.setitem(GPUS, 't4', GPUS['t4'] | {'memory': 0.9985 * whole / 1e9 / 0.9})
     found = plan_run(base, 'rte', plan, length=40)
     assert not found['fits'] and (good := [how for how in found['alternatives'] if how['fits']])
-    assert {
-        (how['gradient_accumulation_steps'] > 1, how['gradient_checkpointing']) for how in good
-    } >= {(True, False), (False, True)}
+    kinds = {(p['gradient_accumulation_steps'] > 1, p['gradient_checkpointing']) for p in good}
+    assert kinds >= {(True, False), (False, True)}
     assert all(how['total'] < whole for how in good)
     show_plan(found)
     assert 'checkpointing' in verdict(found) and 'does not fit' in capsys.readouterr().out
@@ -344,32 +306,13 @@ def test_mistakes_are_one_sentence():
 
 
 def test_command():
-    said = subprocess.run(
-        [
-            sys.executable,
-            '-c',
-            'from lopa.cli import main; main()',
-            'plan',
-            '--length',
-            '40',
-            '--batch-size',
-            '4',
-            '--gradient-accumulation-steps',
-            '2',
-            '--json',
-        ],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
+    how = '--length 40 --batch-size 4 --gradient-accumulation-steps 2 --json'.split()
+    command = [sys.executable, '-c', 'from lopa.cli import main; main()', 'plan', *how]
+    said = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert said.returncode == 0
     plan = json.loads(said.stdout)
-    assert (
-        said.returncode == 0
-        and plan['device'] == 't4'
-        and plan['length'] == 40
-        and plan['gradient_accumulation_steps'] == 2
-        and plan['fits']
-    )
+    assert plan['device'] == 't4' and plan['length'] == 40 and plan['fits']
+    assert plan['gradient_accumulation_steps'] == 2
 
 
 @pytest.mark.skipif(
@@ -386,19 +329,9 @@ def test_against_measured_memory(method, rows, length, checkpointing):
         Path('/proc/self/clear_refs').write_text('5')
     except OSError:
         pytest.skip('the peak cannot be set back here')
-    ran = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'tools.peak',
-            method,
-            *map(str, (rows, length, int(checkpointing), 2)),
-        ],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    how = [method, *map(str, (rows, length, int(checkpointing), 2))]
+    command = [sys.executable, '-m', 'tools.peak', *how]
+    ran = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     measured = json.loads(ran.stdout.splitlines()[-1])['peak']
     plan = plan_run(
         'smollm2-135m',
@@ -465,22 +398,21 @@ def test_the_planner_against_an_h100(name):
         close(mib, name, method)
 
 
+def limit_of(base, size, batch, masked):
+    return Limit(base, masked=masked), batch
+
+
 def test_a_mask_costs_the_copies_of_shared_keys_and_values():
     "SmolLM2: nine heads, three with keys and values of their own"
     size = find_size('smollm2-135m')
     size.shape = size.shape | {'num_hidden_layers': 4}
     try:
-        told, plain = (
-            watch_step(
-                lambda base, size, batch: (Limit(base, masked=masked), batch), size, left=True
-            )
-            for masked in (True, False)
-        )
+        told = watch_step(partial(limit_of, masked=True), size, left=True)
+        plain = watch_step(partial(limit_of, masked=False), size, left=True)
     finally:
         size.shape = size.shape | {'num_hidden_layers': 30}
-    copies = (
-        4 * 2 * (9 - 3) * 64 * size.batch * (size.length + 10) * 2
-    )  # layers, k and v, width, tokens, bytes
+    tokens = size.batch * (size.length + 10)
+    copies = 4 * 2 * (9 - 3) * 64 * tokens * 2  # layers, k and v, heads, width, tokens, bytes
     assert abs(told.peak.total() - plain.peak.total() - copies) < 0.35 * copies
 
 
@@ -490,7 +422,8 @@ def test_dropout_keeps_a_byte_on_a_gpu():
         x = torch.ones(10_000, requires_grad=True)
         with Ledger() as ledger, as_on(cpu):
             y = torch.nn.Dropout(0.5)(x)
-        sizes.append(ledger.now.total())
+            sizes.append(ledger.now.total())
+            del y
         with as_on(cpu):
             assert torch.nn.Dropout(0.5).eval()(x) is x
     assert sizes == [80_000, 50_000]
@@ -528,9 +461,8 @@ def test_time_against_an_h100(name, method):
     "Within 15 % where launches decide; `LAUNCH` was fitted to these and others"
     step = watch_step(competitors(find_size(name))[method], find_size(name), left=True)
     bounds = time_bounds(step.flops, step.launches, GPUS['h100']['half'] * 1e12)
-    assert (
-        max(bounds, key=bounds.get) == 'launches' and bounds['launches'] == step.launches * LAUNCH
-    )
+    assert max(bounds, key=bounds.get) == 'launches'
+    assert bounds['launches'] == step.launches * LAUNCH
     assert abs(1e3 * bounds['launches'] / STEPS[name]['ms'][method] - 1) < 0.15
 
 
@@ -539,9 +471,8 @@ def test_a_plan_says_what_its_time_rests_on(capsys):
     gpu, cpu = (
         plan_run(configured('llama'), 'rte', plan, device=d, length=40) for d in ('h100', 'cpu')
     )
-    assert gpu['seconds_per_step'] == max(gpu['bounds'].values()) and set(cpu['bounds']) == {
-        'arithmetic'
-    }
+    assert gpu['seconds_per_step'] == max(gpu['bounds'].values())
+    assert set(cpu['bounds']) == {'arithmetic'}
     for p in gpu, cpu:
         show_plan(p)
     shown = capsys.readouterr().out

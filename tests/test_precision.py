@@ -1,4 +1,4 @@
-"Number formats: a foundation model in 16 bits, what is trained in 32, and neither where the other belongs"
+"Number formats: a foundation model in 16 bits, what is trained in 32, never the other way"
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def gradients(model, batch, scale):
 
 
 def check_step(model, dtype):
-    "Logits in the model's format; the loss, what is trained and its gradients in 32 bits, all of them finite"
+    "Logits in the model's format; the loss, what is trained, its gradients: 32 bits, finite"
     frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
     assert trained(model) and all(p.dtype is torch.float32 for p in trained(model).values())
     for scale in (
@@ -116,7 +116,7 @@ def test_generation(kind, method, dtype):
 @pytest.mark.parametrize('name,pooling,tuned', NAMES)
 @pytest.mark.parametrize('kind', ['llama', 'roberta', 't5'])
 def test_encoders_inside_the_model(kind, name, pooling, tuned, dtype):
-    "A tuned encoder is held in 32 bits and multiplies in the foundation model's 16; its features are 32 bits wide in any case"
+    "A tuned encoder is held in 32 bits and multiplies in 16; its features always have 32"
     model = prompted(
         tiny(kind).to(dtype),
         encoder_name_or_path=name,
@@ -157,7 +157,7 @@ def test_a_named_encoder(encoder_folder, tuned, dtype):
 @pytest.mark.parametrize('pooling', [p for p in POOLINGS if p != 'pooler'])
 @torch.no_grad()
 def test_pooling_adds_in_32_bits(pooling):
-    "The hidden vectors of a long text are rounded to 16 bits, their average is not; and float16 does not run over"
+    "Hidden vectors are rounded to 16 bits, their average is not; float16 does not run over"
     base = tiny().half()
     base.get_input_embeddings().weight.fill_(250.0).add_(torch.arange(VOCAB)[:, None])
     ids = torch.arange(600)[None] % VOCAB
@@ -171,7 +171,7 @@ def test_pooling_adds_in_32_bits(pooling):
 
 @pytest.mark.parametrize('method,pooling', [*((m, None) for m in METHODS), ('lopa', 'attention')])
 def test_the_prompt_is_not_narrowed(method, pooling):
-    "Under autocast, a generator (and learned pooling, and DePT's change of the embeddings) computes what it computes without"
+    "Under autocast, generators, learned pooling and DePT's change compute what they did without"
     encoder = dict(encoder_name_or_path='embeddings', encoder_pooling=pooling) if pooling else {}
     model = prompted(tiny(), method, **encoder)
     if pooling:
@@ -200,7 +200,7 @@ def test_autocast_does_narrow(llama):
 
 @methods
 def test_a_step_under_autocast(method):
-    "As the Trainer does it with `bf16=True`: what is trained keeps its 32 bits, and so do its gradients"
+    "As the Trainer does it with `bf16=True`: what is trained and its gradients keep 32 bits"
     model = prompted(tiny(), method)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         loss = model.train()(**labelled(model)).loss

@@ -79,7 +79,7 @@ def test_splits_are_fixed(task):
 def test_answers_are_single_tokens(task):
     "Both words of the answer are one token each, and not the same"
     tokenizer = assets.load_tokenizer()
-    for word, token in zip(task.verbalizer, choice_ids(task.verbalizer, tokenizer)):
+    for word, token in zip(task.verbalizer, choice_ids(task.verbalizer, tokenizer), strict=True):
         assert tokenizer.decode([token]) == word
 
 
@@ -87,12 +87,12 @@ def test_answers_are_single_tokens(task):
 
 
 def test_features_are_computed_once(task, encoder, cache, monkeypatch):
-    "The second call reads the cache, also for the same rows loaded anew; other rows and other settings do not"
-    tokenizer, rows = (
-        assets.load_tokenizer(assets.ENCODER, 'right'),
-        task.splits['validation'].select(range(6)),
-    )
-    first, calls, forward = encode_dataset(rows, encoder, tokenizer), [], encoder.forward
+    "The second call reads the cache, also for rows loaded anew; other rows and settings do not"
+    tokenizer = assets.load_tokenizer(assets.ENCODER, 'right')
+    rows = task.splits['validation'].select(range(6))
+    first = encode_dataset(rows, encoder, tokenizer)
+    calls = []
+    forward = encoder.forward
     monkeypatch.setattr(encoder, 'forward', lambda *args: calls.append(1) or forward(*args))
     assert (
         encode_dataset(rows, encoder, tokenizer)['instance_features'][:]
@@ -112,11 +112,9 @@ def test_features_are_computed_once(task, encoder, cache, monkeypatch):
 
 
 def test_cached_features_are_the_encoders(task, encoder, cache):
-    "Batched, sorted by length and put back in order: each row's features are those of its text alone"
-    tokenizer, rows = (
-        assets.load_tokenizer(assets.ENCODER, 'right'),
-        task.splits['test'].select(range(5)),
-    )
+    "Batched by length and put back in order: each row's features are those of its text alone"
+    tokenizer = assets.load_tokenizer(assets.ENCODER, 'right')
+    rows = task.splits['test'].select(range(5))
     found = torch.tensor(
         encode_dataset(rows, encoder, tokenizer, batch_size=2)['instance_features'][:]
     )
@@ -136,7 +134,7 @@ def test_conversion_is_done_once(cache, monkeypatch):
 
 
 def test_broken_conversion_leaves_nothing(tmp_path):
-    "Cut off in the middle, it is not taken for a finished one the next time, and an older folder stays"
+    "Cut off in the middle, it is not taken for a finished one, and an older folder stays"
 
     def write(folder):
         (folder / 'config.json').write_text('{')
@@ -159,7 +157,8 @@ def test_broken_conversion_leaves_nothing(tmp_path):
 @pytest.fixture(scope='module')
 def run(base, task, tmp_path_factory):
     "Two steps of LoPA on a handful of sentences"
-    folder, small = tmp_path_factory.mktemp('run'), task.limit(train=8, validation=8, test=4)
+    folder = tmp_path_factory.mktemp('run')
+    small = task.limit(train=8, validation=8, test=4)
     plan = recipe('rotten_tomatoes', steps=2, eval_steps=1, batch_size=4, eval_batch_size=4)
     torch.manual_seed(0)
     model = get_prompt_model(base, plan.config)

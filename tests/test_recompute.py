@@ -72,7 +72,8 @@ def modes(model):
 
 def counted(model, monkeypatch):
     "From now on, count how often layers are run in a way that can be repeated"
-    runs, real = [], recomputation.checkpoint
+    runs = []
+    real = recomputation.checkpoint
     monkeypatch.setattr(
         recomputation,
         'checkpoint',
@@ -82,7 +83,9 @@ def counted(model, monkeypatch):
 
 
 def check(model, kind, monkeypatch, equal=torch.equal):
-    kept, text, mode = learn(model, kind), tokens(model, kind), modes(model)
+    kept = learn(model, kind)
+    text = tokens(model, kind)
+    mode = modes(model)
     model.gradient_checkpointing_enable()
     assert modes(model) == mode
     runs = counted(model, monkeypatch)
@@ -116,7 +119,7 @@ def test_with_a_tuned_encoder(kind, monkeypatch):
 
 @pytest.mark.parametrize('kind', CAUSAL)
 def test_behind_the_text(kind, monkeypatch):
-    "A suffix reads its text in the same pass now, and not beforehand into a cache: the same up to rounding"
+    "A suffix reads its text in the same pass, not beforehand into a cache: equal up to rounding"
     close = lambda a, b: torch.allclose(a, b, atol=1e-4, rtol=1e-3)
     check(adapted(kind, 'pt', position='suffix'), kind, monkeypatch, close)
 
@@ -128,7 +131,8 @@ def test_twice_is_once(position, monkeypatch):
     once = learn(model, 'llama')
     model.gradient_checkpointing_enable()
     recompute_layers(model)
-    runs, twice = counted(model, monkeypatch), learn(model, 'llama')
+    runs = counted(model, monkeypatch)
+    twice = learn(model, 'llama')
     assert all(torch.equal(once[k], twice[k]) for k in once) and len(runs) == 2
 
 
@@ -163,8 +167,10 @@ def test_the_next_adapter_of_the_same_model(kind, method):
     first = adapted(used, 'lopa')
     first.gradient_checkpointing_enable()
     learn(first, kind)
-    fresh, model = make(tiny(kind)), make(used)
-    a, b = learn(fresh, kind), learn(model, kind)
+    fresh = make(tiny(kind))
+    model = make(used)
+    a = learn(fresh, kind)
+    b = learn(model, kind)
     assert (
         a.keys() == b.keys()
         and all(torch.equal(a[k], b[k]) for k in a)
@@ -176,7 +182,8 @@ def test_it_saves_memory():
     "What is kept for the backward pass, counted once per piece of memory"
 
     def kept():
-        seen, own = {}, {p.untyped_storage().data_ptr() for p in model.parameters()}
+        seen = {}
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
         def note(t):
             if (where := t.untyped_storage()).data_ptr() not in own:

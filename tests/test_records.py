@@ -1,7 +1,12 @@
-"A folder of results may hold anything: what can be read is in the table, what cannot is named, and every published number is where it says"
+"""A folder of results may hold anything
+
+What can be read is in the table, what cannot is named, and every published number is where it says.
+"""
 
 import json
 import math
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -132,7 +137,7 @@ def test_hostile_folder(hostile):
 
 @pytest.mark.parametrize('name', HOSTILE)
 def test_hostile_file(hostile, name):
-    "Read for itself, too; and it never counts as a finished experiment, unless it is one (a newer lopa's is)"
+    "Read for itself, too; it counts as finished only if it is a result (a newer lopa's is one)"
     from lopa.ablate.runs import result_in
 
     table, problems = table_of(hostile / name)
@@ -172,7 +177,7 @@ def test_the_same_folder_twice(tmp_path):
 
 
 def numbers(part, path=()):
-    "All numbers of a table with the keys that lead there, but for the axes, which belong to each of them"
+    "All numbers of a table with the keys that lead there, without the axes `m` and `r`"
     if isinstance(part, (int, float)):
         yield path, part
     elif isinstance(part, dict):
@@ -195,7 +200,7 @@ def follow(part, place):
 
 
 def test_published_numbers():
-    "Each of them in exactly one row, found again where the row says, in shares and whole parameters"
+    "Each in exactly one row, found again where the row says, in shares and whole parameters"
     published = json.loads((RESULTS / 'published.json').read_text())
     table, problems = table_of(RESULTS / 'published.json')
     places = [file.split(': ', 1)[1] for file in table.file]
@@ -213,7 +218,7 @@ def test_published_numbers():
         for path, value in numbers(published[name], (name,))
     }
     assert not problems and sorted(places) == sorted(every) and len(every) > 200
-    for place, (_, row) in zip(places, table.iterrows()):
+    for place, (_, row) in zip(places, table.iterrows(), strict=True):
         value = follow(published, place)
         assert (
             value == every[place]
@@ -226,67 +231,60 @@ def test_published_numbers():
             assert row.score == value / 100 and row.parameters != row.parameters, place
 
 
-def test_published_settings():
+def test_the_tidy_table_is_what_was_printed():
+    "The rows of the file and the tables as printed hold the same numbers: neither changes alone"
+    published = json.loads((RESULTS / 'published.json').read_text())
+    rows = published['published']
+    assert len({row['place'] for row in rows}) == len(rows) > 200
+    for row in rows:
+        printed = row['percent'] if 'percent' in row else row['millions']
+        assert printed == follow(published, row['place']), row
+        assert ('millions' in row) == (row['figure'] == 'params_millions')
+        assert ('percent' in row) != ('millions' in row)
+        assert row['place'].startswith(f'{row["figure"]}.')
+
+
+SMALL, DEEP = 'roberta-large', 'deepseek-coder-1.3b'
+PLACES = {  # place → task, method, foundation model, length, rank
+    'table_glue.LoPA.mrpc': ('mrpc', 'lopa', SMALL, 10, 4),
+    'table_glue.PT.rte': ('rte', 'pt', SMALL, 10, None),
+    'table_code.mbpp.LoRA.phi-2': ('mbpp', 'lora', 'phi-2', None, None),
+    f'table_code.cruxeval-i.IDPG.{DEEP}': ('cruxeval-i', 'idpg', DEEP, None, None),
+    'phi2_extra.FFT.mbpp': ('mbpp', 'full', 'phi-2', None, None),
+    'fig3_length.rte.LoPA.5': ('rte', 'lopa', SMALL, 5, 4),
+    'fig3_length.cruxeval-o.LoPA r=2.100': ('cruxeval-o', 'lopa', DEEP, 100, 2),
+    'fig4_rank.mrpc.1': ('mrpc', 'lopa', SMALL, 10, 2),
+    'fig4_rank.cruxeval-o phi-2.0': ('cruxeval-o', 'lopa', 'phi-2', 10, 1),
+    f'fig4_rank.cruxeval-i {DEEP} m=50.2': ('cruxeval-i', 'lopa', DEEP, 50, 4),
+    'params_millions.glue (d=1024, encoder hidden 1024, head width 256).LoPA m=10 r=1,2,4.2': (
+        ('glue', 'lopa', SMALL, 10, 4)
+    ),
+    f'params_millions.cruxeval {DEEP} (d=2048, codebert hidden 768, head width 768).LoPA r=2.4': (
+        ('cruxeval', 'lopa', DEEP, 100, 2)
+    ),
+    'params_millions.cruxeval phi-2 (d=2560, codesage hidden 1024, head width 1024), '
+    'm=10, r=1,2,4.1': ('cruxeval', 'lopa', 'phi-2', 10, 2),
+}
+
+
+@pytest.mark.parametrize('place', PLACES)
+def test_published_settings(place):
     "A row's task, method, length and rank are those of its place"
     table, _ = table_of(RESULTS / 'published.json')
-    rows = {file.split(': ', 1)[1]: row for file, (_, row) in zip(table.file, table.iterrows())}
-    for place, (task, method, base, m, r) in {
-        'table_glue.LoPA.mrpc': ('mrpc', 'lopa', 'roberta-large', 10, 4),
-        'table_glue.PT.rte': ('rte', 'pt', 'roberta-large', 10, None),
-        'table_code.mbpp.LoRA.phi-2': ('mbpp', 'lora', 'phi-2', None, None),
-        'table_code.cruxeval-i.IDPG.deepseek-coder-1.3b': (
-            'cruxeval-i',
-            'idpg',
-            'deepseek-coder-1.3b',
-            None,
-            None,
-        ),
-        'phi2_extra.FFT.mbpp': ('mbpp', 'full', 'phi-2', None, None),
-        'fig3_length.rte.LoPA.5': ('rte', 'lopa', 'roberta-large', 5, 4),
-        'fig3_length.cruxeval-o.LoPA r=2.100': (
-            'cruxeval-o',
-            'lopa',
-            'deepseek-coder-1.3b',
-            100,
-            2,
-        ),
-        'fig4_rank.mrpc.1': ('mrpc', 'lopa', 'roberta-large', 10, 2),
-        'fig4_rank.cruxeval-o phi-2.0': ('cruxeval-o', 'lopa', 'phi-2', 10, 1),
-        'fig4_rank.cruxeval-i deepseek-coder-1.3b m=50.2': (
-            'cruxeval-i',
-            'lopa',
-            'deepseek-coder-1.3b',
-            50,
-            4,
-        ),
-        'params_millions.glue (d=1024, encoder hidden 1024, head width 256).LoPA m=10 r=1,2,4.2': (
-            'glue',
-            'lopa',
-            'roberta-large',
-            10,
-            4,
-        ),
-        'params_millions.cruxeval deepseek-coder-1.3b (d=2048, codebert hidden 768, head width 768).LoPA r=2.4': (
-            'cruxeval',
-            'lopa',
-            'deepseek-coder-1.3b',
-            100,
-            2,
-        ),
-        'params_millions.cruxeval phi-2 (d=2560, codesage hidden 1024, head width 1024), m=10, r=1,2,4.1': (
-            'cruxeval',
-            'lopa',
-            'phi-2',
-            10,
-            2,
-        ),
-    }.items():
-        row = rows[place]
-        assert (row.task, row.method, row.base_model) == (task, method, base), place
-        assert all(
-            have == want or have != have and want is None
-            for have, want in ((row.num_virtual_tokens, m), (row['rank'], r))
-        ), place
+    (row,) = (row for _, row in table.iterrows() if row.file.split(': ', 1)[1] == place)
+    task, method, base, m, r = PLACES[place]
+    assert (row.task, row.method, row.base_model) == (task, method, base)
+    for have, want in ((row.num_virtual_tokens, m), (row['rank'], r)):
+        assert have == want or (have != have and want is None)
+
+
+def test_the_room_needs_no_torch():
+    "Who only reads results does not load it"
+    heavy = "{'torch', 'transformers', 'matplotlib', 'lopa.train'}"
+    code = f'import sys, lopa.records, lopa.records.series; print({heavy} & {{*sys.modules}})'
+    root = Path(__file__).parents[1]
+    ran = subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True)
+    assert ran.stdout.strip() == 'set()', ran.stderr
 
 
 # --- our own ---
@@ -349,7 +347,7 @@ def test_averages_of_our_numbers():
 
 
 def test_columns_that_tell_lines_apart(tmp_path):
-    "A setting that a method does not have makes no column; one that was set in some runs of a method and not in others does"
+    "A setting that a method lacks makes no column; one that only some of its runs have does"
     for i, record in enumerate([GOOD, {**without('config'), 'id': 'b', 'method': 'majority'}]):
         (tmp_path / f'{i}.json').write_text(json.dumps(record))
     assert not {'rank', 'base_model', 'n', 'source'} & {*average(table_of(tmp_path)[0])}

@@ -1,4 +1,4 @@
-"A few steps of training and an evaluation for every task that this machine has, and for every family of models"
+"A few steps of training and an evaluation, for every task at hand and every family of models"
 
 import json
 from dataclasses import replace
@@ -43,11 +43,12 @@ def small(name, n=2):
         task = load_task(name)
     except FileNotFoundError:
         pytest.skip('no data')
-    shortest = lambda d: d.select(
-        np.argsort(
-            [len(task.question(r)) for r in d.select(range(min(len(d), 200)))], kind='stable'
-        )[:n]
-    )
+
+    def shortest(split):
+        some = split.select(range(min(len(split), 200)))
+        sizes = [len(task.question(row)) for row in some]
+        return split.select(np.argsort(sizes, kind='stable')[:n])
+
     return replace(task, splits={k: shortest(d) for k, d in task.splits.items()}, max_new_tokens=8)
 
 
@@ -59,82 +60,63 @@ RUNS = dict.fromkeys(
 @sandboxed
 @pytest.mark.parametrize('name', RUNS)
 def test_train_and_evaluate(base, tmp_path, name):
-    "The record is complete, and the predictions beside it give its score; the adapter evaluates to it once more"
-    task, plan = small(name), recipe(name, RUNS[name], steps=1, batch_size=2, eval_batch_size=2)
+    "The record is complete; the predictions beside it, and the adapter, give its score once more"
+    task = small(name)
+    plan = recipe(name, RUNS[name], steps=1, batch_size=2, eval_batch_size=2)
     result = train(get_prompt_model(base, plan.config), task, plan, tmp_path, **quiet)
-    assert result == json.loads((tmp_path / 'result.json').read_text()) and (
-        result['task'],
-        result['source'],
-        result['method'],
-    ) == (name, task.source, RUNS[name])
-    assert (
-        result['data'] == {k: 2 for k in task.splits}
-        and result['recipe']['steps'] == 1
-        and result['trainable_parameters'] > 0
-        and np.isfinite(result['history'][0]['loss'])
-    )
-    assert ('validation' in result) == ('validation' in task.splits) and ('test' in result) == (
-        'test' in task.splits
-    ) == (tmp_path / 'predictions.jsonl').exists()
-    assert {p.name for p in (tmp_path / 'adapter').iterdir()} == {
-        'adapter_config.json',
-        'adapter_model.safetensors',
-    }
-    if 'test' not in task.splits:
-        return
-    assert (
-        result['test']['n'] == 2
-        and rescore(tmp_path / 'predictions.jsonl', progress=False) == (result['test'],) * 2
-    )
+    assert result == json.loads((tmp_path / 'result.json').read_text())
+    assert result['task'] == name and result['method'] == RUNS[name]
+    assert result['source'] == task.source and result['data'] == {k: 2 for k in task.splits}
+    assert result['recipe']['steps'] == 1 and result['trainable_parameters'] > 0
+    assert np.isfinite(result['history'][0]['loss'])
+    assert ('validation' in result) == ('validation' in task.splits)
+    adapter = {p.name for p in (tmp_path / 'adapter').iterdir()}
+    assert adapter == {'adapter_config.json', 'adapter_model.safetensors'}
+    tested = 'test' in task.splits
+    assert ('test' in result) == tested == (tmp_path / 'predictions.jsonl').exists()
+    if tested:
+        check_test_split(base, task, result, tmp_path)
+
+
+def check_test_split(base, task, result, tmp_path):
+    "Every answer beside the record, and the score from them"
+    name = task.name
+    assert result['test']['n'] == 2
+    assert rescore(tmp_path / 'predictions.jsonl', progress=False) == (result['test'],) * 2
     about, lines = read_predictions(tmp_path / 'predictions.jsonl')
     assert (about['task'], about['split'], about['source']) == (name, 'test', task.source)
     assert [l['row'] for l in lines] == task.splits['test'].to_list()
     if task.verbalizer:
-        assert result['test_predictions'] == ''.join(
-            str([w.strip() for w in task.verbalizer].index(l['answer'])) for l in lines
-        )
+        words = [w.strip() for w in task.verbalizer]
+        digits = [str(words.index(line['answer'])) for line in lines]
+        assert result['test_predictions'] == ''.join(digits)
     else:
-        assert 'test_predictions' not in result and all(
-            len(l['texts']) == 1 and '[PYTHON]' not in l['texts'][0] for l in lines
-        )
+        assert 'test_predictions' not in result
+        texts = [line['texts'] for line in lines]
+        assert all(len(t) == 1 and '[PYTHON]' not in t[0] for t in texts)
     if name in ('rte', 'cruxeval-o'):
-        assert evaluate(
-            PromptModel.from_pretrained(base, tmp_path / 'adapter'), task, batch_size=2, **quiet
-        ) == (result['test'], lines)
+        again = PromptModel.from_pretrained(base, tmp_path / 'adapter')
+        assert evaluate(again, task, batch_size=2, **quiet) == (result['test'], lines)
 
 
 @sandboxed
 def test_humaneval_is_for_evaluation(base, tmp_path):
-    "There is nothing to train on, and this is said before anything is computed; two samples per problem give pass@1 and pass@2"
-    task, model = (
-        small('humaneval'),
-        get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=2)),
-    )
+    "Nothing to train on, which is said at once; two samples per problem give pass@1 and pass@2"
+    task = small('humaneval')
+    model = get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=2))
     with pytest.raises(ValueError) as e:
         train(model, task, recipe('humaneval', 'pt', steps=1), tmp_path / 'run', **quiet)
     one_sentence(e.value, 'humaneval', 'training split')
     with pytest.raises(ValueError) as e:
         evaluate(model, task, 'train')
     one_sentence(e.value, 'humaneval', "'train'", 'test')
-    found, lines = evaluate(
-        model,
-        task,
-        predictions=tmp_path / 'p.jsonl',
-        batch_size=2,
-        temperature=0.8,
-        samples=2,
-        seed=1,
-        **quiet,
-    )
-    assert (
-        {'pass@1', 'pass@2'} < found.keys()
-        and rescore(tmp_path / 'p.jsonl', progress=False) == (found,) * 2
-        and not (tmp_path / 'run').exists()
-    )
-    assert all(
-        len(l['texts']) == len(l['correct']) == 2 and l['answer'][0].startswith(l['row']['prompt'])
-        for l in lines
-    )
+    how = dict(batch_size=2, temperature=0.8, samples=2, seed=1)
+    found, lines = evaluate(model, task, predictions=tmp_path / 'p.jsonl', **how, **quiet)
+    assert {'pass@1', 'pass@2'} < found.keys() and not (tmp_path / 'run').exists()
+    assert rescore(tmp_path / 'p.jsonl', progress=False) == (found,) * 2
+    for line in lines:
+        assert len(line['texts']) == len(line['correct']) == 2
+        assert line['answer'][0].startswith(line['row']['prompt'])
     with pytest.raises(ValueError) as e:
         evaluate(model, task, samples=2, **quiet)
     one_sentence(e.value, 'samples', 'temperature')
@@ -143,7 +125,8 @@ def test_humaneval_is_for_evaluation(base, tmp_path):
 @sandboxed
 def test_rows_too_long_are_not_trained_on(base, tmp_path):
     "The record counts what was left; the test split keeps its long rows"
-    task, tokenizer = small('humaneval-io-o', 5), assets.load_tokenizer()
+    task = small('humaneval-io-o', 5)
+    tokenizer = assets.load_tokenizer()
     sizes = [
         len(tokenizer(task.question(r) + task.target.format(**r)).input_ids) + 1
         for r in task.splits['train']
@@ -156,18 +139,14 @@ def test_rows_too_long_are_not_trained_on(base, tmp_path):
         tmp_path,
         **quiet,
     )
-    assert (
-        result['data'] == {'train': sum(s < max(sizes) for s in sizes)}
-        and 0 < result['data']['train'] < 5
-    )
+    assert result['data'] == {'train': sum(s < max(sizes) for s in sizes)}
+    assert 0 < result['data']['train'] < 5
 
 
 def test_texts_do_not_depend_on_the_batch(base):
     "Each row's text is what the model writes when it is asked alone, in the order of the rows"
-    task, model = (
-        small('humaneval-io-o', 3),
-        get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=3)),
-    )
+    task = small('humaneval-io-o', 3)
+    model = get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=3))
     splits, collate = prepare(model, replace(task, splits={'test': task.splits['test']}))
     together, alone = (
         generate_texts(model, task, splits['test'], collate, n, progress=False) for n in (3, 1)
@@ -175,16 +154,19 @@ def test_texts_do_not_depend_on_the_batch(base):
     assert together == alone and len({t for (t,) in alone}) > 1
 
 
-# --- masked and sequence-to-sequence models: random ones, as large as a real vocabulary asks for ---
+# --- masked and sequence-to-sequence models: random ones with a real vocabulary ---
 
+WORDS = {
+    'cat': 'red',
+    'dog': 'big',
+    'old house': 'new',
+    'sea': 'deep',
+    'tree': 'tall',
+    'sky on a very long day': 'blue',
+}
 ROWS = [
     dict(sentence1=f'The {a} is {b}.', sentence2=f'It is {b}.', label=i % 2, word=b)
-    for i, (a, b) in enumerate(
-        zip(
-            ['cat', 'dog', 'old house', 'sea', 'tree', 'sky on a very long day'],
-            ['red', 'big', 'new', 'deep', 'tall', 'blue'],
-        )
-    )
+    for i, (a, b) in enumerate(WORDS.items())
 ]
 
 
@@ -215,10 +197,8 @@ def own(**more):
 @pytest.mark.parametrize('kind', ['roberta', 't5'])
 def test_classes_in_other_families(tokenizers, tmp_path, kind, method):
     "One step and an evaluation; a row is judged as if it were alone"
-    model_, task = (
-        tiny(kind, vocab_size=len(tokenizers), max_position_embeddings=80),
-        own(verbalizer=(' Yes', ' No')),
-    )
+    model_ = tiny(kind, vocab_size=len(tokenizers), max_position_embeddings=80)
+    task = own(verbalizer=(' Yes', ' No'))
     plan = recipe('rte', method, steps=1, batch_size=3, eval_batch_size=4)
     model = get_prompt_model(model_, replace(plan.config, num_virtual_tokens=3))
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -226,18 +206,17 @@ def test_classes_in_other_families(tokenizers, tmp_path, kind, method):
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert moved and all(p.requires_grad for n, p in model.named_parameters() if n in moved)
     score, lines = evaluate(model, task, progress=False)
-    assert score == result['test'] == rescore(tmp_path / 'predictions.jsonl')[0] and {
-        l['answer'] for l in lines
-    } <= {'Yes', 'No'}
+    assert score == result['test'] == rescore(tmp_path / 'predictions.jsonl')[0]
+    answers = [line['answer'] for line in lines]
+    assert set(answers) <= {'Yes', 'No'}
     splits, collate = prepare(model, task)
     choices = choice_ids(task.verbalizer, tokenizers)
     together, alone = (
         predict(model, splits['test'], collate, choices, n, progress=False) for n in (6, 1)
     )
     np.testing.assert_allclose(together, alone, atol=1e-4)
-    assert np.ptp(together, axis=0).max() > 1e-3 and classify(model, task, ROWS) == [
-        l['answer'] for l in lines
-    ]
+    assert np.ptp(together, axis=0).max() > 1e-3
+    assert classify(model, task, ROWS) == answers
 
 
 def test_masked_models_write_no_texts(tokenizers):
@@ -258,22 +237,10 @@ def test_texts_of_a_sequence_to_sequence_model(tokenizers, tmp_path):
         tiny('t5', vocab_size=len(tokenizers), tie_word_embeddings=True),
         PromptConfig('pt', num_virtual_tokens=8),
     )
-    result = train(
-        model,
-        task,
-        replace(recipe('rte', 'pt', steps=3, batch_size=1), prompt_lr=0.1),
-        tmp_path,
-        progress=False,
-    )
-    score, lines = evaluate(model, task, progress=False)
-    assert (
-        score
-        == result['test']
-        == rescore(tmp_path / 'predictions.jsonl', judge=True, progress=False)[0]
-        and lines[0]['right'] == 'red'
-    )
-    assert (
-        lines[0]['correct'] == [lines[0]['answer'][0] == 'red']
-        and '[SEP]' not in lines[0]['texts'][0]
-    )
+    plan = recipe('rte', 'pt', steps=3, batch_size=1, prompt_lr=0.1)
+    result = train(model, task, plan, tmp_path, progress=False)
+    score, (line,) = evaluate(model, task, progress=False)
+    judged = rescore(tmp_path / 'predictions.jsonl', judge=True, progress=False)[0]
+    assert score == result['test'] == judged and line['right'] == 'red'
+    assert line['correct'] == [line['answer'][0] == 'red'] and '[SEP]' not in line['texts'][0]
     assert result['history'][0]['loss'] > 0

@@ -1,4 +1,7 @@
-"A sweep gives the same results whoever carries it out, however often it is killed, and whoever else is at it"
+"""A sweep gives the same results whoever carries it out
+
+However often it is killed, and whoever else is at it. The stored runs are sweeps, too.
+"""
 
 import json
 import math
@@ -24,8 +27,9 @@ import lopa.ablate.runs
 from lopa.ablate import expand, experiment, make_executor, run, sweep
 from lopa.ablate.executors import SlurmExecutor
 from lopa.ablate.experiments import DEFAULT, file_name, identity
-from lopa.ablate.runs import Busy
+from lopa.ablate.runs import Busy, results_in
 from lopa.cli import main
+from lopa.evaluate import majority
 from lopa.gating import GATES
 
 HERE = Path(__file__).parent
@@ -34,7 +38,10 @@ SAME = {'done': 4, 'skipped': 0, 'failed': {}}
 
 
 def contents(folder):
-    "What must not depend on how a sweep was carried out: all but time, memory, where a run went on, and the loss in its log, a mean over the steps since"
+    """What must not depend on how a sweep was carried out
+
+    All but time, memory, where a run went on, and the loss in its log, a mean over the steps since.
+    """
 
     def lasting(part):
         if isinstance(part, dict):
@@ -124,7 +131,7 @@ def swept(tmp_path_factory):
 
 @pytest.mark.parametrize('kind', ['alone', 'pool'])
 def test_kill_minus_nine(swept, kind):
-    "The files of a sweep that nobody disturbed; what was there before a kill is not touched again; no worker outlives its owner"
+    "The files of an undisturbed sweep; none is touched again; no worker outlives its owner"
     folder, _, seen = swept
     whole, found = contents(folder / 'whole'), seen[kind]
     assert len(whole) == 6 and all(
@@ -146,7 +153,7 @@ def test_two_sweeps_in_one_folder(swept):
 
 
 def test_busy(tmp_path, monkeypatch):
-    "Who does not want to wait is told; a time limit inside an experiment is a failure and not a busy neighbour"
+    "Who does not want to wait is told; a time limit inside an experiment is a failure, not a lock"
     from filelock import FileLock, Timeout
 
     (tmp_path / '.work').mkdir()
@@ -158,7 +165,7 @@ def test_busy(tmp_path, monkeypatch):
         with pytest.raises(Busy):
             run(GRID | {'train_rows': 100, 'test_rows': 200}, tmp_path, wait=False)
 
-    def late(_):
+    def late(*_, **__):
         raise Timeout('hub.lock')
 
     monkeypatch.setattr(lopa.ablate.runs, 'score_one', late)
@@ -172,19 +179,19 @@ def failing(monkeypatch, times):
     "Let the experiment with 300 rows fail so often; the list grows by one at each attempt"
     attempts, do = [], lopa.ablate.runs.score_one
 
-    def score_one(about):
+    def score_one(about, *args, **how):
         if about['train_rows'] == 300 and about['test_rows'] == 200:
             attempts.append(about)
             if len(attempts) <= times:
                 raise ArithmeticError('no luck\ntoday')
-        return do(about)
+        return do(about, *args, **how)
 
     monkeypatch.setattr(lopa.ablate.runs, 'score_one', score_one)
     return attempts
 
 
 def test_failure(tmp_path, plain, monkeypatch):
-    "Tried twice, put on record, all others done; the next sweep tries it again, and then the record of the failure is gone"
+    "Tried twice, put on record, all others done; tried again next time, then the record is gone"
     attempts = failing(monkeypatch, 3)
     name = file_name(experiment(GRID | {'train_rows': 300, 'test_rows': 200}))
     assert (
@@ -221,7 +228,7 @@ def test_failure_beside_a_success(tmp_path, monkeypatch):
     one = {**GRID, 'train_rows': 300, 'test_rows': 200}
     do = lopa.ablate.runs.score_one
 
-    def late(about):
+    def late(about, *_, **__):
         monkeypatch.setattr(lopa.ablate.runs, 'score_one', do)
         sweep(one, tmp_path / 'other', progress=False)
         (tmp_path / 'out' / f'{file_name(about)}.json').write_bytes(
@@ -311,7 +318,7 @@ grids = st.dictionaries(st.text(max_size=3), values, max_size=4)
 @few
 @given(grids, st.lists(grids, max_size=3))
 def test_expand(grid, more):
-    "As many experiments as the lengths of the lists multiply to, each with every key; grids in a list are added"
+    "As many experiments as the lengths of the lists multiply to; grids in a list are added"
     size = lambda g: math.prod(len(v) for v in g.values() if isinstance(v, list))
     written = expand(grid)
     assert len(written) == size(grid) and all(list(e) == list(grid) for e in written)
@@ -371,6 +378,104 @@ def test_values_of_the_wrong_kind(overrides, said):
     one_sentence(e.value, said)
 
 
+# --- the stored runs ---
+
+RESULTS = HERE.parent / 'results'
+GRIDS = {  # grid → the folder of its results, and whether that holds nothing else
+    'rotten_tomatoes': ('rotten_tomatoes', True),
+    'rotten_tomatoes-search': ('rotten_tomatoes/search', True),
+    'rotten_tomatoes-explain': ('rotten_tomatoes/explain', True),
+    'rte': ('rte', True),
+    'cruxeval-o': ('cruxeval-o', True),
+    'humaneval-io-o': ('humaneval-io-o', True),
+    'convergence': ('convergence', True),
+    'ablations': ('ablations', False),
+}
+
+
+def stored(name):
+    "A grid of ours, and the folder of its results"
+    grid = json.loads((RESULTS / f'{name}.json').read_text())
+    return grid, RESULTS / GRIDS[name][0]
+
+
+@pytest.mark.parametrize('name', GRIDS)
+def test_stored_runs_are_done(name, monkeypatch):
+    "A sweep over the grid has nothing left to do"
+    grid, folder = stored(name)
+    monkeypatch.setattr(lopa.ablate.runs, 'attempt', None)  # nothing may be started
+    report = {'done': 0, 'skipped': len(expand(grid)), 'failed': {}}
+    assert sweep(grid, folder, progress=False) == report
+
+
+@pytest.mark.parametrize('name', GRIDS)
+def test_stored_runs_are_what_the_grid_says(name):
+    "Method, recipe, configuration, seed and rows of each result are those of its experiment"
+    grid, folder = stored(name)
+    wanted = {identity(about): about for about in map(experiment, expand(grid))}
+    there = results_in(folder)
+    assert wanted.keys() == there.keys() if GRIDS[name][1] else wanted.keys() <= there.keys()
+    for key, about in wanted.items():
+        same_experiment(about, there[key])
+
+
+def same_experiment(about, record):
+    "The record of a run agrees with everything that the experiment decides"
+    assert experiment(record['experiment']) == about
+    for key in ('task', 'method', 'seed', 'base_model'):
+        assert record.get(key, about.get(key)) == about.get(key, record.get(key))
+    for part in ('recipe', 'config'):
+        for key, value in about.get(part, {}).items():
+            if key != 'feature_width' and key in record[part]:  # older records lack a few
+                assert record[part][key] == value, (record['id'], key)
+    for split in ('train', 'validation', 'test'):
+        asked, had = about.get(f'{split}_rows'), record.get('data', {}).get(split)
+        assert not asked or had in (None, asked), (record['id'], split)
+
+
+def test_a_result_under_another_name(tmp_path, monkeypatch):
+    "Counts: what matters is the identity in the file"
+    job = {'method': 'majority', 'test_rows': 200}
+    first = run(job, tmp_path)
+    (path,) = tmp_path.glob('*.json')
+    path.rename(tmp_path / 'commonest-class.json')
+    monkeypatch.setattr(lopa.ablate.runs, 'score_one', None)  # nothing may be started
+    assert run(job, tmp_path) == first
+    assert sweep(job, tmp_path, progress=False) == {'done': 0, 'skipped': 1, 'failed': {}}
+
+
+def test_the_old_numbers_again():
+    "The commonest class of today is that of the stored record, to the last digit"
+    for name in ('rotten_tomatoes', 'humaneval-io-o'):
+        _, folder = stored(name)
+        record = json.loads((folder / 'majority.json').read_text())
+        task = lopa.ablate.runs.cut(experiment(record['experiment']))
+        assert majority(task)['test'] == record['test']
+
+
+def test_answers_are_kept_on_request(tmp_path, monkeypatch):
+    "Beside the result, and nowhere without being asked for"
+
+    def answering(about, folder, **_):
+        (Path(folder) / 'predictions.jsonl').write_text('{}')
+        test = {'accuracy': 0.5, 'low': 0.4, 'high': 0.6, 'n': 1}
+        return {'task': about['task'], 'method': about['method'], 'test': test}
+
+    monkeypatch.setattr(lopa.ablate.runs, 'score_one', answering)
+    for keep in (False, True):
+        out = tmp_path / str(keep)
+        assert sweep(GRID, out, progress=False, keep_predictions=keep) == SAME
+        assert len([*out.glob('*.jsonl')]) == 4 * keep and len([*out.glob('*.json')]) == 4
+
+
+def test_the_floor_needs_no_training():
+    "Majority, zero-shot and encoder alone stand below the room that trains"
+    code = 'import sys, lopa.evaluate.floor; print("lopa.train" in sys.modules)'
+    root = HERE.parent
+    ran = subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True)
+    assert ran.stdout.strip() == 'False', ran.stderr
+
+
 # --- the commands ---
 
 
@@ -413,7 +518,7 @@ def test_lopa_sweep_with_workers(lopa_, plain, monkeypatch):
     "The executor that was asked for, with so many workers"
     asked = []
     monkeypatch.setattr(
-        'lopa.ablate.executors.make_executor',
+        'lopa.ablate.make_executor',
         lambda *args: asked.append(args) or ThreadPoolExecutor(1),
     )
     Path('grid.json').write_text(json.dumps(GRID))
@@ -499,7 +604,7 @@ def record(seed, rank, accuracy, **more):
 
 
 def test_lopa_results(lopa_):
-    "Seeds averaged, best first, only columns that differ; below it what could not be read; all rows in a file"
+    "Seeds averaged, best first, only columns that differ; then what could not be read"
     import pandas as pd
 
     for i, r in enumerate(

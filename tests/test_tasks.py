@@ -1,4 +1,4 @@
-"Every task: where its rows come from, how they are divided, and what a model of each family is asked"
+"Every task: where its rows come from, how they are divided, what each family of models is asked"
 
 import ast
 import json
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from lopa import assets
 from lopa.tasks import TASKS, Collator, Task, load_task, own_task, tokenize
 from lopa.tasks.batches import label_row, question_ids, shorten
-from lopa.tasks.builtin import CLASSES, columns_of
+from lopa.tasks.builtin import CLASSES
 from lopa.tasks.sources import PROBLEM, SOURCES, as_problem
+from lopa.tasks.task import columns_of
 
 disable_progress_bars()
 packaged = pytest.mark.skipif(
@@ -83,14 +84,13 @@ def test_it_loads_or_says_why(name):
         return one_sentence(
             e, name.removesuffix('-o'), 'data_dir', 'LOPA_DATA', source_of(name).hub[0]
         )
-    assert (
-        task.name == name
-        and task.splits
-        and task.source
-        and all(len(d) for d in task.splits.values())
-    )
+    assert task.name == name
+    assert task.splits
+    assert task.source
+    assert all(len(d) for d in task.splits.values())
     for d in task.splits.values():
-        assert task.question(d[0]) and all(
+        assert task.question(d[0])
+        assert all(
             f in d.column_names
             for f in columns_of(task.target or '{label}') + columns_of(task.reads)
         )
@@ -128,20 +128,18 @@ def test_three_ways(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name', ['sst2', 'mnli', 'mrpc', 'qnli', 'qqp', 'rte'])
 def test_glue_from_a_folder(name, tmp_path):
-    "A tenth of the training rows is held out, the official validation split is the test split, untouched"
-    source, final = SOURCES[name], 'validation_matched' if name == 'mnli' else 'validation'
+    "A tenth of the training rows is held out; the official validation split is the test split"
+    source = SOURCES[name]
+    final = 'validation_matched' if name == 'mnli' else 'validation'
     for split, n in {'train': 40, final: 7}.items():
         write(tmp_path / source.folder / f'{split}.jsonl', made_up(name, split, n))
     task = load_task(name, tmp_path)
     assert {k: len(d) for k, d in task.splits.items()} == {'train': 36, 'validation': 4, 'test': 7}
-    assert (
-        task.splits['test'].to_list() == made_up(name, final, 7)
-        and task.source == f'folder: {source.folder}'
-    )
+    assert task.splits['test'].to_list() == made_up(name, final, 7)
+    assert task.source == f'folder: {source.folder}'
     seen = [r['idx'] for k in ('train', 'validation') for r in task.splits[k]]
-    assert sorted(seen) == list(range(40)) and set(task.splits['train']['idx']).isdisjoint(
-        task.splits['validation']['idx']
-    )
+    assert sorted(seen) == list(range(40))
+    assert set(task.splits['train']['idx']).isdisjoint(task.splits['validation']['idx'])
     again = load_task(name, tmp_path)
     assert [r['idx'] for k in ('train', 'validation') for r in again.splits[k]] == seen
     assert {r['label'] for r in task.splits['train']} == set(range(len(task.verbalizer)))
@@ -167,14 +165,13 @@ def test_rte_and_cruxeval_as_they_are():
         task = load_task(name)
         assert [task.splits[k]['id'][:] for k in ('train', 'test')] == [
             [r['id'] for r in part] for part in (lines[:400], lines[400:])
-        ] and len(lines) == 800
+        ]
+        assert len(lines) == 800
     splits = load_task('rte').splits
     assert {k: len(d) for k, d in splits.items()} == {'train': 2241, 'validation': 249, 'test': 277}
-    pairs = {k: set(zip(d['sentence1'], d['sentence2'])) for k, d in splits.items()}
-    assert (
-        not pairs['train'] & pairs['validation']
-        and not (pairs['train'] | pairs['validation']) & pairs['test']
-    )
+    pairs = {k: set(zip(d['sentence1'], d['sentence2'], strict=True)) for k, d in splits.items()}
+    assert not pairs['train'] & pairs['validation']
+    assert not (pairs['train'] | pairs['validation']) & pairs['test']
 
 
 def hub(i, **more):
@@ -200,15 +197,14 @@ def test_mbpp_in_halves(tmp_path):
         (tmp_path / 'both/mbpp' / f'{half}_half.jsonl').symlink_to(
             tmp_path / half / 'mbpp' / f'{half}_half.jsonl'
         )
-    both, first = load_task('mbpp', tmp_path / 'both'), load_task('mbpp', tmp_path / 'first')
+    both = load_task('mbpp', tmp_path / 'both')
+    first = load_task('mbpp', tmp_path / 'first')
     assert [[int(i.split('/')[1]) for i in d['task_id']] for d in both.splits.values()] == [
         list(range(1, 488)),
         list(range(488, 975)),
     ]
-    assert (
-        list(first.splits) == ['train']
-        and first.splits['train'].to_list() == both.splits['train'].to_list()
-    )
+    assert list(first.splits) == ['train']
+    assert first.splits['train'].to_list() == both.splits['train'].to_list()
     refused(
         lambda: load_task('mbpp', tmp_path / 'second'), 'first_half.jsonl', error=FileNotFoundError
     )
@@ -225,24 +221,21 @@ def test_mbpp_in_two_shapes():
         description='Add 3.',
         test='def check(candidate):\n    assert candidate(1) == 4\n    assert candidate(0) == 3\n',
     )
-    one, other = as_problem(hub(3)), as_problem(mbxp)
-    assert (
-        tuple(one) == tuple(other) == PROBLEM
-        and as_problem(one) == one
-        and one['task_id'] == other['task_id']
-        and one['entry_point'] == other['entry_point'] == 'add'
-    )
+    one = as_problem(hub(3))
+    other = as_problem(mbxp)
+    assert tuple(one) == tuple(other) == PROBLEM
+    assert as_problem(one) == one
+    assert one['task_id'] == other['task_id']
+    assert one['entry_point'] == other['entry_point'] == 'add'
     for p in one, other:
         names = {}
         exec(p['prompt'] + p['canonical_solution'] + '\n' + p['test'], names)  # our own rows, above
         names['check'](names['add'])
+        exec('add = lambda x: 0', names)
         with pytest.raises(AssertionError):
-            names['check'](lambda x: 0) if p is other else exec(
-                'add = lambda x: 0\ncheck(add)', names
-            )
-    assert all(t in one['prompt'] for t in hub(3)['test_list']) and '\r' not in ''.join(
-        one.values()
-    )
+            names['check'](names['add'])
+    assert all(t in one['prompt'] for t in hub(3)['test_list'])
+    assert '\r' not in ''.join(one.values())
 
 
 @pytest.mark.parametrize(
@@ -266,20 +259,19 @@ def test_mbpp_in_no_shape(row, mention):
 
 @packaged
 def test_humaneval():
-    "164 problems; 1,055 literal pairs, of which no program is both trained and tested on; both directions share them"
-    assert len(load_task('humaneval').splits['test']) == 164 and list(
-        load_task('humaneval').splits
-    ) == ['test']
-    out, into = load_task('humaneval-io-o').splits, load_task('humaneval-io-i').splits
-    assert sum(map(len, out.values())) == 1055 and {k: d.to_list() for k, d in out.items()} == {
-        k: d.to_list() for k, d in into.items()
-    }
-    assert set(out['train']['task_id']).isdisjoint(out['test']['task_id']) and set(
-        out['train']['code']
-    ).isdisjoint(out['test']['code'])
+    "164 problems; 1,055 literal pairs in both directions; no program is trained and tested on"
+    assert len(load_task('humaneval').splits['test']) == 164
+    assert list(load_task('humaneval').splits) == ['test']
+    out = load_task('humaneval-io-o').splits
+    into = load_task('humaneval-io-i').splits
+    assert sum(map(len, out.values())) == 1055
+    assert {k: d.to_list() for k, d in out.items()} == {k: d.to_list() for k, d in into.items()}
+    assert set(out['train']['task_id']).isdisjoint(out['test']['task_id'])
+    assert set(out['train']['code']).isdisjoint(out['test']['code'])
     for r in (r for d in out.values() for r in d):
         ast.literal_eval(f'[{r["input"]}]'), ast.literal_eval(r['output'])
-        assert f'def {r["entry_point"]}(' in r['code'] and '>>>' not in r['code']
+        assert f'def {r["entry_point"]}(' in r['code']
+        assert '>>>' not in r['code']
 
 
 @packaged
@@ -296,7 +288,10 @@ def test_loading_runs_nothing(tmp_path, smol):
         prompt=code,
         canonical_solution=f'{evil}\n',
         entry_point='f',
-        test=f'{evil}\ndef check(candidate):\n    assert candidate(1) == 1\n    assert candidate({evil}) == {evil}\n',
+        test=(
+            f'{evil}\ndef check(candidate):\n'
+            f'    assert candidate(1) == 1\n    assert candidate({evil}) == {evil}\n'
+        ),
     )
     write(
         tmp_path / 'humaneval/test.jsonl',
@@ -344,9 +339,8 @@ def test_the_papers_templates(name):
     assert (task.metrics, task.mean) == (
         (('accuracy', 'f1'), True) if name in ('mrpc', 'qqp') else (('accuracy',), False)
     )
-    assert sorted(task.fields) == sorted(f for f in names if f != 'label') and not task.question(
-        names
-    ).endswith(' ')
+    assert sorted(task.fields) == sorted(f for f in names if f != 'label')
+    assert not task.question(names).endswith(' ')
 
 
 @packaged
@@ -358,7 +352,8 @@ def test_words_are_told_apart(name, smol, bert):
     assert len({bert(w, add_special_tokens=False).input_ids[0] for w in words}) == len(words)
 
 
-literal, names = st.text('ab {}:%\n', max_size=8), st.sampled_from(['text', 'a', 'b_2', 'mask'])
+literal = st.text('ab {}:%\n', max_size=8)
+names = st.sampled_from(['text', 'a', 'b_2', 'mask'])
 
 
 @few
@@ -391,9 +386,13 @@ def test_exactly_one_mask(bert, a, b, limit):
     "However often the data says [MASK], and however much is cut"
     task = Task('t', {}, '{a} {b}', (' no', ' yes'), masked_template='{a} ? {mask} , {b}')
     ids = question_ids(task, dict(a=a, b=b), bert, limit, bert.mask_token)
-    assert ids.count(bert.mask_token_id) == 1 and len(ids) <= limit and ids[-1] == bert.sep_token_id
+    assert ids.count(bert.mask_token_id) == 1
+    assert len(ids) <= limit
+    assert ids[-1] == bert.sep_token_id
     row = label_row(ids, [9], 'MASKED_LM', bert.mask_token_id)
-    assert [(i, l) for i, l in zip(ids, row['labels']) if l != -100] == [(bert.mask_token_id, 9)]
+    assert [(i, l) for i, l in zip(ids, row['labels'], strict=True) if l != -100] == [
+        (bert.mask_token_id, 9)
+    ]
 
 
 @packaged
@@ -405,14 +404,13 @@ def test_exactly_one_mask(bert, a, b, limit):
     which=st.sampled_from(['smol', 'bert']),
 )
 def test_questions_fit(smol, bert, a, b, limit, which):
-    "Long columns give way, the template does not: no question is longer than it may be, or loses its end"
+    "Long columns give way, the template does not: no question is too long, or loses its end"
     tokenizer = dict(smol=smol, bert=bert)[which]
     ids = question_ids(
         Task('t', {}, '{a}\n{b}\nSame?', (' no', ' yes')), dict(a=a, b=b), tokenizer, limit
     )
-    assert len(ids) <= limit and tokenizer.decode(ids, skip_special_tokens=True).lower().endswith(
-        'same?'
-    )
+    assert len(ids) <= limit
+    assert tokenizer.decode(ids, skip_special_tokens=True).lower().endswith('same?')
     if len(whole := tokenizer(f'{a}\n{b}\nSame?').input_ids) <= limit:
         assert ids == whole
     bare = len(tokenizer('\n\nSame?').input_ids)
@@ -432,7 +430,8 @@ def test_questions_fit(smol, bert, a, b, limit, which):
 def test_shorten(smol, text, n):
     "A beginning of the text, between two characters, and never more than asked for"
     short = shorten(text, smol, n)
-    assert text.startswith(short) and (short == text) == (len(smol(text).input_ids) <= n)
+    assert text.startswith(short)
+    assert (short == text) == (len(smol(text).input_ids) <= n)
 
 
 @packaged
@@ -445,70 +444,74 @@ def test_text_questions_are_never_shortened(smol):
                 smol(s, add_special_tokens=False).input_ids
                 for s in (task.question(r), task.target.format(**r))
             )
-            assert (
-                r['input_ids'] == question + answer + [smol.eos_token_id]
-                and r['labels'] == [-100] * len(question) + answer + [smol.eos_token_id]
-                and len(question) > 16
-            )
+            assert r['input_ids'] == question + answer + [smol.eos_token_id]
+            assert r['labels'] == [-100] * len(question) + answer + [smol.eos_token_id]
+            assert len(question) > 16
+
+
+LAYOUTS = [
+    ('CAUSAL_LM', 'classes'),
+    ('SEQ_2_SEQ_LM', 'classes'),
+    ('SEQ_2_SEQ_LM', 'text'),
+    ('CAUSAL_LM', 'text'),
+    ('MASKED_LM', 'classes'),
+]
+
+
+@pytest.fixture(scope='module')
+def two_rows():
+    columns = {'a': ['one', 'two words and more'], 'b': ['x', 'y z'], 'label': [1, 0]}
+    return Dataset.from_dict(columns)
+
+
+@pytest.fixture(scope='module')
+def two_kinds():
+    words = Task('t', {}, '{a} and {b}:', (' no', ' yes'), masked_template='{a} ? {mask} , {b}')
+    return {'classes': words, 'text': Task('t', {}, '{a} and', target=' {b}')}
+
+
+def right_answers(kind, rows, tokenizer):
+    "Tokens of the right answer to each row"
+    if kind == 'classes':
+        return [tokenizer(' yes').input_ids, tokenizer(' no').input_ids]
+    return [tokenizer(f' {b}').input_ids + [tokenizer.eos_token_id] for b in rows['b']]
 
 
 @packaged
-def test_layout_of_each_family(smol, bert):
+@pytest.mark.parametrize('family, kind', LAYOUTS)
+def test_layout_of_each_family(family, kind, two_rows, two_kinds, smol, bert):
     "Causal: the answer behind the question. Masked: at the mask. Sequence to sequence: apart"
-    rows = Dataset.from_dict(
-        {'a': ['one', 'two words and more'], 'b': ['x', 'y z'], 'label': [1, 0]}
-    )
-    words = Task('t', {}, '{a} and {b}:', (' no', ' yes'), masked_template='{a} ? {mask} , {b}')
-    text = Task('t', {}, '{a} and', target=' {b}')
-    yes, no = (smol(w).input_ids for w in (' yes', ' no'))
-    for family, task, tokenizer in (
-        ('CAUSAL_LM', words, smol),
-        ('SEQ_2_SEQ_LM', words, smol),
-        ('SEQ_2_SEQ_LM', text, smol),
-        ('CAUSAL_LM', text, smol),
-        ('MASKED_LM', words, bert),
-    ):
-        done = list(tokenize(task, rows, tokenizer, family=family))
-        batch = Collator(tokenizer)(done)
-        questions = [
-            tokenizer(
-                task.question(r, tokenizer.mask_token if family == 'MASKED_LM' else '')
-            ).input_ids
-            for r in rows
-        ]
-        answers = (
-            [yes, no]
-            if task is words
-            else [smol(f' {b}').input_ids + [smol.eos_token_id] for b in rows['b']]
-        )
-        for r, q, answer, seen, ids, labels in zip(
-            done, questions, answers, batch['attention_mask'], batch['input_ids'], batch['labels']
-        ):
-            assert ids[seen == 1].tolist() == r['input_ids'] == (
-                q + answer if family == 'CAUSAL_LM' else q
-            ) and r['length'] == len(r['input_ids'])
-            if family == 'CAUSAL_LM':
-                assert (
-                    labels[labels != -100].tolist()
-                    == answer
-                    == labels[seen == 1][-len(answer) :].tolist()
-                )
-            elif family == 'MASKED_LM':
-                assert (labels != -100).tolist() == (
-                    ids == bert.mask_token_id
-                ).tolist() and labels.max() == bert(
-                    ' yes' if r['label'] else ' no', add_special_tokens=False
-                ).input_ids[0]
-            else:
-                assert (
-                    labels[: len(answer)].tolist() == answer
-                    and (labels[len(answer) :] == -100).all()
-                )
-    refused(lambda: tokenize(text, rows, bert, family='MASKED_LM'), 't', 'masked')
-    refused(
-        lambda: tokenize(Task('t', {}, '{a}', (' no', ' yes')), rows, bert, family='MASKED_LM'),
-        'masked_template',
-    )
+    tokenizer = bert if family == 'MASKED_LM' else smol
+    mask = bert.mask_token if family == 'MASKED_LM' else ''
+    task = two_kinds[kind]
+    done = list(tokenize(task, two_rows, tokenizer, family=family))
+    batch = Collator(tokenizer)(done)
+    answers = right_answers(kind, two_rows, smol)
+    for i, (row, record) in enumerate(zip(two_rows, done, strict=True)):
+        question = tokenizer(task.question(row, mask)).input_ids
+        seen, ids, labels = (batch[k][i] for k in ('attention_mask', 'input_ids', 'labels'))
+        read = question + answers[i] if family == 'CAUSAL_LM' else question
+        assert record['input_ids'] == read
+        assert ids[seen == 1].tolist() == read
+        assert record['length'] == len(read)
+        labelled = labels[labels != -100].tolist()
+        if family == 'MASKED_LM':
+            word = ' yes' if row['label'] else ' no'
+            assert (labels != -100).tolist() == (ids == bert.mask_token_id).tolist()
+            assert labelled == bert(word, add_special_tokens=False).input_ids
+            continue
+        assert labelled == answers[i]
+        if family == 'CAUSAL_LM':
+            assert labels[seen == 1][-len(labelled) :].tolist() == labelled
+        elif family == 'SEQ_2_SEQ_LM':
+            assert labels[: len(labelled)].tolist() == labelled
+
+
+@packaged
+def test_a_masked_model_needs_a_masked_question(two_rows, two_kinds, bert):
+    bare = Task('t', {}, '{a}', (' no', ' yes'))
+    refused(lambda: tokenize(two_kinds['text'], two_rows, bert, family='MASKED_LM'), 't', 'masked')
+    refused(lambda: tokenize(bare, two_rows, bert, family='MASKED_LM'), 'masked_template')
 
 
 # --- your own ---
@@ -542,7 +545,8 @@ def test_own_tables(tmp_path):
         'train': 16,
         'validation': 2,
         'test': 2,
-    } and len({m for d in splits[0].values() for m in d['message']}) == 20
+    }
+    assert len({m for d in splits[0].values() for m in d['message']}) == 20
     assert all(
         r['label'] == int(r['message'].split()[1]) % 2 for d in splits[0].values() for r in d
     )
@@ -557,7 +561,7 @@ def test_own_words(tmp_path):
     "What looks like nothing, like numbers or like truth is text where text was asked for"
     rows = [
         dict(message=m, kind=k)
-        for m, k in zip(['None', 'null', 'NA', 'nan', '3', 'True', '{x}'], 'abababa')
+        for m, k in zip(['None', 'null', 'NA', 'nan', '3', 'True', '{x}'], 'abababa', strict=True)
     ]
     for t in tables(tmp_path, rows)[:2]:
         assert sorted(
@@ -567,9 +571,8 @@ def test_own_words(tmp_path):
     labels = own_task(
         'mine', stars, '{message}', (' 1', ' 2', ' 3', ' 4', ' 5'), label='kind'
     ).splits['train']
-    assert dict(zip(labels['message'], labels['label'])) == dict(
-        zip('abcde', range(5))
-    )  # five stars are the word 5, not class 5
+    found = dict(zip(labels['message'], labels['label'], strict=True))
+    assert found == {'a': 0, 'b': 1, 'c': 2, 'd': 3, 'e': 4}  # five stars are the word 5
     (tmp_path / 'b.csv').write_text('message,kind\na,True\nb,False\n')
     assert sorted(
         own_task('mine', tmp_path / 'b.csv', '{message}', (' False', ' True'), label='kind').splits[
@@ -595,7 +598,7 @@ def test_own_mistakes(tmp_path, kind, change, mentions):
 
 
 def test_own_numbers_with_a_gap(tmp_path):
-    "An empty cell makes floats of the other labels of a CSV file; the empty one is named all the same"
+    "An empty cell makes floats of the other labels of a CSV file; it is named all the same"
     (tmp_path / 't.csv').write_text('message,kind\na,0\nb,1\nc,\n')
     refused(lambda: own_task('mine', tmp_path / 't.csv', **HOW), 'row 2', "'kind'", 'None')
 
@@ -621,9 +624,12 @@ def test_own_contradictions(tmp_path):
     )
     refused(lambda: own_task('mine', rows, '{message}', target=' {answer}'), "'answer'")
     refused(lambda: own_task('mine', tmp_path / 'no.csv', **HOW), 'no.csv', error=FileNotFoundError)
-    for name, text in {
-        't.jsonl': '{"message": "a", "ki',
-        't.csv': 'message,kind\na,b,c,d\ne,"f\n',
-    }.items():
-        (tmp_path / name).write_text(text)
-        refused(lambda: own_task('mine', tmp_path / name, **HOW), name)
+
+
+@pytest.mark.parametrize(
+    'name,text',
+    [('t.jsonl', '{"message": "a", "ki'), ('t.csv', 'message,kind\na,b,c,d\ne,"f\n')],
+)
+def test_own_files_that_cannot_be_read(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    refused(lambda: own_task('mine', tmp_path / name, **HOW), name)

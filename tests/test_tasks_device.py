@@ -1,4 +1,4 @@
-"Devices, for every task: a batch of its rows is trained on and answered where the model lies, in each family of models"
+"Devices: for every task and family, a batch is trained on and answered where the model lies"
 
 import json
 from importlib.util import find_spec
@@ -65,8 +65,11 @@ def made_up(name, folder):
 @pytest.fixture(scope='module')
 def tokenized(tmp_path_factory):
     "Two rows of a task for a model of some kind and a method, and the collator to go with them"
-    tasks, rows, folder = {}, {}, tmp_path_factory.mktemp('rows')
-    causal, bert = assets.load_tokenizer(), assets.load_tokenizer(assets.ENCODER, 'right')
+    tasks = {}
+    rows = {}
+    folder = tmp_path_factory.mktemp('rows')
+    causal = assets.load_tokenizer()
+    bert = assets.load_tokenizer(assets.ENCODER, 'right')
     bert.eos_token = '[SEP]'
 
     def tokenized(name, kind, method):
@@ -75,8 +78,11 @@ def tokenized(tmp_path_factory):
                 tasks[name] = load_task(name)
             except FileNotFoundError:
                 tasks[name] = made_up(name, folder)
-        task, family, tokenizer = tasks[name], FAMILIES[kind], causal if kind == 'llama' else bert
-        own, split = tokenizer if method == 'lopa' else None, list(task.splits.values())[0]
+        task = tasks[name]
+        family = FAMILIES[kind]
+        tokenizer = causal if kind == 'llama' else bert
+        own = tokenizer if method == 'lopa' else None
+        split = list(task.splits.values())[0]
         if (name, kind) not in rows:
             rows[name, kind] = tokenize(
                 task, split.select(range(2)), tokenizer, tokenizer, family=family
@@ -119,9 +125,8 @@ def test_a_step_and_an_answer(tokenized, monkeypatch, name, kind, method):
     with fake_gpu() as device:
         model = long_model(device, kind, method, collate)
         rows = collate(list(data))
-        assert {t.device.type for t in rows.values()} == {'cpu'} and (
-            'instance_input_ids' in rows
-        ) == (method == 'lopa')
+        assert {t.device.type for t in rows.values()} == {'cpu'}
+        assert ('instance_input_ids' in rows) == (method == 'lopa')
         step(model, {k: v.to(model.device) for k, v in rows.items()})
         if task.verbalizer:
             assert predict(
@@ -135,10 +140,8 @@ def test_a_step_and_an_answer(tokenized, monkeypatch, name, kind, method):
         if kind == 'roberta':
             return
         asked = ask_only(model, monkeypatch)
-        assert (
-            len(generate_texts(model, task, data, collate, 2, progress=False)) == 2
-            and len(asked) == 1
-        )
+        assert len(generate_texts(model, task, data, collate, 2, progress=False)) == 2
+        assert len(asked) == 1
 
 
 @pytest.mark.parametrize('name,kind', [('rte', 'llama'), ('cruxeval-o', 't5'), ('sst2', 'roberta')])

@@ -1,8 +1,9 @@
-"""What is inside the soft prompts of trained LoPAs, in results/inside.json: how far gates move, and, of the usual one, singular values and gates
+"""What is inside the soft prompts of trained LoPAs, in results/inside.json
 
-    python -m tools.inside                         # trains with the sweep's seed 0 (some minutes on a CPU), or goes on with it
+    python -m tools.inside    # trains with the sweep's seed 0 (minutes on a CPU), or goes on
 
-Rotten Tomatoes comes from a package under MIT's licence, so the three sentences may stand in the file.
+It says how far gates move, and, of the usual LoPA, singular values and gates. Rotten Tomatoes
+comes from a package under MIT's licence, so the three sentences may stand in the file.
 """
 
 import json
@@ -10,9 +11,7 @@ from pathlib import Path
 
 import torch
 
-from lopa.ablate import experiment
-from lopa.ablate.experiments import file_name, identity
-from lopa.ablate.runs import cut, train_one
+from lopa.ablate import cut, experiment, file_name, identity, train_one
 from lopa.assets import load_foundation_model
 from lopa.baselines import load_adapted
 from lopa.evaluate import prepare
@@ -27,79 +26,86 @@ USUAL = {
     'validation_rows': 0,
     'test_rows': 500,
 }
+SELF = {'encoder_name_or_path': 'self', 'encoder_pooling': 'mean'}
 OTHERS = {
     'usual': {},
     'heads at 5e-3': {'head_lr': 0.005},
-    'foundation model as encoder': {'encoder_name_or_path': 'self', 'encoder_pooling': 'mean'},
+    'foundation model as encoder': SELF,
     '200 steps': {'steps': 200},
     '200 steps, heads at 5e-3': {'steps': 200, 'head_lr': 0.005},
-}
+}  # name → what differs from the usual run
 SENTENCES = 100
 
 
+def short(number, digits=4):
+    "A number with few digits, as it stands in the file"
+    return float(f'{float(number):.{digits}g}')
+
+
+def rounded(matrix):
+    "A matrix with three decimals, as lists"
+    return [[round(value, 3) for value in row] for row in matrix.tolist()]
+
+
+def singular_values(matrices):
+    "Singular values of each matrix, as lists"
+    return [[short(value) for value in row] for row in torch.linalg.svdvals(matrices).tolist()]
+
+
 def inside(overrides):
-    "Train, or take what was trained: record, test sentences, their features' mean length, logits and soft prompts"
-    about, folder = (
-        experiment(overrides),
-        ROOT / 'runs' / 'inside' / identity(experiment(overrides)),
-    )
+    "Train, or take what was trained: record, sentences, their features, logits and soft prompts"
+    about = experiment(overrides)
+    folder = ROOT / 'runs' / 'inside' / identity(about)
     result, task = train_one(about, folder, progress=True), cut(about)
     model = load_adapted(load_foundation_model(), folder / 'adapter')
     features = torch.tensor(prepare(model, task)[0]['test']['instance_features'][:SENTENCES])
     with torch.no_grad():
         logits, z = model.generator.logits(features), model.generator(features)
-    return (
-        result,
-        task.splits['test']['text'][:SENTENCES],
-        features.norm(dim=-1).mean().item(),
-        logits.float(),
-        z.float(),
-    )
+    sentences = task.splits['test']['text'][:SENTENCES]
+    return result, sentences, features, logits.float(), z.float()
 
 
-def movement(result, length, logits, z):
-    "How far the gate is from one half, how much it differs between sentences, and how much of the prompt does"
-    gates, centre = logits.sigmoid(), z.mean(0)
+def movement(result, features, logits, z):
+    "How far the gate is from one half, and how much it and the prompt differ between sentences"
+    gates = logits.sigmoid()
+    centre = z.mean(0)
+    apart = (z - centre).flatten(1).norm(dim=1).mean() / centre.norm()
     numbers = {
-        'feature_length': length,
+        'feature_length': features.norm(dim=-1).mean().item(),
         'gate_from_half': (gates - 0.5).abs().mean(),
         'gate_between_sentences': gates.std(0).mean(),
-        'prompt_between_sentences': (z - centre).flatten(1).norm(dim=1).mean() / centre.norm(),
+        'prompt_between_sentences': apart,
     }
-    return {k: float(f'{float(v):.4g}') for k, v in numbers.items()} | {'test': result['test']}
+    return {name: short(number) for name, number in numbers.items()} | {'test': result['test']}
+
+
+def pictures(sentences, logits, z):
+    "Gates of three sentences, their mean, and singular values of all"
+    gates = logits.sigmoid()
+    matrices = {'UVᵀ': logits, 'σ(UVᵀ)': gates, 'Z = Z_S ∘ σ(UVᵀ)': z}
+    return {
+        'sentences': sentences[:3],
+        'gates': [rounded(gate) for gate in gates[:3]],
+        'mean_gate': rounded(gates.mean(0)),
+        'singular_values': {name: singular_values(m) for name, m in matrices.items()},
+    }
 
 
 def main():
-    about, moved = experiment(USUAL), {}
+    about = experiment(USUAL)
+    moved, shown = {}, {}
     for name, change in OTHERS.items():
-        result, sentences, *rest = inside(USUAL | change)
-        moved[name] = movement(result, *rest)
+        result, sentences, features, logits, z = inside(USUAL | change)
+        moved[name] = movement(result, features, logits, z)
         if name == 'usual':
-            logits, z, three = *rest[1:], sentences[:3]
-    values = lambda x: [
-        [float(f'{v:.4g}') for v in row] for row in torch.linalg.svdvals(x).tolist()
-    ]
-    rounded = lambda x: [[round(v, 3) for v in row] for row in x.tolist()]
-    found = {
-        'of': f'{file_name(about)}.json',
-        'id': identity(about),
-        'experiment': USUAL,
-        'moved': moved,
-        'sentences': three,
-        'gates': [rounded(gate) for gate in logits[:3].sigmoid()],
-        'mean_gate': rounded(logits.sigmoid().mean(0)),
-        'singular_values': {
-            'UVᵀ': values(logits),
-            'σ(UVᵀ)': values(logits.sigmoid()),
-            'Z = Z_S ∘ σ(UVᵀ)': values(z),
-        },
-    }
-    write_files(ROOT / 'results', {'inside.json': json.dumps(found, ensure_ascii=False).encode()})
-    print(
-        f'results/inside.json: {SENTENCES} sentences',
-        *(f'{name}: {about}' for name, about in moved.items()),
-        sep='\n',
-    )
+            shown = pictures(sentences, logits, z)
+    found = {'of': f'{file_name(about)}.json', 'id': identity(about), 'experiment': USUAL}
+    found |= {'moved': moved} | shown
+    text = json.dumps(found, ensure_ascii=False).encode()
+    write_files(ROOT / 'results', {'inside.json': text})
+    print(f'results/inside.json: {SENTENCES} sentences')
+    for name, numbers in moved.items():
+        print(f'{name}: {numbers}')
 
 
 if __name__ == '__main__':

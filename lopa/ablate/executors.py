@@ -5,12 +5,17 @@
 # %% auto #0
 __all__ = [
     'EXECUTORS',
+    'cores',
     'share_threads',
+    'end_after',
     'end_with_parent',
     'begin',
-    'cores',
     'processes',
+    'start_ray',
+    'start_ray_patiently',
+    'alone',
     'RayExecutor',
+    'dask_client',
     'DaskExecutor',
     'SlurmExecutor',
     'make_executor',
@@ -24,7 +29,18 @@ from threading import Thread
 
 
 # %% ../../nbs/ablate/71_executors.ipynb #8fbd6af4
-def share_threads(workers: int):
+def cores() -> int:
+    """Cores that this process may use
+
+    Returns:
+        int: At least 1
+    """
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def share_threads(workers: int) -> None:
     """Leave the other processes their cores
 
     Args:
@@ -35,12 +51,26 @@ def share_threads(workers: int):
     torch.set_num_threads(max(cores() // workers, 1))
 
 
-def end_with_parent():
+# %% ../../nbs/ablate/71_executors.ipynb #71a00002
+def end_after(parent) -> None:
+    """Wait for the end of a process, then end this one
+
+    Args:
+        parent: A process
+
+    Returns:
+        None: Does not return
+    """
+    parent.join()
+    os._exit(1)
+
+
+def end_with_parent() -> None:
     "End this process as soon as the one that started it is gone"
-    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    Thread(target=end_after, args=[parent_process()], daemon=True).start()
 
 
-def begin(workers: int):
+def begin(workers: int) -> None:
     """What a process does first
 
     Args:
@@ -50,15 +80,7 @@ def begin(workers: int):
     share_threads(workers)
 
 
-def cores() -> int:
-    """Cores that this process may use
-
-    Returns:
-        int: At least 1
-    """
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-
+# %% ../../nbs/ablate/71_executors.ipynb #71a00020
 def processes(workers: int) -> Executor:
     """Processes on this machine
 
@@ -74,43 +96,73 @@ def processes(workers: int) -> Executor:
 
 
 # %% ../../nbs/ablate/71_executors.ipynb #fc76dfde
-class RayExecutor(Executor):
-    "Ray's tasks as futures"
+def start_ray(ray, workers: int) -> None:
+    """Join the cluster that the environment names, or start Ray on this machine
 
-    def __init__(self, workers):
+    Args:
+        ray: The package
+        workers: Processors of a Ray that is started here
+    """
+    quiet = {'log_to_driver': False, 'configure_logging': False}
+    if os.environ.get('RAY_ADDRESS'):
+        ray.init(**quiet)
+    else:
+        ray.init(num_cpus=workers, include_dashboard=False, **quiet)
+
+
+# %% ../../nbs/ablate/71_executors.ipynb #71a00004
+def start_ray_patiently(ray, workers: int) -> None:
+    """Start Ray; if that fails, once more
+
+    Args:
+        ray: The package
+        workers: As in `start_ray`
+    """
+    for last in (False, True):
+        try:
+            return start_ray(ray, workers)
+        except Exception:
+            ray.shutdown()
+            if last:
+                raise
+
+
+# %% ../../nbs/ablate/71_executors.ipynb #71a00006
+def alone(workers: int, fn, args: tuple, kwargs: dict):
+    """Call a function with this process's share of the cores
+
+    Args:
+        workers: As in `share_threads`
+        fn: A function
+        args: Its arguments
+        kwargs: Its keyword arguments
+
+    Returns:
+        What it returned
+    """
+    share_threads(workers)
+    return fn(*args, **kwargs)
+
+
+# %% ../../nbs/ablate/71_executors.ipynb #71a00022
+class RayExecutor(Executor):
+    """Ray's tasks as futures, one processor each
+
+    Args:
+        workers: Tasks at the same time
+    """
+
+    def __init__(self, workers: int):
         import ray
 
-        self.found = ray.is_initialized()
         self.ray, self.workers = ray, workers
-        for last in (
-            False,
-            True,
-        ):  # Ray waits 30 seconds for its own node, which a busy machine may exceed once
-            if self.found:
-                break
-            try:
-                ray.init(
-                    **{}
-                    if os.environ.get('RAY_ADDRESS')
-                    else dict(num_cpus=workers, include_dashboard=False),
-                    log_to_driver=False,
-                    configure_logging=False,
-                )
-                break
-            except Exception:
-                ray.shutdown()
-                if last:
-                    raise
+        self.found = ray.is_initialized()
+        if not self.found:
+            start_ray_patiently(ray, workers)
 
     def submit(self, fn, /, *args, **kwargs):
-        "One task, one processor"
-
-        def task():
-            share_threads(self_workers)
-            return fn(*args, **kwargs)
-
-        self_workers = self.workers
-        return self.ray.remote(task).remote().future()
+        "A future of `fn(*args, **kwargs)`"
+        return self.ray.remote(alone).remote(self.workers, fn, args, kwargs).future()
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         "Leave the cluster; end it if it was started here"
@@ -118,25 +170,39 @@ class RayExecutor(Executor):
             self.ray.shutdown()
 
 
+# %% ../../nbs/ablate/71_executors.ipynb #71a00008
+def dask_client(workers: int):
+    """Join the cluster that the environment names, or start one on this machine
+
+    Args:
+        workers: Processes of a cluster that is started here
+
+    Returns:
+        A `distributed.Client`
+    """
+    from distributed import Client
+
+    if address := os.environ.get('DASK_SCHEDULER_ADDRESS'):
+        return Client(address)
+    client = Client(n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None)
+    client.run(share_threads, workers)
+    return client
+
+
+# %% ../../nbs/ablate/71_executors.ipynb #71a00023
 class DaskExecutor(Executor):
-    "The executor of a Dask client, which ends with it"
+    """The executor of a Dask client, which ends with it
 
-    def __init__(self, workers):
-        from distributed import Client
+    Args:
+        workers: Processes of a cluster that is started here
+    """
 
-        address = os.environ.get('DASK_SCHEDULER_ADDRESS')
-        self.client = (
-            Client(address)
-            if address
-            else Client(
-                n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None
-            )
-        )
-        if not address:
-            self.client.run(share_threads, workers)
+    def __init__(self, workers: int):
+        self.client = dask_client(workers)
         self.inner = self.client.get_executor(pure=False)
 
     def submit(self, fn, /, *args, **kwargs):
+        "A future of `fn(*args, **kwargs)`"
         return self.inner.submit(fn, *args, **kwargs)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
@@ -145,14 +211,16 @@ class DaskExecutor(Executor):
         self.client.close()
 
 
+# %% ../../nbs/ablate/71_executors.ipynb #71a00010
 class SlurmExecutor(ThreadPoolExecutor):
     """Batch jobs, by submitit, a thread waiting for each; scripts and logs go to `runs/jobs`
 
-    Returns:
-        `local`: processes on this machine, to try it
+    Args:
+        workers: Jobs in the queue at the same time
+        cluster: `local`: processes on this machine, to try it
     """
 
-    def __init__(self, workers, cluster='slurm'):
+    def __init__(self, workers: int, cluster: str = 'slurm'):
         import submitit
 
         super().__init__(workers)
@@ -160,19 +228,20 @@ class SlurmExecutor(ThreadPoolExecutor):
         self.jobs.update_parameters(timeout_min=240)
 
     def submit(self, fn, /, *args, **kwargs):
+        "A future of `fn(*args, **kwargs)`"
         return super().submit(lambda: self.jobs.submit(fn, *args, **kwargs).result())
 
 
 # %% ../../nbs/ablate/71_executors.ipynb #b540a1b9
-EXECUTORS = {
+EXECUTORS: dict = {
     'processes': (processes, ''),
     'dask': (DaskExecutor, 'distributed'),
     'ray': (RayExecutor, 'ray'),
     'slurm': (SlurmExecutor, 'submitit'),
-}
+}  # name → (how it is made, the package it needs)
 
 
-def make_executor(name: str = 'processes', workers: int = None) -> Executor:
+def make_executor(name: str = 'processes', workers: int | None = None) -> Executor:
     """Somebody to carry out the runs
 
     Args:
@@ -189,5 +258,6 @@ def make_executor(name: str = 'processes', workers: int = None) -> Executor:
         return make(workers or cores())
     except ModuleNotFoundError as e:
         raise ModuleNotFoundError(
-            f'executor {name}: needs the package {package} (found no {e.name}): pip install {package}.'
+            f'executor {name}: needs the package {package} (found no {e.name}): '
+            f'pip install {package}.'
         ) from None

@@ -6,16 +6,23 @@
 __all__ = [
     'result_in',
     'Busy',
+    'results_in',
+    'done',
     'cut',
+    'digits',
     'train_one',
+    'floor_of',
     'score_one',
-    'zero_shot',
-    'probe',
+    'carry_out_in',
+    'locked',
     'carry_out',
     'run',
+    'put_on_record',
     'attempt',
-    'outcomes',
     'result_of',
+    'outcomes',
+    'to_do',
+    'book',
     'sweep',
 ]
 
@@ -26,62 +33,104 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ..evaluate import evaluate, linear_probe, score
+from ..evaluate import encoder_alone, majority, zero_shot
 from ..files import write_files
-from ..prompts import PromptConfig
-from ..records import SCHEMA, load_results, read_result, trouble
-from ..tasks import load_task
+from ..records import SCHEMA, read_result, trouble
+from ..tasks import Task, load_task
 from ..train import recipe, train
 from .experiments import FLOOR, expand, experiment, file_name, identity
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #dae79d56
-def result_in(path):
+def result_in(path) -> Any:
     """Is this experiment done?
 
     Args:
-        path: A file
+        path: A file: a text or a path
 
     Returns:
-        The result; None if there is none that can be used
+        Any: The result; None if there is none that can be used
     """
     found = read_result(path)
     wrong = trouble(found)
-    return (
-        None
-        if wrong and wrong != 'it has no test score' and not wrong.startswith('its schema')
-        else found
-    )  # a newer lopa's result is not ours to replace
+    if not wrong or wrong == 'it has no test score' or wrong.startswith('its schema'):
+        return found
+    return None
 
 
 class Busy(Exception):
     "Another process is at this experiment"
 
 
+# %% ../../nbs/ablate/72_runs.ipynb #72a00003
+def results_in(out) -> dict:
+    """All results of a folder that can be used, under whatever name
+
+    Args:
+        out: Folder of results: a text or a path; it need not exist
+
+    Returns:
+        dict: Identity → result
+    """
+    found = [result_in(path) for path in sorted(Path(out).glob('*.json'))]
+    told = [result for result in found if result and isinstance(result.get('id'), str)]
+    return {result['id']: result for result in told}
+
+
+def done(about: dict, out) -> Any:
+    """The result of an experiment, found by its file name or else by its identity
+
+    Args:
+        about: From `experiment`
+        out: Folder of results: a text or a path
+
+    Returns:
+        Any: The result; None if there is none
+    """
+    return result_in(Path(out) / f'{file_name(about)}.json') or results_in(out).get(identity(about))
+
+
 # %% ../../nbs/ablate/72_runs.ipynb #056ea595
-def cut(about: dict):
+def cut(about: dict) -> Task:
     """The task of an experiment
 
     Args:
         about: From `experiment`
 
     Returns:
-        A `Task` with the rows that were asked for
+        Task: With the rows that were asked for
     """
     task = load_task(about['task'])
-    rows = {k: about.get(f'{k}_rows') for k in task.splits}
-    return replace(task, splits={k: d for k, d in task.splits.items() if rows[k] != 0}).limit(
-        **{k: n for k, n in rows.items() if n}
-    )
+    rows = {split: about.get(f'{split}_rows') for split in task.splits}
+    splits = {split: data for split, data in task.splits.items() if rows[split] != 0}
+    limits = {split: n for split, n in rows.items() if n}
+    return replace(task, splits=splits).limit(**limits)
 
 
-def train_one(about: dict, folder, **how) -> dict:
+# %% ../../nbs/ablate/72_runs.ipynb #72a00005
+def digits(predictions: str, labels) -> str:
+    """Right or wrong, row by row
+
+    Args:
+        predictions: Predicted classes, one digit each
+        labels: True classes, whole numbers: `(n,)`
+
+    Returns:
+        str: 1 where the prediction is right, else 0
+    """
+    pairs = zip(predictions, labels, strict=True)
+    return ''.join(str(int(int(predicted) == label)) for predicted, label in pairs)
+
+
+# %% ../../nbs/ablate/72_runs.ipynb #72a00020
+def train_one(about: dict, folder, **how: Any) -> dict:
     """Carry out an experiment that trains
 
     Args:
         about: From `experiment`
-        folder: Where the run writes, and goes on if it was interrupted
+        folder: Where the run writes, and goes on if it was interrupted: a text or a path
         **how: For `train`
 
     Returns:
@@ -93,106 +142,128 @@ def train_one(about: dict, folder, **how) -> dict:
     from lopa.baselines import adapt_model
 
     plan = recipe(about['task'], about['method'], about['recipe']['variant'])
-    plan, task = (
-        replace(plan, **about['recipe'], config=type(plan.config)(**about['config'])),
-        cut(about),
-    )
+    config = type(plan.config)(**about['config'])
+    plan = replace(plan, **about['recipe'], config=config)
+    task = cut(about)
     set_seed(about['seed'])
-    result = train(
-        adapt_model(load_foundation_model(about['base_model']), plan.config),
-        task,
-        plan,
-        folder,
-        about['seed'],
-        resume=True,
-        **{'progress': False} | how,
-    )
-    right = (
-        ''.join(
-            str(int(int(p) == y))
-            for p, y in zip(result['test_predictions'], task.splits['test']['label'][:])
-        )
-        if 'test_predictions' in result
-        else None
-    )
-    return result | ({'test_right': right} if right else {})
+    model = adapt_model(load_foundation_model(about['base_model']), config)
+    how = {'progress': False} | how
+    result = train(model, task, plan, folder, about['seed'], resume=True, **how)
+    if 'test_predictions' in result:
+        labels = task.splits['test']['label'][:]
+        result['test_right'] = digits(result['test_predictions'], labels)
+    return result
+
+
+# %% ../../nbs/ablate/72_runs.ipynb #72a00007
+def floor_of(about: dict, task: Task, folder: Path, allow_weak_isolation: bool) -> tuple:
+    """Measure a baseline that trains nothing
+
+    Args:
+        about: From `experiment`
+        task: From `cut`
+        folder: Where answers are kept
+        allow_weak_isolation: Run programs without a strong sandbox, too?
+
+    Returns:
+        tuple: (as from `majority`; the torch device; `dtype`, if a model was asked)
+    """
+    import torch
+
+    from lopa.assets import load_foundation_model
+
+    cpu = torch.device('cpu')
+    if about['method'] == 'majority':
+        return majority(task, allow_weak_isolation), cpu, {}
+    if about['method'] == 'encoder-alone':
+        name, pooling = about['encoder_name_or_path'], about['encoder_pooling']
+        return encoder_alone(task, name, pooling), cpu, {}
+    base = load_foundation_model(about['base_model'])
+    answers = folder / 'predictions.jsonl'
+    found = zero_shot(task, base, answers, allow_weak_isolation)
+    return found, base.device, {'dtype': str(base.dtype).removeprefix('torch.')}
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #4a8c604c
-def score_one(about: dict) -> dict:
+def score_one(about: dict, folder, allow_weak_isolation: bool = False, **_: Any) -> dict:
     """Carry out an experiment that trains nothing
 
     Args:
         about: From `experiment`
+        folder: Where answers are kept: a text or a path
+        allow_weak_isolation: Run programs without a strong sandbox, too?
+        **_: What only `train` needs
 
     Returns:
         dict: The record
     """
-    import numpy as np
-    import torch
-
-    from lopa.assets import load_foundation_model
     from lopa.train import environment, start_of_memory
 
-    start, task, method = time.perf_counter(), cut(about), about['method']
+    start = time.perf_counter()
     start_of_memory()
-    if not task.verbalizer and method != 'zero-shot':
-        raise ValueError(f'{method}: {task.name} asks for texts, expected a task with classes.')
-    labels = (
-        np.array(task.splits['test'].with_format(None)['label'][:]) if task.verbalizer else None
-    )
-    parameters, where, how = 0, torch.device('cpu'), {}
-    if method == 'majority':
-        predicted = np.full(len(labels), np.bincount(task.splits['train']['label'][:]).argmax())
-    if method == 'zero-shot':
-        base = load_foundation_model(about['base_model'])
-        (predicted, labels), where, how = (
-            zero_shot(task, base),
-            base.device,
-            {'dtype': str(base.dtype).removeprefix('torch.')},
-        )
-    if method == 'encoder-alone':
-        predicted, parameters = probe(task, about['encoder_name_or_path'], about['encoder_pooling'])
+    task = cut(about)
+    found, device, kind = floor_of(about, task, Path(folder), allow_weak_isolation)
     return {
         **about,
         'source': task.source,
-        'data': {k: len(d) for k, d in task.splits.items()},
-        'test': score(predicted, labels, task.metrics, task.mean),
-        'test_right': ''.join(str(int(p == y)) for p, y in zip(predicted, labels)),
-        'trainable_parameters': parameters,
+        'data': {split: len(data) for split, data in task.splits.items()},
+        **found,
         'seconds': {'total': round(time.perf_counter() - start, 1)},
-        **how,
-        **environment(where),
+        **kind,
+        **environment(device),
     }
 
 
-# %% ../../nbs/ablate/72_runs.ipynb #9ec171a6
-def zero_shot(task, base):
-    "Answers and truths of the foundation model with an empty prompt"
-    from lopa.model import get_prompt_model
+# %% ../../nbs/ablate/72_runs.ipynb #72a00008
+def carry_out_in(
+    work: Path, about: dict, overrides: dict, out: Path, keep_predictions: bool, how: dict
+) -> dict:
+    """Carry out an experiment and put the result in its place; the lock is held
 
-    lines = evaluate(
-        get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=0)), task, progress=False
-    )[1]
-    words = [w.strip() for w in task.verbalizer]
-    return [words.index(l['answer']) for l in lines], [words.index(l['right']) for l in lines]
+    Args:
+        work: Folder of the unfinished run
+        about: From `experiment`
+        overrides: As in `experiment`
+        out: Folder of results
+        keep_predictions: Keep every answer beside the result, as a `.jsonl` file?
+        how: For `train`
+
+    Returns:
+        dict: The result
+    """
+    name = file_name(about)
+    work.mkdir(exist_ok=True)
+    one = score_one if about['method'] in FLOOR else train_one
+    record = one(about, work, **how)
+    result = {'id': identity(about), 'schema': SCHEMA, 'experiment': overrides} | record
+    write_files(work, {f'{name}.json': json.dumps(result, indent=1).encode()})
+    answers = work / 'predictions.jsonl'
+    if keep_predictions and answers.exists():
+        answers.replace(out / f'{name}.jsonl')
+    (out / f'{name}.failed.json').unlink(missing_ok=True)
+    (work / f'{name}.json').replace(out / f'{name}.json')
+    shutil.rmtree(work, ignore_errors=True)
+    return result
 
 
-def probe(task, encoder_name, pooling):
-    "Answers of a linear classifier on the encoder's vectors, and its parameters"
-    from lopa.assets import load_encoder, load_tokenizers
-    from lopa.encoders import Encoder
-    from lopa.evaluate import encode_rows
+# %% ../../nbs/ablate/72_runs.ipynb #72a00021
+def locked(work: Path, wait: bool):
+    """Take the lock of an experiment, or say that somebody has it
 
-    encoder, tokenizer = (
-        Encoder(load_encoder(encoder_name), pooling),
-        load_tokenizers(encoder_name_or_path=encoder_name)[1],
-    )
-    splits = [
-        encode_rows(task, task.splits[k], encoder, tokenizer)
-        for k in ('train', 'validation', 'test')
-    ]
-    return linear_probe(*splits), encoder.width + 1
+    Args:
+        work: Folder of an unfinished run; its lock stands beside it
+        wait: As in `run`
+
+    Returns:
+        For a `with` statement
+    """
+    from filelock import FileLock, Timeout
+
+    work.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(f'{work}.lock').acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise Busy(f'{work.name}: another process is at this experiment.') from None
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #1b4a2d2b
@@ -201,54 +272,64 @@ def carry_out(overrides: dict, out, wait: bool, afresh: bool, how: dict) -> tupl
 
     Args:
         overrides: As in `experiment`
-        out: Folder of results
+        out: Folder of results: a text or a path
         wait: As in `run`
         afresh: Throw away what an earlier attempt left?
-        how: For `train`
+        how: `keep_predictions`; the rest is for `train`
 
     Returns:
         tuple: (the result, whether it was there already)
     """
-    from filelock import FileLock, Timeout
-
     about, out = experiment(overrides), Path(out)
-    name, work = file_name(about), out / '.work' / identity(about)
-    if found := result_in(out / f'{name}.json'):
+    if found := done(about, out):
         return found, True
-    work.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(f'{work}.lock').acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        raise Busy(name) from None
-    with lock:
-        if found := result_in(out / f'{name}.json'):
+    work = out / '.work' / identity(about)
+    with locked(work, wait):
+        if found := done(about, out):
             return found, True  # while we waited
         if afresh:
             shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(exist_ok=True)
-        record = score_one(about) if about['method'] in FLOOR else train_one(about, work, **how)
-        result = {'id': identity(about), 'schema': SCHEMA, 'experiment': overrides} | record
-        write_files(work, {f'{name}.json': json.dumps(result, indent=1).encode()})
-        (out / f'{name}.failed.json').unlink(missing_ok=True)
-        (work / f'{name}.json').replace(out / f'{name}.json')
-        shutil.rmtree(work, ignore_errors=True)
-        return result, False
+        rest = {key: value for key, value in how.items() if key != 'keep_predictions'}
+        keep = how.get('keep_predictions', False)
+        return carry_out_in(work, about, overrides, out, keep, rest), False
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #68d797d9
-def run(overrides: dict = {}, out='runs/ablate', wait: bool = True, **how) -> dict:
+def run(overrides: dict | None = None, out='runs/ablate', wait: bool = True, **how: Any) -> dict:
     """Carry out an experiment, unless its result is there
 
     Args:
         overrides: As in `experiment`
-        out: Folder of results
+        out: Folder of results: a text or a path
         wait: If another process is at it: wait for its result? If not, `Busy`
-        **how: For `train`: `progress`, `execution`, `allow_weak_isolation`
+        **how: `keep_predictions`; for `train`: `progress`, `execution`, `allow_weak_isolation`
 
     Returns:
         dict: The result, as in its file
     """
-    return carry_out(overrides, out, wait, False, how)[0]
+    return carry_out(overrides or {}, out, wait, False, how)[0]
+
+
+# %% ../../nbs/ablate/72_runs.ipynb #72a00011
+def put_on_record(error: Exception, overrides: dict, out) -> str:
+    """Write down that an experiment failed, beside the results
+
+    Args:
+        error: What happened the second time
+        overrides: As in `experiment`
+        out: Folder of results: a text or a path
+
+    Returns:
+        str: Kind and text of the error
+    """
+    about = experiment(overrides)
+    told = f'{type(error).__name__}: {error}'
+    failed = {'id': identity(about), 'schema': SCHEMA, 'experiment': overrides, **about}
+    trace = ''.join(traceback.format_exception(error))
+    failed |= {'error': told, 'traceback': trace}
+    name = f'{file_name(about)}.failed.json'
+    write_files(Path(out), {name: json.dumps(failed, indent=1).encode()})
+    return told
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #afe14f3e
@@ -257,124 +338,140 @@ def attempt(overrides: dict, out, wait: bool, how: dict) -> tuple:
 
     Args:
         overrides: As in `experiment`
-        out: Folder of results
+        out: Folder of results: a text or a path
         wait: As in `run`
-        how: For `train`
+        how: As in `carry_out`
 
     Returns:
         tuple: (`done`, `skipped`, `busy` or `failed`; the error, or None)
     """
-    about = experiment(overrides)
     for again in (False, True):
         try:
-            return 'skipped' if carry_out(overrides, out, wait, again, how)[1] else 'done', None
+            was_there = carry_out(overrides, out, wait, again, how)[1]
+            return 'skipped' if was_there else 'done', None
         except Busy:
             return 'busy', None
         except Exception as e:
-            error, trace = f'{type(e).__name__}: {e}', traceback.format_exc()
-    if result_in(Path(out) / f'{file_name(about)}.json'):
+            error = e
+    if done(experiment(overrides), out):
         return 'skipped', None  # another sweep had more luck
-    failed = {
-        'id': identity(about),
-        'schema': SCHEMA,
-        'experiment': overrides,
-        **about,
-        'error': error,
-        'traceback': trace,
-    }
-    write_files(
-        Path(out), {f'{file_name(about)}.failed.json': json.dumps(failed, indent=1).encode()}
-    )
-    return 'failed', error
+    return 'failed', put_on_record(error, overrides, out)
 
 
-# %% ../../nbs/ablate/72_runs.ipynb #a72d84f9
-def outcomes(jobs: list, out, executor, wait: bool, how: dict):
-    """Hand experiments out
-
-    Args:
-        jobs: Overrides
-        out: Folder of results
-        executor: Has `submit`; None: one after the other, in this process
-        wait: As in `run`
-        how: For `train`
-
-    Returns:
-        Yields (overrides, outcome, error), as they come
-    """
-    if executor is None:
-        yield from ((job, *attempt(job, out, wait, how)) for job in jobs)
-    else:
-        waiting = {executor.submit(attempt, job, str(out), wait, how): job for job in jobs}
-        try:
-            while waiting:
-                for future in [f for f in waiting if f.done()]:
-                    yield waiting.pop(future), *result_of(future)
-                time.sleep(0.05)
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def result_of(future):
+# %% ../../nbs/ablate/72_runs.ipynb #72a00012
+def result_of(future: Any) -> tuple:
     """What a worker answered, or one sentence on why it did not
 
     Args:
         future: Of `attempt`
 
     Returns:
-        What `attempt` returned
+        tuple: What `attempt` returned
     """
     try:
         return future.result()
     except Exception as e:
         raise ChildProcessError(
-            f'A worker died and did not say why ({type(e).__name__}: {str(e)[:200]}); memory may have run out. All results so far are kept: take fewer workers, and start the sweep again.'
+            f'A worker died and did not say why ({type(e).__name__}: {str(e)[:200]}); memory may '
+            'have run out. All results so far are kept: take fewer workers, and start the sweep '
+            'again.'
         ) from e
 
 
+# %% ../../nbs/ablate/72_runs.ipynb #a72d84f9
+def outcomes(jobs: list, out, executor: Any, wait: bool, how: dict):
+    """Hand experiments out
+
+    Args:
+        jobs: Overrides
+        out: Folder of results: a text or a path
+        executor: Has `submit`; None: one after the other, in this process
+        wait: As in `run`
+        how: As in `carry_out`
+
+    Returns:
+        Yields (overrides, outcome, error), as they come
+    """
+    if executor is None:
+        for job in jobs:
+            yield job, *attempt(job, out, wait, how)
+        return
+    waiting = {executor.submit(attempt, job, str(out), wait, how): job for job in jobs}
+    try:
+        while waiting:
+            for future in [future for future in waiting if future.done()]:
+                yield waiting.pop(future), *result_of(future)
+            time.sleep(0.05)
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+# %% ../../nbs/ablate/72_runs.ipynb #72a00014
+def to_do(jobs: dict, out) -> list:
+    """Experiments that have no result yet
+
+    Args:
+        jobs: File name → overrides
+        out: Folder of results: a text or a path
+
+    Returns:
+        list: Overrides, the first seeds first
+    """
+    there = results_in(out)
+    left = []
+    for name, job in jobs.items():
+        known = identity(experiment(job)) in there or result_in(Path(out) / f'{name}.json')
+        if not known:
+            left.append(job)
+    return sorted(left, key=lambda job: job.get('seed', 0))
+
+
+# %% ../../nbs/ablate/72_runs.ipynb #72a00016
+def book(report: dict, job: dict, outcome: str, error: str | None, bar: Any) -> None:
+    """Count an outcome, and show it
+
+    Args:
+        report: Of the sweep; it is changed
+        job: Overrides
+        outcome: `done`, `skipped` or `failed`
+        error: Of one that failed
+        bar: The progress bar
+    """
+    if outcome == 'failed':
+        report['failed'][file_name(experiment(job))] = error
+    else:
+        report[outcome] += 1
+    bar.set_postfix(failed=len(report['failed']), refresh=False)
+    bar.update()
+
+
 # %% ../../nbs/ablate/72_runs.ipynb #296119bd
-def sweep(grid, out='runs/ablate', executor=None, progress: bool = True, **how) -> dict:
+def sweep(grid, out='runs/ablate', executor: Any = None, progress: bool = True, **how: Any) -> dict:
     """Carry out all experiments of a grid that have no result yet
 
     Args:
         grid: As in `expand`
-        out: Folder of results
-        executor: Any `concurrent.futures` executor (`lopa.executors.make_executor`); None: one
-            after the other, in this process
+        out: Folder of results: a text or a path
+        executor: Any `concurrent.futures` executor (`make_executor`); None: this process
         progress: Show a progress bar?
-        **how: For `train`: `execution`, `allow_weak_isolation`
+        **how: `keep_predictions`; for `train`: `execution`, `allow_weak_isolation`
 
     Returns:
-        dict: `done`: how many this sweep carried out; `skipped`: how many had a result; `failed`:
-            file name → error
+        dict: `done` by this sweep, `skipped`: had a result, `failed`: file name → error
     """
     from tqdm.auto import tqdm
 
     jobs = {file_name(experiment(job)): job for job in expand(grid)}
-    todo = sorted(
-        (job for name, job in jobs.items() if not result_in(Path(out) / f'{name}.json')),
-        key=lambda job: job.get('seed', 0),
-    )
-    report = {'done': 0, 'skipped': len(jobs) - len(todo), 'failed': {}}
-    with tqdm(
-        total=len(jobs),
-        initial=len(jobs) - len(todo),
-        desc='Sweep',
-        unit='run',
-        disable=not progress,
-        smoothing=0,
-    ) as bar:
+    todo = to_do(jobs, out)
+    report: dict = {'done': 0, 'skipped': len(jobs) - len(todo), 'failed': {}}
+    shown = {'desc': 'Sweep', 'unit': 'run', 'smoothing': 0, 'disable': not progress}
+    with tqdm(total=len(jobs), initial=report['skipped'], **shown) as bar:
         for wait in (False, True):  # at the end: wait for what others are at
             left, todo = todo, []
             for job, outcome, error in outcomes(left, out, executor, wait, how):
                 if outcome == 'busy':
                     todo.append(job)
-                    continue
-                if outcome == 'failed':
-                    report['failed'][file_name(experiment(job))] = error
                 else:
-                    report[outcome] += 1
-                bar.set_postfix(failed=len(report['failed']), refresh=False)
-                bar.update()
+                    book(report, job, outcome, error, bar)
     return report

@@ -1,5 +1,6 @@
 "Answers, judged and scored"
 
+from .floor import encoder_alone, majority, probe, zero_shot
 from .metrics import (
     bootstrap_ci,
     compare_methods,
@@ -10,36 +11,31 @@ from .metrics import (
     show_score,
 )
 from .predict import classify, encode_rows, prepare
-from .scoring import (
-    answer_lines,
-    error_gallery,
-    evaluate,
-    judging,
-    needs_sandbox,
-    read_predictions,
-    rescore,
-    score_lines,
-    write_predictions,
-)
+from .predictions import judging, read_predictions, rescore, score_lines, write_predictions
+from .scoring import answer_lines, error_gallery, evaluate, needs_sandbox
 
 __all__ = [
-    'bootstrap_ci',
-    'compare_methods',
-    'linear_probe',
-    'main_score',
-    'pass_at_k',
-    'score',
-    'show_score',
-    'classify',
-    'encode_rows',
-    'prepare',
     'answer_lines',
+    'bootstrap_ci',
+    'classify',
+    'compare_methods',
+    'encode_rows',
+    'encoder_alone',
     'error_gallery',
     'evaluate',
     'judging',
+    'linear_probe',
+    'main_score',
+    'majority',
     'needs_sandbox',
+    'pass_at_k',
+    'prepare',
+    'probe',
     'read_predictions',
     'rescore',
+    'score',
     'score_lines',
+    'show_score',
     'write_predictions',
+    'zero_shot',
 ]

@@ -4,40 +4,54 @@
 
 # %% auto #0
 __all__ = [
+    'Run',
     'BUILDERS',
     'PLAIN',
     'JUDGES',
     'cut',
     'unframe',
-    'expression',
+    'parse_expression',
     'says_equal',
+    'expression',
     'answered_output',
     'answered_input',
     'value_of',
     'verdict',
     'judge_output',
+    'is_builder_call',
     'builds',
     'judge_input',
+    'sides',
     'Noted',
     'noting',
+    'is_note',
     'agree',
+    'is_program',
     'solution',
     'judge_tests',
     'judge_match',
+    'in_turns',
     'judge_all',
 ]
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ab27720b
 import ast
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
+from typing import TYPE_CHECKING, Any
 
-from ..sandbox import same_value
-from ..tasks import is_literal
+from ..sandbox import Outcome, same_value
+from ..tasks import Task, is_literal
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_UNREADABLE = SyntaxError, ValueError, MemoryError, RecursionError  # what Python's parser raises
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #8c95c63d
-def cut(text: str, stop) -> str:
+def cut(text: str, stop: Iterable[str]) -> str:
     """End a text at a stop string
 
     Args:
@@ -47,59 +61,82 @@ def cut(text: str, stop) -> str:
     Returns:
         str: The text before the first of them
     """
-    return text[: min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))]
+    ends = [text.find(s) for s in stop if s in text]
+    return text[: min(ends, default=len(text))]
 
 
-def unframe(
-    text: str,
-) -> (
-    str
-):  # What stands between `[ANSWER]` and `[/ANSWER]`, or in the first code fence, if there are any
+def unframe(text: str) -> str:
     """Take an answer out of its frame
 
     Args:
         text: What the model wrote
+
+    Returns:
+        str: What stands between `[ANSWER]` and `[/ANSWER]`, or in the first code fence, if any
     """
     text = text.partition('[/ANSWER]')[0].rpartition('[ANSWER]')[2]
     before, fence, rest = text.partition('```')
     inside, closing, _ = rest.partition('```')
-    if not fence or before.strip() and not closing and not inside.startswith('py'):
-        return before  # no fence, or one that closes what the prompt opened
-    return (
-        inside.partition('\n')[2]
-        if inside.partition('\n')[0].strip() in ('python', 'py', '')
-        else inside
-    )
+    if not fence:
+        return before
+    closes_the_prompts = before.strip() and not closing and not inside.startswith('py')
+    if closes_the_prompts:
+        return before
+    language, _, code = inside.partition('\n')
+    return code if language.strip() in ('python', 'py', '') else inside
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #0834507d
-def expression(text: str):
+def parse_expression(source: str) -> ast.expr | None:
+    """Read one expression
+
+    Args:
+        source: Any text
+
+    Returns:
+        ast.expr | None: A node of Python's syntax tree; None if it is no expression
+    """
+    try:
+        node = ast.parse(source, mode='eval').body
+        ast.unparse(node)  # what is nested too deeply is no answer
+        return node
+    except _UNREADABLE:
+        return None
+
+
+def says_equal(node: ast.AST | None) -> bool:
+    """Does an expression say what something is equal to?
+
+    Args:
+        node: A node of Python's syntax tree
+
+    Returns:
+        bool: Is it `… == value` or `… is value`?
+    """
+    return isinstance(node, ast.Compare) and isinstance(node.ops[-1], (ast.Eq, ast.Is))
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-expr
+def expression(text: str) -> ast.expr | None:
     """The expression in an answer: all of it, or else its first line
 
     Args:
         text: What the model wrote
 
     Returns:
-        A node of Python's syntax tree, or None
+        ast.expr | None: A node of Python's syntax tree, or None
     """
     text = unframe(text).strip().removeprefix('assert').strip().removeprefix('==').strip()
     for candidate in (text, *text.splitlines()[:1]):
-        try:
-            node = ast.parse(candidate, mode='eval').body
-            ast.unparse(node)  # what is nested too deeply is no answer
-            return (
-                node.elts[0]
-                if isinstance(node, ast.Tuple) and node.elts and says_equal(node.elts[0])
-                else node
-            )  # an assertion may have a message
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            continue
+        node = parse_expression(candidate)
+        if isinstance(node, ast.Tuple) and node.elts and says_equal(node.elts[0]):
+            return node.elts[0]  # an assertion with a message
+        if node is not None:
+            return node
+    return None
 
 
-def says_equal(node):
-    return isinstance(node, ast.Compare) and isinstance(node.ops[-1], (ast.Eq, ast.Is))
-
-
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-answers
 def answered_output(text: str) -> str:
     """The value in an answer: what stands behind `==`, or all of it
 
@@ -110,9 +147,14 @@ def answered_output(text: str) -> str:
         str: Source of the value it names; the text itself if there is none
     """
     node = expression(text)
-    return ast.unparse(node.comparators[-1] if says_equal(node) else node) if node else text.strip()
+    if node is None:
+        return text.strip()
+    if isinstance(node, ast.Compare) and says_equal(node):
+        return ast.unparse(node.comparators[-1])
+    return ast.unparse(node)
 
 
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-inputs
 def answered_input(text: str, name: str) -> str:
     """The arguments in an answer: inside the call of the function, or all of it
 
@@ -124,62 +166,94 @@ def answered_input(text: str, name: str) -> str:
         str: Source of the arguments; the text itself if there are none
     """
     node = expression(text)
-    call = node.left if says_equal(node) else node
+    if node is None:
+        return text.strip()
+    call = node.left if isinstance(node, ast.Compare) and says_equal(node) else node
     if isinstance(call, ast.Call) and getattr(call.func, 'id', '') == name and not call.keywords:
         return ', '.join(map(ast.unparse, call.args))
-    return (
-        ast.unparse(node).removeprefix('(').removesuffix(')')
-        if isinstance(node, ast.Tuple)
-        else ast.unparse(node)
-        if node
-        else text.strip()
-    )
+    if isinstance(node, ast.Tuple):
+        return ast.unparse(node).removeprefix('(').removesuffix(')')
+    return ast.unparse(node)
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #a8e9e4f6
-def value_of(source: str, run) -> tuple:
+Run = Callable[[str], Outcome]  # Runs a program: `run_program`, with its settings
+
+
+def value_of(source: str, run: Run) -> tuple[str, Any]:
     """Value of an expression: read it if it is a literal, run it if not
 
     Args:
         source: An expression
-        run: Runs a program: `run_program`, with its settings
+        run: Runs a program
 
     Returns:
-        tuple: (status, value)
+        tuple[str, Any]: (status, value)
     """
     try:
         return 'ok', ast.literal_eval(source)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+    except (TypeError, *_UNREADABLE):
         outcome = run(source)
     return outcome.status, outcome.value
 
 
-def verdict(answer, status, correct):
+def verdict(answer: str, status: str, correct: bool) -> dict:
+    """What a judge says
+
+    Args:
+        answer: What was judged, as it was found in the text
+        status: How running it ended, a key of `STATUSES`; `ok` if nothing had to be run
+        correct: Is it right, if it ended well?
+
+    Returns:
+        dict: `answer`, `status`, `correct`
+    """
     return {'answer': answer, 'status': status, 'correct': bool(status == 'ok' and correct)}
 
 
-def judge_output(text, row, task, run):
-    "Is this what the program returns?"
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-output
+def judge_output(text: str, row: dict, task: Task | None, run: Run) -> dict:
+    """Is this what the program returns?
+
+    Args:
+        text: What the model wrote
+        row: `output`, …
+        task: Not looked at
+        run: Runs a program
+
+    Returns:
+        dict: A `verdict`
+    """
     answer = answered_output(text)
     status, value = value_of(answer, run) if answer else ('error', None)
     return verdict(answer, status, same_value(('ok', value), value_of(row['output'], run)))
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #01c5d76d
-BUILDERS = {
-    'range',
-    'set',
-    'frozenset',
-    'dict',
-    'list',
-    'tuple',
-    'bytes',
-    'bytearray',
-    'complex',
-    'float',
-    'int',
-    'str',
-}
+BUILDERS = frozenset(
+    'range set frozenset dict list tuple bytes bytearray complex float int str'.split()
+)
+
+
+def is_builder_call(node: ast.AST) -> bool:
+    """Is it a call of a built-in type, without keywords?
+
+    Args:
+        node: A node of Python's syntax tree
+
+    Returns:
+        bool: e.g. of `range(3)`
+    """
+    if not isinstance(node, ast.Call) or node.keywords:
+        return False
+    return isinstance(node.func, ast.Name) and node.func.id in BUILDERS
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-builds
+_PLAIN = (
+    *(ast.Expression, ast.Load, ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict),
+    *(ast.UnaryOp, ast.USub, ast.UAdd),
+)
 
 
 def builds(source: str) -> bool:
@@ -192,74 +266,80 @@ def builds(source: str) -> bool:
         bool: Do they do nothing but build values?
     """
     try:
-        tree = ast.parse(f'[{source}]', mode='eval')
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        nodes = list(ast.walk(ast.parse(f'[{source}]', mode='eval')))
+    except _UNREADABLE:
         return False
-    plain = (
-        ast.Expression,
-        ast.Load,
-        ast.Constant,
-        ast.List,
-        ast.Tuple,
-        ast.Set,
-        ast.Dict,
-        ast.UnaryOp,
-        ast.USub,
-        ast.UAdd,
-    )
-    names = {
-        id(n.func)
-        for n in ast.walk(tree)
-        if isinstance(n, ast.Call)
-        and isinstance(n.func, ast.Name)
-        and n.func.id in BUILDERS
-        and not n.keywords
-    }
-    return all(
-        isinstance(n, plain) or isinstance(n, ast.Call) and id(n.func) in names or id(n) in names
-        for n in ast.walk(tree)
-    )
+    calls = [n for n in nodes if isinstance(n, ast.Call) and is_builder_call(n)]
+    allowed = {*calls, *(call.func for call in calls)}
+    return all(isinstance(n, _PLAIN) or n in allowed for n in nodes)
 
 
-def judge_input(text, row, task, run):
-    "Does the program return the value for this input?"
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-input
+def judge_input(text: str, row: dict, task: Task | None, run: Run) -> dict:
+    """Does the program return the value for this input?
+
+    Args:
+        text: What the model wrote
+        row: `code`, `entry_point`, `output`, …
+        task: Not looked at
+        run: Runs a program
+
+    Returns:
+        dict: A `verdict`
+    """
     answer = answered_input(text, row['entry_point'])
-    if builds(answer):
-        given = f'[{answer}]'
-    else:
-        status, given = value_of(f'[{answer}]', run)
+    given = f'[{answer}]'
+    if not builds(answer):
+        status, given = value_of(given, run)
         if status != 'ok':
             return verdict(answer, status, False)
     outcome = run(f'{row["code"]}\n{row["entry_point"]}(*{given})')
-    return verdict(
-        answer, outcome.status, same_value(('ok', outcome.value), value_of(row['output'], run))
-    )
+    expected = value_of(row['output'], run)
+    return verdict(answer, outcome.status, same_value(('ok', outcome.value), expected))
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #57ea318b
+def sides(test: ast.expr) -> tuple[str, ast.expr]:
+    """Both sides of `left == right`; of another condition, whether it holds and `True`
+
+    Args:
+        test: What an assertion asserts
+
+    Returns:
+        tuple[str, ast.expr]: (source of the left side, node of the right side)
+    """
+    match test:
+        case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
+            return ast.unparse(left), right
+    return f'not not ({ast.unparse(test)})', ast.Constant(True)
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-noted
 class Noted(ast.NodeTransformer):
     "Turn assertions into notes of what they compare"
 
     def __init__(self):
         self.right = []  # for each assertion, (its right side,) or () if that is computed
 
-    def visit_FunctionDef(self, node):  # a candidate may be called `check`, too, and call itself
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        "Rename `check`: a candidate may be called so, too, and call itself"
         if node.name == 'check':
             node.name = '_check'
         return self.generic_visit(node)
 
-    def visit_Assert(self, node):
-        left, right = node.test, ast.Constant(True)
-        match node.test:
-            case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
-                left = ast.unparse(left)
-            case _:
-                left = f'not not ({ast.unparse(left)})'
-        self.right.append((ast.literal_eval(right),) if is_literal(right) else ())
-        both = '' if self.right[-1] else f', _copy({ast.unparse(right)})'
-        return ast.parse(f'_noted.append(({len(self.right) - 1}, _copy({left}){both}))').body[0]
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        "Note the left side, and the right side if it has to be computed"
+        left, right = sides(node.test)
+        note = f'{len(self.right)}, _copy({left})'
+        if is_literal(right):
+            self.right.append((ast.literal_eval(right),))
+        else:
+            self.right.append(())
+            note += f', _copy({ast.unparse(right)})'
+        return ast.parse(f'_noted.append(({note}))').body[0]
 
 
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-noting
 PLAIN = """
 def _copy(x):
     if isinstance(x, dict): return {_copy(k): _copy(v) for k, v in x.items()}
@@ -269,7 +349,7 @@ def _copy(x):
 """
 
 
-def noting(test: str, name: str) -> tuple:
+def noting(test: str, name: str) -> tuple[str, list]:
     """A test that returns what it saw
 
     Args:
@@ -277,41 +357,67 @@ def noting(test: str, name: str) -> tuple:
         name: Name of the candidate
 
     Returns:
-        tuple: Source to put behind a program, and the right side of each assertion
+        tuple[str, list]: (source to put behind a program, the right side of each assertion)
     """
     noted = Noted()
     source = ast.unparse(noted.visit(ast.parse(test)))
-    return (
-        f'_candidate = {name}\n{source}\n{PLAIN}\n_noted = []\n_check(_candidate)\n_noted',
-        noted.right,
-    )
+    called = '_noted = []\n_check(_candidate)\n_noted'
+    return f'_candidate = {name}\n{source}\n{PLAIN}\n{called}', noted.right
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #27e17e7e
-def agree(noted, right: list) -> bool:
+def is_note(note: object, assertions: int) -> bool:
+    """Has a note the form that `noting` gives it?
+
+    Args:
+        note: What a test noted, or what a hostile program made of it
+        assertions: Number of assertions of the test
+
+    Returns:
+        bool: Is it (number of an assertion, left side[, right side])?
+    """
+    if type(note) is not tuple or len(note) < 2:
+        return False
+    return type(note[0]) is int and 0 <= note[0] < assertions
+
+
+def agree(noted: object, right: Sequence[tuple]) -> bool:
     """Compare what a test noted with what is right
 
     Args:
-        noted: What a test noted: a list of (number of the assertion, left side[, right side]), or
-            what a hostile program made of it
+        noted: A list of notes, or what a hostile program made of it
         right: From `noting`
 
     Returns:
         bool: Was every assertion noted, and is every note as it should be?
     """
-    if type(noted) is not list or not all(
-        type(note) is tuple and len(note) > 1 and type(note[0]) is int and 0 <= note[0] < len(right)
-        for note in noted
-    ):
+    if type(noted) is not list or not all(is_note(note, len(right)) for note in noted):
         return False
-    expected = lambda i, more: right[i] or more or (None,)
-    return {note[0] for note in noted} == set(range(len(right))) and all(
-        left == expected(i, more)[0] for i, left, *more in noted
-    )
+    for i, left, *computed in noted:
+        known = right[i] or computed or (None,)
+        if not left == known[0]:
+            return False
+    return {note[0] for note in noted} == set(range(len(right)))
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #a875c2da
-def solution(text: str, row: dict, stop) -> str:
+def is_program(source: str) -> bool:
+    """Is it a whole program?
+
+    Args:
+        source: Any text
+
+    Returns:
+        bool: Can Python parse it?
+    """
+    try:
+        ast.parse(source)
+        return True
+    except _UNREADABLE:
+        return False
+
+
+def solution(text: str, row: dict, stop: Iterable[str]) -> str:
     """The program that an answer completes, without a last part that was not finished
 
     Args:
@@ -325,49 +431,58 @@ def solution(text: str, row: dict, stop) -> str:
     whole = row['prompt'] + cut(unframe(text), stop)
     lines = whole.split('\n')
     for n in range(len(lines), row['prompt'].count('\n'), -1):
-        try:
-            ast.parse('\n'.join(lines[:n]))
-            return '\n'.join(lines[:n])
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            continue
+        if is_program(source := '\n'.join(lines[:n])):
+            return source
     return whole
 
 
-def judge_tests(text, row, task, run):
-    "Does the program pass its tests?"
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-tests
+def judge_tests(text: str, row: dict, task: Task, run: Run) -> dict:
+    """Does the program pass its tests?
+
+    Args:
+        text: What the model wrote
+        row: `prompt`, `test`, `entry_point`, …
+        task: For its stop strings
+        run: Runs a program
+
+    Returns:
+        dict: A `verdict`
+    """
     source, right = noting(row['test'], row['entry_point'])
     program = solution(text, row, task.stop)
     outcome = run(f'{program}\n{source}')
     return verdict(program, outcome.status, agree(outcome.value, right))
 
 
-def judge_match(text, row, task, run):
-    "Is the text the target?"
-    answer = cut(text.lstrip('\n'), task.stop).strip()
-    return verdict(answer, 'ok', answer == task.target.format(**row).strip())
-
-
-JUDGES = {'match': judge_match, 'output': judge_output, 'input': judge_input, 'tests': judge_tests}
-
-
-# %% ../../nbs/evaluate/42_judges.ipynb #76ea2a77
-def judge_all(task, texts: list, rows, run, workers: int = 2, progress: bool = True) -> list:
-    """Judge all answers
+def judge_match(text: str, row: dict, task: Task, run: Run | None) -> dict:
+    """Is the text the target?
 
     Args:
-        task: A `Task` with a target
-        texts: For each row, a list of texts
-        rows: The rows
-        run: Runs a program
-        workers: Sandboxes at the same time
-        progress: Show a progress bar?
+        text: What the model wrote
+        row: Column → value
+        task: For its target and stop strings
+        run: Not used
 
     Returns:
-        list: For each row, a list of verdicts
+        dict: A `verdict`
     """
-    from tqdm.auto import tqdm
+    answer = cut(text.lstrip('\n'), task.stop).strip()
+    return verdict(answer, 'ok', answer == (task.target or '').format(**row).strip())
 
-    jobs, turn = [(text, row) for some, row in zip(texts, rows) for text in some], Lock()
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-turns
+def in_turns(judge: Callable[..., dict], run: Run) -> Callable[[str, dict, Task], dict]:
+    """A judge that several threads can call: they take turns, except while a program runs
+
+    Args:
+        judge: One of `JUDGES`
+        run: Runs a program
+
+    Returns:
+        Callable[[str, dict, Task], dict]: Called as `(text, row, task)` from any thread
+    """
+    turn = Lock()
 
     def aside(source):
         "Run a program, and let others judge meanwhile"
@@ -377,19 +492,51 @@ def judge_all(task, texts: list, rows, run, workers: int = 2, progress: bool = T
         finally:
             turn.acquire()
 
-    def judge(job):
+    def judge_in_turn(text, row, task):
         "One verdict"
         with turn:
-            return JUDGES[task.grader](*job, task, aside)
+            return judge(text, row, task, aside)
 
+    return judge_in_turn
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-judges
+JUDGES: dict[str, Callable[..., dict]] = {
+    'match': judge_match,
+    'output': judge_output,
+    'input': judge_input,
+    'tests': judge_tests,
+}
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #76ea2a77
+def judge_all(
+    task: Task,
+    texts: Sequence[Sequence[str]],
+    rows: 'Dataset | Sequence[dict]',
+    run: Run,
+    workers: int = 2,
+    progress: bool = True,
+) -> list[list[dict]]:
+    """Judge all answers
+
+    Args:
+        task: A task with a target
+        texts: For each row, its texts
+        rows: The rows
+        run: Runs a program
+        workers: Sandboxes at the same time
+        progress: Show a progress bar?
+
+    Returns:
+        list[list[dict]]: For each row, a `verdict` per text
+    """
+    from tqdm.auto import tqdm
+
+    judge = in_turns(JUDGES[task.grader], run)
+    jobs = [(text, row) for some, row in zip(texts, rows, strict=True) for text in some]
     with ThreadPoolExecutor(workers) as pool:
-        done = iter(
-            tqdm(
-                pool.map(judge, jobs),
-                total=len(jobs),
-                desc='Judging',
-                disable=not progress,
-                leave=False,
-            )
-        )
-        return [[next(done) for _ in some] for some in texts]
+        found = pool.map(lambda job: judge(job[0], job[1], task), jobs)
+        bar = tqdm(found, total=len(jobs), desc='Judging', disable=not progress, leave=False)
+        verdicts = iter(list(bar))
+    return [[next(verdicts) for _ in some] for some in texts]

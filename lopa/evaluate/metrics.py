@@ -5,9 +5,12 @@
 # %% auto #0
 __all__ = [
     'METRICS',
+    'STRENGTHS',
     'accuracy',
     'bootstrap_ci',
     'f1',
+    'mean_metric',
+    'mean_metric_ci',
     'score',
     'main_score',
     'show_score',
@@ -19,16 +22,22 @@ __all__ = [
 
 # %% ../../nbs/evaluate/40_metrics.ipynb #4678b429
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 # %% ../../nbs/evaluate/40_metrics.ipynb #907d0876
-def accuracy(predictions, labels) -> float:
+def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Share of right answers
 
     Args:
-        predictions: Predicted classes: `(n,)`
+        predictions: Predicted classes: `(n,)`, or one class for all
         labels: True classes: `(n,)`
 
     Returns:
@@ -37,37 +46,38 @@ def accuracy(predictions, labels) -> float:
     return float((np.asarray(predictions) == np.asarray(labels)).mean())
 
 
-def bootstrap_ci(correct, level: float = 0.95, seed: int = 0) -> tuple:
+# %% ../../nbs/evaluate/40_metrics.ipynb #me-boot
+def bootstrap_ci(correct: ArrayLike, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean
 
     Args:
         correct: Right or wrong (or any number), one per example: `(n,)`
-        level: Confidence
+        level: Confidence, between 0 and 1
         seed: Of the resampling
 
     Returns:
-        tuple: (low, high)
+        tuple[float, float]: (low, high)
     """
     from scipy.stats import bootstrap
 
-    correct = np.asarray(correct, dtype=float)
-    if not len(correct):
+    values = np.asarray(correct, dtype=float)
+    if not len(values):
         raise ValueError('bootstrap_ci: received no examples, expected at least one.')
-    if correct.min() == correct.max():
-        return float(correct[0]), float(correct[0])
+    if values.min() == values.max():
+        return float(values[0]), float(values[0])
     interval = bootstrap(
-        (correct,),
+        (values,),
         np.mean,
         confidence_level=level,
         method='percentile',
         n_resamples=2000,
         rng=np.random.default_rng(seed),
-    )
-    return tuple(map(float, interval.confidence_interval))
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 # %% ../../nbs/evaluate/40_metrics.ipynb #d7217bf3
-def f1(predictions, labels) -> float:
+def f1(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Harmonic mean of precision and recall
 
     Args:
@@ -85,11 +95,58 @@ def f1(predictions, labels) -> float:
 METRICS = {'accuracy': accuracy, 'f1': f1}
 
 
+def mean_metric(predictions: ArrayLike, labels: ArrayLike, metrics: Sequence[str]) -> float:
+    """Mean of several metrics
+
+    Args:
+        predictions: Predicted classes: `(n,)`
+        labels: True classes: `(n,)`
+        metrics: Keys of `METRICS`
+
+    Returns:
+        float: 0 to 1
+    """
+    return float(np.mean([METRICS[name](predictions, labels) for name in metrics]))
+
+
+# %% ../../nbs/evaluate/40_metrics.ipynb #me-meanci
+def mean_metric_ci(
+    predictions: np.ndarray, labels: np.ndarray, metrics: Sequence[str]
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of several metrics
+
+    Args:
+        predictions: Predicted classes: `(n,)`
+        labels: True classes: `(n,)`
+        metrics: Keys of `METRICS`
+
+    Returns:
+        tuple[float, float]: (low, high) of a 95 % interval
+    """
+    from scipy.stats import bootstrap
+
+    if len(labels) < 2:
+        only = mean_metric(predictions, labels, metrics)
+        return only, only
+    interval = bootstrap(
+        (predictions, labels),
+        lambda p, l: mean_metric(p, l, metrics),
+        paired=True,
+        vectorized=False,
+        method='percentile',
+        n_resamples=500,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+# %% ../../nbs/evaluate/40_metrics.ipynb #me-score
 def score(
-    predictions, labels, metrics=('accuracy',), mean: bool = False
-) -> (
-    dict
-):  # The metrics (and `score`, if it is their mean), its `low` and `high` in 0 to 1, and `n`
+    predictions: ArrayLike,
+    labels: ArrayLike,
+    metrics: Sequence[str] = ('accuracy',),
+    mean: bool = False,
+) -> dict:
     """Metrics, and the 95 % interval of the score
 
     Args:
@@ -97,33 +154,22 @@ def score(
         labels: True classes: `(n,)`
         metrics: Keys of `METRICS`
         mean: Is their mean the score, rather than the first?
+
+    Returns:
+        dict: The metrics, `score` if that is their mean, its `low` and `high` (0 to 1), and `n`
     """
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    values = {name: METRICS[name](predictions, labels) for name in metrics}
-    if not mean:
-        low, high = bootstrap_ci(predictions == labels)
-    elif len(labels) < 2:
-        low = high = values['score'] = float(np.mean(list(values.values())))
+    p = np.asarray(predictions)
+    y = np.asarray(labels)
+    values: dict[str, float] = {name: METRICS[name](p, y) for name in metrics}
+    if mean:
+        values['score'] = mean_metric(p, y, metrics)
+        low, high = mean_metric_ci(p, y, metrics)
     else:
-        from scipy.stats import bootstrap
-
-        both = lambda p, l: np.mean([METRICS[name](p, l) for name in metrics])
-        values['score'] = float(both(predictions, labels))
-        low, high = map(
-            float,
-            bootstrap(
-                (predictions, labels),
-                both,
-                paired=True,
-                vectorized=False,
-                method='percentile',
-                n_resamples=500,
-                rng=np.random.default_rng(0),
-            ).confidence_interval,
-        )
-    return values | {'low': low, 'high': high, 'n': len(labels)}
+        low, high = bootstrap_ci(p == y)
+    return values | {'low': low, 'high': high, 'n': len(y)}
 
 
+# %% ../../nbs/evaluate/40_metrics.ipynb #me-show
 def main_score(s: dict) -> float:
     """The one number of a score
 
@@ -149,7 +195,7 @@ def show_score(s: dict) -> str:
 
 
 # %% ../../nbs/evaluate/40_metrics.ipynb #1820d58f
-def compare_methods(a, b) -> dict:
+def compare_methods(a: ArrayLike, b: ArrayLike) -> dict:
     """Paired comparison of two methods
 
     Args:
@@ -157,27 +203,25 @@ def compare_methods(a, b) -> dict:
         b: The same examples under another method: `(n,)`
 
     Returns:
-        dict: `difference` (a − b) with `low` and `high`, `only_a` and `only_b` (examples), `p` of
-            McNemar's exact test
+        dict: `difference` (a − b), its `low` and `high`, `only_a`, `only_b`, `p` (McNemar, exact)
     """
     from scipy.stats import binomtest
 
-    a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    if a.shape != b.shape:
+    right_a = np.asarray(a, dtype=bool)
+    right_b = np.asarray(b, dtype=bool)
+    if right_a.shape != right_b.shape:
         raise ValueError(
-            f'compare_methods: received {len(a)} and {len(b)} examples, expected the same examples in the same order.'
+            f'compare_methods: received {len(right_a)} and {len(right_b)} examples, '
+            'expected the same examples in the same order.'
         )
-    low, high = bootstrap_ci(a.astype(float) - b)
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    return {
-        'difference': float(a.mean() - b.mean()),
-        'low': low,
-        'high': high,
-        'only_a': only_a,
-        'only_b': only_b,
-        'p': float(p),
-    }
+    low, high = bootstrap_ci(right_a.astype(float) - right_b)
+    only_a = int((right_a & ~right_b).sum())
+    only_b = int((right_b & ~right_a).sum())
+    differ = only_a + only_b
+    p = float(binomtest(only_a, differ).pvalue) if differ else 1.0
+    difference = float(right_a.mean() - right_b.mean())
+    found = {'difference': difference, 'low': low, 'high': high}
+    return found | {'only_a': only_a, 'only_b': only_b, 'p': p}
 
 
 # %% ../../nbs/evaluate/40_metrics.ipynb #908c7898
@@ -186,34 +230,39 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
     Args:
         n: Programs that were tried
-        c: Programs that passed
-        k: Attempts allowed
+        c: Programs that passed, 0 to n
+        k: Attempts allowed, 1 to n
 
     Returns:
         float: Chance that one of k passes, 0 to 1
     """
     if not 0 <= c <= n or not 1 <= k <= n:
         raise ValueError(
-            f'pass_at_k: received n={n}, c={c}, k={k}, expected 0 ≤ c ≤ n and 1 ≤ k ≤ n: draw at least k programs.'
+            f'pass_at_k: received n={n}, c={c}, k={k}, '
+            'expected 0 ≤ c ≤ n and 1 ≤ k ≤ n: draw at least k programs.'
         )
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
 # %% ../../nbs/evaluate/40_metrics.ipynb #4f9b1a79
-def majority_baseline(train_labels, labels) -> float:
+def majority_baseline(train_labels: ArrayLike, labels: ArrayLike) -> float:
     """Always answer the commonest class
 
     Args:
-        train_labels: Labels of the training split
-        labels: Labels of the split to score
+        train_labels: Labels of the training split: `(m,)`, whole numbers from 0
+        labels: Labels of the split to score: `(n,)`
 
     Returns:
         float: Accuracy, 0 to 1
     """
-    return accuracy(np.bincount(train_labels).argmax(), labels)
+    return accuracy(np.bincount(np.asarray(train_labels)).argmax(), labels)
 
 
-def linear_probe(train, validation, test) -> np.ndarray:
+# %% ../../nbs/evaluate/40_metrics.ipynb #me-probe
+STRENGTHS = 1e-3, 1e-2, 0.1, 1.0  # Inverse strengths of the regularisation that are tried
+
+
+def linear_probe(train: 'Dataset', validation: 'Dataset', test: 'Dataset') -> np.ndarray:
     """Logistic regression on the encoder's vectors, its strength chosen on validation
 
     Args:
@@ -222,17 +271,18 @@ def linear_probe(train, validation, test) -> np.ndarray:
         test: Encoded split to score
 
     Returns:
-        np.ndarray: Predicted classes of `test`
+        np.ndarray: Predicted classes of `test`: `(n,)`
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    x, y = lambda d: np.array(d['instance_features'][:]), lambda d: np.array(d['label'][:])
-    probes = [
-        make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(
-            x(train), y(train)
-        )
-        for C in (1e-3, 1e-2, 0.1, 1.0)
+    x_train, x_validation, x_test = [
+        np.array(split['instance_features'][:]) for split in (train, validation, test)
     ]
-    return max(probes, key=lambda p: p.score(x(validation), y(validation))).predict(x(test))
+    probes = []
+    for strength in STRENGTHS:
+        regression = LogisticRegression(C=strength, max_iter=1000)
+        probes.append(make_pipeline(StandardScaler(), regression).fit(x_train, train['label'][:]))
+    chosen = max(probes, key=lambda probe: probe.score(x_validation, validation['label'][:]))
+    return chosen.predict(x_test)

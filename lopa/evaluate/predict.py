@@ -6,93 +6,149 @@
 __all__ = [
     'encode_rows',
     'prepare',
+    'in_batches',
+    'to_device',
     'predict',
     'question_of',
     'sampling',
+    'stopping',
+    'ask',
     'generate_texts',
     'classify',
 ]
 
 # %% ../../nbs/evaluate/41_predict.ipynb #c805abf8
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..assets import load_tokenizers
 from ..encoders import encode_dataset
-from ..tasks import Collator, choice_ids, tokenize
+from ..tasks import Collator, Task, choice_ids, tokenize
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from lopa.baselines import BaselineModel
+    from lopa.encoders import Encoder
+    from lopa.model import PromptModel
 
 
 # %% ../../nbs/evaluate/41_predict.ipynb #03f2029b
-def encode_rows(task, dataset, encoder, tokenizer):
+def encode_rows(
+    task: Task, dataset: 'Dataset', encoder: 'Encoder', tokenizer: 'PreTrainedTokenizerBase'
+) -> 'Dataset':
     """Let an encoder read the rows of a task
 
     Args:
-        task: A `Task`
+        task: A task, for what the encoder reads
         dataset: One of its splits
-        encoder: A frozen `Encoder`
+        encoder: A frozen encoder
         tokenizer: The encoder's tokenizer
 
     Returns:
-        The split with a column `instance_features`
+        'Dataset': The split with a column `instance_features`, `(e,)` per row
     """
-    rows = dataset.map(lambda r: {'instance_text': task.reads.format(**r)})
+    rows = dataset.map(lambda row: {'instance_text': task.reads.format(**row)})
     return encode_dataset(rows, encoder, tokenizer, 'instance_text')
 
 
-def prepare(model, task) -> tuple:
+# %% ../../nbs/evaluate/41_predict.ipynb #pr-prep
+def prepare(model: 'PromptModel | BaselineModel', task: Task) -> tuple[dict, Collator]:
     """Tokenize all splits and add what the method needs to know about the instance
 
     Args:
-        model: A `PromptModel` or `BaselineModel`
-        task: A `Task`
+        model: Bare or adapted
+        task: A task
 
     Returns:
-        tuple: (split → tokenized data set, `Collator`)
+        tuple[dict, Collator]: (split → tokenized data set, what makes batches of it)
     """
     tokenizer, encoder_tokenizer = load_tokenizers(
         model.base_model.name_or_path, model.encoder_tokenizer
     )
-    splits, own = task.splits, None
-    if model.encoder and model.encoder.trainable:
-        own = encoder_tokenizer
-    elif model.encoder:
-        splits = {
-            k: encode_rows(task, d, model.encoder, encoder_tokenizer) for k, d in splits.items()
-        }
-    family = model.task_type
-    return {
-        k: tokenize(task, d, tokenizer, own, family=family) for k, d in splits.items()
-    }, Collator(tokenizer, own)
+    tuned = model.encoder and model.encoder.trainable
+    own = encoder_tokenizer if tuned else None
+    splits = {}
+    for name, rows in task.splits.items():
+        if model.encoder and not tuned:
+            rows = encode_rows(task, rows, model.encoder, encoder_tokenizer)
+        splits[name] = tokenize(task, rows, tokenizer, own, family=model.task_type)
+    return splits, Collator(tokenizer, own)
+
+
+# %% ../../nbs/evaluate/41_predict.ipynb #pr-batches
+def in_batches(
+    dataset: 'Dataset', batch_size: int, what: str, progress: bool = True
+) -> Iterator[tuple[np.ndarray, list[dict]]]:
+    """Rows of similar length together, the longest first
+
+    Args:
+        dataset: A tokenized split
+        batch_size: Rows at a time
+        what: What the progress bar says
+        progress: Show it?
+
+    Returns:
+        Iterator[tuple[np.ndarray, list[dict]]]: (places in the split, the rows there)
+    """
+    from tqdm.auto import tqdm
+
+    order = np.argsort(dataset['length'], kind='stable')[::-1]
+    starts = range(0, len(order), batch_size)
+    for i in tqdm(starts, desc=what, disable=not progress, leave=False):
+        places = order[i : i + batch_size]
+        yield places, [dataset[int(j)] for j in places]
+
+
+def to_device(batch: dict[str, Tensor], model: 'PromptModel | BaselineModel') -> dict[str, Tensor]:
+    """Move a batch to a model
+
+    Args:
+        batch: From a `Collator`
+        model: Who is asked
+
+    Returns:
+        dict[str, Tensor]: The batch where the model lies
+    """
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
 # %% ../../nbs/evaluate/41_predict.ipynb #4bfa3971
 def predict(
-    model, dataset, collate, choices: list, batch_size: int = 32, progress: bool = True
+    model: 'PromptModel | BaselineModel',
+    dataset: 'Dataset',
+    collate: Collator,
+    choices: Sequence[int],
+    batch_size: int = 32,
+    progress: bool = True,
 ) -> np.ndarray:
     """Logits of the classes for every example, in the order of the data set
 
     Args:
-        model: A `PromptModel` or `BaselineModel`
+        model: Bare or adapted
         dataset: A tokenized split
-        collate: A `Collator`
+        collate: Makes batches of it
         choices: Token of each class
+        batch_size: Rows at a time
         progress: Show a progress bar?
 
     Returns:
         np.ndarray: Logit of each class: `(n, classes)`
     """
-    from tqdm.auto import tqdm
-
-    order = np.argsort(dataset['length'], kind='stable')[::-1]
-    out, was_training = np.zeros((len(order), len(choices)), dtype=np.float32), model.training
+    out = np.zeros((len(dataset), len(choices)), dtype=np.float32)
+    was_training = model.training
     model.eval()
-    for i in tqdm(
-        range(0, len(order), batch_size), desc='Predicting', disable=not progress, leave=False
-    ):
-        rows = order[i : i + batch_size]
-        batch = {k: v.to(model.device) for k, v in collate([dataset[int(j)] for j in rows]).items()}
+    for places, rows in in_batches(dataset, batch_size, 'Predicting', progress):
+        batch = to_device(collate(rows), model)
         with torch.no_grad():
-            out[rows] = model(**batch).logits[:, 0, choices].float().cpu().numpy()
+            logits = model(**batch).logits[:, 0, choices]  # (b, classes)
+        out[places] = logits.float().cpu().numpy()
     model.train(was_training)
     return out
 
@@ -108,10 +164,10 @@ def question_of(row: dict) -> dict:
         dict: The same without its answer
     """
     ids = row['input_ids']
-    if (
-        len(row['labels']) == len(ids) and row['labels'][0] == -100
-    ):  # causal: the question ends where the labels begin
-        ids = ids[: next(i for i, label in enumerate(row['labels']) if label != -100)]
+    labels = row['labels']
+    answer_follows = len(labels) == len(ids) and labels[0] == -100
+    if answer_follows:  # causal: the question ends where the labels begin
+        ids = ids[: next(i for i, label in enumerate(labels) if label != -100)]
     return row | {'input_ids': ids, 'labels': [-100] * len(ids)}
 
 
@@ -121,103 +177,127 @@ def sampling(temperature: float = 0.0, top_p: float = 0.95, samples: int = 1) ->
 
     Args:
         temperature: 0 means: always the likeliest token
-        top_p: Share of the probability to sample from
+        top_p: Share of the probability to sample from, up to 1
         samples: Texts per question
 
     Returns:
         dict: What transformers' `generate` takes
     """
-    if not temperature and samples > 1:
+    if temperature:
+        drawn = {'top_p': top_p, 'num_return_sequences': samples}
+        return {'do_sample': True, 'temperature': temperature} | drawn
+    if samples > 1:
         raise ValueError(
-            f'samples: received {samples} with temperature 0, which would write the same text {samples} times; set a temperature.'
+            f'samples: received {samples} with temperature 0, '
+            f'which would write the same text {samples} times; set a temperature.'
         )
-    return (
-        dict(do_sample=True, temperature=temperature, top_p=top_p, num_return_sequences=samples)
-        if temperature
-        else dict(do_sample=False)
-    )
+    return {'do_sample': False}
 
 
+# %% ../../nbs/evaluate/41_predict.ipynb #pr-stopping
+def stopping(task: Task, tokenizer: 'PreTrainedTokenizerBase') -> dict:
+    """Where generation ends
+
+    Args:
+        task: A task with a target
+        tokenizer: The foundation model's tokenizer
+
+    Returns:
+        dict: What transformers' `generate` takes
+    """
+    settings = {'max_new_tokens': task.max_new_tokens, 'pad_token_id': tokenizer.pad_token_id}
+    if task.stop:
+        settings |= {'stop_strings': list(task.stop), 'tokenizer': tokenizer}
+    return settings
+
+
+# %% ../../nbs/evaluate/41_predict.ipynb #pr-ask
+def ask(
+    model: 'PromptModel | BaselineModel', rows: Sequence[dict], collate: Collator, settings: dict
+) -> list[list[str]]:
+    """Let a model answer some rows in its own words
+
+    Args:
+        model: Bare or adapted
+        rows: Rows of a tokenized split
+        collate: Makes a batch of them
+        settings: From `sampling` and `stopping`
+
+    Returns:
+        list[list[str]]: The texts about each row
+    """
+    batch = to_device(collate([question_of(row) for row in rows]), model)
+    del batch['labels']
+    settings = {**batch, **settings}
+    with torch.no_grad():
+        ids = model.generate(**settings)
+    texts = collate.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    starts = [k * len(texts) // len(rows) for k in range(len(rows) + 1)]
+    return [texts[start:end] for start, end in pairwise(starts)]
+
+
+# %% ../../nbs/evaluate/41_predict.ipynb #pr-gen
 def generate_texts(
-    model, task, dataset, collate, batch_size: int = 16, seed: int = 0, progress: bool = True, **how
-) -> list:
+    model: 'PromptModel | BaselineModel',
+    task: Task,
+    dataset: 'Dataset',
+    collate: Collator,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: bool = True,
+    **how: Any,
+) -> list[list[str]]:
     """Let a model answer in its own words
 
     Args:
-        model: A `PromptModel` or `BaselineModel`
-        task: A `Task` with a target
+        model: Bare or adapted
+        task: A task with a target
         dataset: A tokenized split of it
-        collate: A `Collator`
+        collate: Makes batches of it
+        batch_size: Rows at a time
         seed: For sampling
         progress: Show a progress bar?
-        **how: As in `sampling`
+        **how: `temperature`, `top_p`, `samples`, as in `sampling`
 
     Returns:
-        list: For each row, in order, a list of texts
+        list[list[str]]: For each row, in order, its texts
     """
-    from tqdm.auto import tqdm
     from transformers import set_seed
 
     set_seed(seed)
     model.eval()
-    tokenizer, order, out = (
-        collate.tokenizer,
-        np.argsort(dataset['length'], kind='stable')[::-1],
-        [None] * len(dataset),
-    )
-    settings = (
-        sampling(**how)
-        | dict(max_new_tokens=task.max_new_tokens, pad_token_id=tokenizer.pad_token_id)
-        | (dict(stop_strings=list(task.stop), tokenizer=tokenizer) if task.stop else {})
-    )
-    for i in tqdm(
-        range(0, len(order), batch_size), desc='Generating', disable=not progress, leave=False
-    ):
-        rows = order[i : i + batch_size]
-        batch = {
-            k: v.to(model.device)
-            for k, v in collate([question_of(dataset[int(j)]) for j in rows]).items()
-            if k != 'labels'
-        }
-        with torch.no_grad():
-            texts = tokenizer.batch_decode(
-                model.generate(**batch, **settings), skip_special_tokens=True
-            )
-        for k, j in enumerate(rows):
-            out[j] = texts[k * len(texts) // len(rows) : (k + 1) * len(texts) // len(rows)]
+    settings = sampling(**how) | stopping(task, collate.tokenizer)
+    out: list[list[str]] = [[] for _ in range(len(dataset))]
+    for places, rows in in_batches(dataset, batch_size, 'Generating', progress):
+        for place, texts in zip(places, ask(model, rows, collate, settings), strict=True):
+            out[place] = texts
     return out
 
 
 # %% ../../nbs/evaluate/41_predict.ipynb #1e81bc4f
-def classify(model, task, texts: list) -> list:
+def classify(
+    model: 'PromptModel | BaselineModel', task: Task, texts: Sequence[str | dict]
+) -> list[str]:
     """Answer in words
 
     Args:
-        model: A `PromptModel` or `BaselineModel`
-        task: The `Task` it was trained for: one with classes
+        model: Bare or adapted
+        task: The task it was trained for: one with classes
         texts: Sentences; for a task with several columns, dictionaries
 
     Returns:
-        list: The word of the predicted class, one per text
+        list[str]: The word of the predicted class, one per text
     """
     from datasets import Dataset
 
-    rows = [t if isinstance(t, dict) else {task.fields[0]: t} for t in texts]
+    column = task.fields[0]
+    rows = [text if isinstance(text, dict) else {column: text} for text in texts]
+    dataset = Dataset.from_list([row | {'label': 0} for row in rows])
     tokenizer, encoder_tokenizer = load_tokenizers(
         model.base_model.name_or_path, model.encoder_tokenizer
     )
-    data = tokenize(
-        task,
-        Dataset.from_list([r | {'label': 0} for r in rows]),
-        tokenizer,
-        encoder_tokenizer,
-        family=model.task_type,
-    )
-    logits = predict(
-        model,
-        data,
-        Collator(tokenizer, encoder_tokenizer),
-        choice_ids(task.verbalizer, tokenizer),
-        progress=False,
-    )
+    tokens = tokenize(task, dataset, tokenizer, encoder_tokenizer, family=model.task_type)
+    choices = choice_ids(task.verbalizer, tokenizer)
+    collate = Collator(tokenizer, encoder_tokenizer)
+    logits = predict(model, tokens, collate, choices, progress=False)
     return [task.verbalizer[i].strip() for i in logits.argmax(1)]

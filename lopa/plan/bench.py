@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = [
+    'NAMES',
     'race',
     'ratio',
+    'one_label',
     'bench_steps',
     'bench_report',
     'step_mb',
+    'second_step_mb',
     'prepare',
-    'rounded',
     'planned',
+    'summary',
     'bench_size',
     'bench_sizes',
     'show_sizes',
@@ -23,10 +26,13 @@ import platform
 import statistics
 import time
 import warnings
+from collections.abc import Callable, Iterable
 
 import torch
+from torch import Tensor
 
 from lopa.plan.sizes import (
+    Size,
     competitors,
     find_size,
     peft_prompt,
@@ -42,7 +48,9 @@ from .footprint import watch_step
 
 
 # %% ../../nbs/plan/63_bench.ipynb #096cad97
-def race(steps: dict, rounds: int = 5, progress: bool = True) -> dict:
+def race(
+    steps: dict[str, Callable], rounds: int = 5, progress: bool = True
+) -> dict[str, list[float]]:
     """Time functions in turns
 
     Args:
@@ -51,11 +59,11 @@ def race(steps: dict, rounds: int = 5, progress: bool = True) -> dict:
         progress: Show a progress bar?
 
     Returns:
-        dict: Name → seconds of each counted turn
+        dict[str, list[float]]: Name → seconds of each counted turn
     """
     from tqdm.auto import tqdm
 
-    seconds = {name: [] for name in steps}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in tqdm(range(rounds + 1), desc='Rounds', disable=not progress, leave=False):
         for name, step in steps.items():
             start = time.perf_counter()
@@ -67,7 +75,8 @@ def race(steps: dict, rounds: int = 5, progress: bool = True) -> dict:
     return seconds
 
 
-def ratio(seconds: dict, a: str, b: str) -> float:
+# %% ../../nbs/plan/63_bench.ipynb #bn-ratio
+def ratio(seconds: dict[str, list[float]], a: str, b: str) -> float:
     """How many times as long does a take as b?
 
     Args:
@@ -82,6 +91,27 @@ def ratio(seconds: dict, a: str, b: str) -> float:
 
 
 # %% ../../nbs/plan/63_bench.ipynb #754c1660
+def one_label(base, batch_size: int, length: int) -> dict[str, Tensor]:
+    """Random tokens, the last of each row with a label
+
+    Args:
+        base: A transformers model
+        batch_size: b
+        length: t
+
+    Returns:
+        dict[str, Tensor]: `input_ids`, `attention_mask`, `labels`, each `(b, t)`
+    """
+    ids = torch.randint(0, base.config.vocab_size, (batch_size, length), device=base.device)
+    labels = torch.full_like(ids, -100)
+    labels[:, -1] = ids[:, -1]
+    return {'input_ids': ids, 'attention_mask': torch.ones_like(ids), 'labels': labels}
+
+
+NAMES = ('LoPA, cached features', 'bare soft prompt', 'PEFT prompt tuning')
+
+
+# %% ../../nbs/plan/63_bench.ipynb #bn-steps
 def bench_steps(
     base_model=None,
     batch_size: int = 16,
@@ -89,7 +119,7 @@ def bench_steps(
     rounds: int = 5,
     feature_width: int = 384,
     progress: bool = True,
-) -> dict:
+) -> dict[str, list[float]]:
     """Race LoPA, a bare soft prompt and PEFT's prompt tuning on one batch
 
     Args:
@@ -97,32 +127,29 @@ def bench_steps(
         batch_size: b
         length: t, tokens of the input
         rounds: Turns of each
+        feature_width: e
+        progress: Show a progress bar?
 
     Returns:
-        dict: Name → seconds of each turn
+        dict[str, list[float]]: Name → seconds of each turn
     """
     base = base_model or load_foundation_model()
-    ids = torch.randint(0, base.config.vocab_size, (batch_size, length), device=base.device)
-    labels = torch.full_like(ids, -100)
-    labels[:, -1] = ids[:, -1]
-    batch = {'input_ids': ids, 'attention_mask': torch.ones_like(ids), 'labels': labels}
-    features = {'instance_features': torch.randn(batch_size, feature_width, device=base.device)}
+    batch = one_label(base, batch_size, length)
+    features = torch.randn(batch_size, feature_width, device=base.device)
     bare, lopa = (
         get_prompt_model(base, PromptConfig(method, feature_width=feature_width))
         for method in ('pt', 'lopa')
     )
-    return race(
-        {
-            'LoPA, cached features': training_step(lopa, batch | features),
-            'bare soft prompt': training_step(bare, batch),
-            'PEFT prompt tuning': training_step(peft_prompt(base, 10), batch),
-        },
-        rounds,
-        progress,
-    )
+    steps = [
+        training_step(lopa, batch | {'instance_features': features}),
+        training_step(bare, batch),
+        training_step(peft_prompt(base, 10), batch),
+    ]
+    return race(dict(zip(NAMES, steps, strict=True)), rounds, progress)
 
 
-def bench_report(seconds: dict) -> dict:
+# %% ../../nbs/plan/63_bench.ipynb #bn-report
+def bench_report(seconds: dict[str, list[float]]) -> dict:
     """The numbers that matter
 
     Args:
@@ -131,16 +158,16 @@ def bench_report(seconds: dict) -> dict:
     Returns:
         dict: Seconds and ratios
     """
-    names = 'LoPA, cached features', 'bare soft prompt', 'PEFT prompt tuning'
+    lopa, bare, peft = NAMES
     return {
-        'seconds': {n: round(statistics.median(seconds[n]), 3) for n in names},
-        'LoPA / bare soft prompt': round(ratio(seconds, names[0], names[1]), 3),
-        'LoPA / PEFT prompt tuning': round(ratio(seconds, names[0], names[2]), 3),
+        'seconds': {name: round(statistics.median(seconds[name]), 3) for name in NAMES},
+        'LoPA / bare soft prompt': round(ratio(seconds, lopa, bare), 3),
+        'LoPA / PEFT prompt tuning': round(ratio(seconds, lopa, peft), 3),
     }
 
 
 # %% ../../nbs/plan/63_bench.ipynb #7d3f0002
-def step_mb(step, device) -> int:
+def step_mb(step: Callable, device: str | torch.device) -> int | None:
     """Take a step and measure its memory
 
     Args:
@@ -148,10 +175,11 @@ def step_mb(step, device) -> int:
         device: Where it does so
 
     Returns:
-        int: MiB over what was there before; None if it is no GPU
+        int | None: MiB over what was there before; None if it is no GPU
     """
     if not str(device).startswith('cuda'):
-        return step()
+        step()
+        return None
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -160,16 +188,35 @@ def step_mb(step, device) -> int:
     return round((torch.cuda.max_memory_allocated() - before) / 2**20)
 
 
-def prepare(makers: dict, base, size, batch, progress: bool = True) -> tuple:
+def second_step_mb(step: Callable, device: str | torch.device) -> int | None:
+    """Take two steps, and measure the second: from the first on, Adam's numbers are there
+
+    Args:
+        step: A function that takes one step
+        device: Where it does so
+
+    Returns:
+        int | None: As from `step_mb`
+    """
+    step()
+    return step_mb(step, device)
+
+
+# %% ../../nbs/plan/63_bench.ipynb #bn-prepare
+def prepare(
+    makers: dict[str, Callable], base, size: Size, batch: dict, progress: bool = True
+) -> tuple[dict, dict, dict]:
     """Make the competitors, one after another, and let each take two steps
 
     Args:
         makers: From `competitors`
-        batch: What they are made of
+        base: The model they are made around
+        size: Its size
+        batch: What they are given
         progress: Show a progress bar?
 
     Returns:
-        tuple: Name → step, name → MiB, name + '_error' → what went wrong
+        tuple[dict, dict, dict]: Name → step, name → MiB, name + '_error' → what went wrong
     """
     from tqdm.auto import tqdm
 
@@ -177,12 +224,11 @@ def prepare(makers: dict, base, size, batch, progress: bool = True) -> tuple:
     for name, make in tqdm(makers.items(), desc='Making', disable=not progress, leave=False):
         try:
             step = training_step(*make(base, size, batch))
-            step()  # from now on, Adam's numbers are there
-            peaks[name] = step_mb(step, base.device)
+            peaks[name] = second_step_mb(step, base.device)
             steps[name] = step
         except Exception as e:
             failed[f'{name}_error'] = f'{type(e).__name__}: {e}'[:300]
-        step = None
+        step = None  # type: ignore[assignment]  # one that failed must not hold its memory
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -190,31 +236,51 @@ def prepare(makers: dict, base, size, batch, progress: bool = True) -> tuple:
 
 
 # %% ../../nbs/plan/63_bench.ipynb #7d3f0006
-def rounded(values, digits):
-    return {name: round(x, digits) for name, x in values.items()}
-
-
-def planned(size, dtype, cpu, names) -> dict:
+def planned(size: Size, dtype: torch.dtype, cpu: bool, names: Iterable[str]) -> dict[str, float]:
     """What the ledger says of each competitor
 
     Args:
-        size: A `Size`
+        size: Which model, which batch
         dtype: In which format the model is held
         cpu: On a CPU?
         names: Which competitors
 
     Returns:
-        dict: Name → MiB that a step takes over what was there before, estimated
+        dict[str, float]: Name → MiB that a step takes over what was there before, estimated
     """
-    makers, mb = competitors(size), lambda step: round(step.peak.total() / 2**20, 1)
-    two_passes = lambda name: cpu and name == 'lopa-suffix'
+    makers = competitors(size)
+    mb = {}
+    for name in names:
+        between = cpu and name == 'lopa-suffix'
+        step = watch_step(makers[name], size, dtype, between=between, cpu=cpu)
+        mb[name] = round(step.peak.total() / 2**20, 1)
+    return mb
+
+
+# %% ../../nbs/plan/63_bench.ipynb #bn-summary
+def summary(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Medians, fastest turns, and how many times the limit each takes
+
+    Args:
+        seconds: From `race`
+
+    Returns:
+        dict[str, dict[str, float]]: `ms`, `min_ms` and `over_limit` of each competitor
+    """
+    ms = {name: 1e3 * statistics.median(turns) for name, turns in seconds.items()}
+    least = {name: round(1e3 * min(turns), 2) for name, turns in seconds.items()}
+    over = {name: round(x / ms['limit'], 3) for name, x in ms.items() if 'limit' in ms}
     return {
-        name: mb(watch_step(makers[name], size, dtype, between=two_passes(name), cpu=cpu))
-        for name in names
+        'ms': {name: round(x, 2) for name, x in ms.items()},
+        'min_ms': least,
+        'over_limit': over,
     }
 
 
-def bench_size(name: str, rounds: int = 5, device: str = None, progress: bool = True) -> dict:
+# %% ../../nbs/plan/63_bench.ipynb #bn-size
+def bench_size(
+    name: str, rounds: int = 5, device: str | None = None, progress: bool = True
+) -> dict:
     """Race all competitors at one size
 
     Args:
@@ -226,29 +292,24 @@ def bench_size(name: str, rounds: int = 5, device: str = None, progress: bool = 
     Returns:
         dict: A row of a report
     """
-    size, device = find_size(name), device or default_device()
-    dtype, cpu = default_dtype(device), device == 'cpu'
-    base, batch = random_base(size, device, dtype), random_batch(size, device)
+    size = find_size(name)
+    device = device or default_device()
+    dtype = default_dtype(device)
+    base = random_base(size, device, dtype)
+    batch = random_batch(size, device)
     steps, peaks, failed = prepare(competitors(size), base, size, batch, progress)
-    seconds = {k: [1e3 * s for s in turns] for k, turns in race(steps, rounds, progress).items()}
-    ms, least = ({k: f(turns) for k, turns in seconds.items()} for f in (statistics.median, min))
-    over = {k: x / ms['limit'] for k, x in ms.items()} if 'limit' in ms else {}
-    row = {
-        'model': name,
-        'batch': size.batch,
-        'length': size.length,
-        'rounds': rounds,
-        'ms': rounded(ms, 2),
-        'min_ms': rounded(least, 2),
-        'over_limit': rounded(over, 3),
-    }
+    row = {'model': name, 'batch': size.batch, 'length': size.length, 'rounds': rounds}
+    row |= summary(race(steps, rounds, progress))
     if device.startswith('cuda'):
         row['step_peak_mb'] = peaks
-    return row | {'planned_mb': planned(size, dtype, cpu, steps)} | failed
+    row['planned_mb'] = planned(size, dtype, device == 'cpu', steps)
+    return row | failed
 
 
 # %% ../../nbs/plan/63_bench.ipynb #7d3f0008
-def bench_sizes(names, rounds: int = 5, device: str = None, progress: bool = True) -> dict:
+def bench_sizes(
+    names: Iterable[str], rounds: int = 5, device: str | None = None, progress: bool = True
+) -> dict:
     """Race all competitors at several sizes
 
     Args:
@@ -260,22 +321,24 @@ def bench_sizes(names, rounds: int = 5, device: str = None, progress: bool = Tru
     Returns:
         dict: A report: `device`, `torch`, `number_format`, `layout`, `rows`
     """
-    names, device = list(names), device or default_device()
+    names = list(names)
+    where = device or default_device()
     for name in names:
         find_size(name)
-    if device == 'cpu' and set(names) - {'tiny'}:
-        warnings.warn('On a CPU, sizes other than tiny take minutes and many gigabytes of memory.')
-    gpu = torch.cuda.get_device_name() if device.startswith('cuda') else None
-    rows = [bench_size(name, rounds, device, progress) for name in names]
+    if where == 'cpu' and set(names) - {'tiny'}:
+        said = 'On a CPU, sizes other than tiny take minutes and many gigabytes of memory.'
+        warnings.warn(said, stacklevel=2)
+    gpu = torch.cuda.get_device_name() if where.startswith('cuda') else None
     return {
-        'device': gpu or f'{device} ({platform.machine()})',
+        'device': gpu or f'{where} ({platform.machine()})',
         'torch': torch.__version__,
-        'number_format': str(default_dtype(device)).removeprefix('torch.'),
+        'number_format': str(default_dtype(where)).removeprefix('torch.'),
         'layout': 'padding on the right; a mask for masked models only',
-        'rows': rows,
+        'rows': [bench_size(name, rounds, where, progress) for name in names],
     }
 
 
+# %% ../../nbs/plan/63_bench.ipynb #bn-show
 def show_sizes(report: dict):
     """Print a report
 
@@ -288,8 +351,8 @@ def show_sizes(report: dict):
         for name, ms in row['ms'].items():
             over = f'{row["over_limit"][name]:6.2f} × limit' if row['over_limit'] else ''
             mb = f'{measured[name]:7} MiB measured' if measured.get(name) is not None else ''
-            print(
-                f'  {name:12} {ms:10.2f} ms {over} {row["planned_mb"][name]:9.1f} MiB planned {mb}'
-            )
-        for key in (k for k in row if k.endswith('_error')):
-            print(f'  {key}: {row[key]}')
+            plan = f'{row["planned_mb"][name]:9.1f} MiB planned'
+            print(f'  {name:12} {ms:10.2f} ms {over} {plan} {mb}')
+        for key, error in row.items():
+            if key.endswith('_error'):
+                print(f'  {key}: {error}')

@@ -9,19 +9,29 @@ __all__ = [
     'CONTEXT',
     'LAUNCH',
     'KEPT',
+    'FAMILY',
+    'PHASES',
     'number_format',
     'process_bytes',
     'matmul_rate',
     'machine',
     'task_shape',
+    'tokenizer_of',
     'row_shape',
+    'longest_row',
     'alternatives',
+    'Peaks',
     'Planner',
+    'search_plans',
     'time_bounds',
+    'check_bits',
+    'estimate_in_words',
     'plan_run',
+    'plan_job',
     'described',
     'verdict',
     'time_in_words',
+    'plan_table',
     'show_plan',
 ]
 
@@ -30,8 +40,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -40,35 +52,34 @@ from ..tasks import Task, empty_task, load_task, tokenize
 from ..train import Execution, Recipe
 from .footprint import Job, evaluation_memory, quantised, read_config, step_memory
 
+
 # %% ../../nbs/plan/62_estimate.ipynb #7bd9e316
-GPUS = {
-    name: dict(memory=memory, half=half, single=single, native=native, source=source)
-    for name, memory, half, single, native, source in [
-        ('t4', 16, 65, 8.1, False, 'NVIDIA T4 data sheet'),
-        ('v100', 16, 125, 15.7, False, 'NVIDIA V100 data sheet, SXM2 with 16 GB'),
-        ('l4', 24, 121, 30.3, True, 'NVIDIA L4 data sheet'),
-        ('a100-40gb', 40, 312, 19.5, True, 'NVIDIA A100 data sheet'),
-        ('a100-80gb', 80, 312, 19.5, True, 'NVIDIA A100 data sheet'),
-        ('h100', 80, 989, 67, True, 'NVIDIA H100 data sheet, SXM'),
-        ('h200', 141, 989, 67, True, 'NVIDIA H200 data sheet, SXM'),
-    ]
+def _card(memory, half, single, native, source):
+    "Memory in GB; 10¹² operations per second in 16 and in 32 bits; does it have bfloat16?"
+    return dict(memory=memory, half=half, single=single, native=native, source=source)
+
+
+GPUS: dict[str, dict[str, Any]] = {
+    't4': _card(16, 65, 8.1, False, 'NVIDIA T4 data sheet'),
+    'v100': _card(16, 125, 15.7, False, 'NVIDIA V100 data sheet, SXM2 with 16 GB'),
+    'l4': _card(24, 121, 30.3, True, 'NVIDIA L4 data sheet'),
+    'a100-40gb': _card(40, 312, 19.5, True, 'NVIDIA A100 data sheet'),
+    'a100-80gb': _card(80, 312, 19.5, True, 'NVIDIA A100 data sheet'),
+    'h100': _card(80, 989, 67, True, 'NVIDIA H100 data sheet, SXM'),
+    'h200': _card(141, 989, 67, True, 'NVIDIA H200 data sheet, SXM'),
 }
-FREE, CONTEXT = 0.1, 600_000_000  # share of memory to leave free; bytes of CUDA's context, assumed
+FREE = 0.1  # share of memory to leave free
+CONTEXT = 600_000_000  # bytes of CUDA's context, assumed
 LAUNCH = 27e-6  # seconds per launch, fitted on one host with one H100
-KEPT = (
-    0.3,
-    0.03,
-)  # what a CPU's allocator keeps: a share of the activations, and of all that a pass allocates
+KEPT = (0.3, 0.03)  # what a CPU's allocator keeps, of the activations and of all that is allocated
 
 
-def number_format(device: str):
+# %% ../../nbs/plan/62_estimate.ipynb #es-format
+def number_format(device: str) -> torch.dtype:
     """In which format a frozen model is held there
 
     Args:
         device: A key of `GPUS`, or `cpu`
-
-    Returns:
-        A torch dtype
     """
     if device == 'cpu':
         return default_dtype('cpu')
@@ -85,22 +96,27 @@ def process_bytes() -> int:
     Returns:
         int: Bytes
     """
-    code = 'import psutil, peft, datasets, accelerate; from transformers import Trainer; import lopa.predict, lopa.baselines; print(psutil.Process().memory_info().rss)'
-    return int(
-        subprocess.run(
-            [sys.executable, '-c', code], capture_output=True, text=True, check=True
-        ).stdout.split()[-1]
+    code = (
+        'import psutil, peft, datasets, accelerate; from transformers import Trainer; '
+        'import lopa.evaluate.predict, lopa.baselines; print(psutil.Process().memory_info().rss)'
     )
+    run = [sys.executable, '-c', code]
+    said = subprocess.run(run, capture_output=True, text=True, check=True)
+    return int(said.stdout.split()[-1])
 
 
 @lru_cache
-def matmul_rate(dtype) -> float:
+def matmul_rate(dtype: torch.dtype) -> float:
     """How fast this machine multiplies matrices; the best of three
+
+    Args:
+        dtype: Of both matrices
 
     Returns:
         float: Floating-point operations per second
     """
-    x, times = torch.ones(1024, 1024, dtype=dtype), []
+    x = torch.ones(1024, 1024, dtype=dtype)
+    times = []
     for _ in range(3):
         start = time.perf_counter()
         x @ x
@@ -108,12 +124,13 @@ def matmul_rate(dtype) -> float:
     return 2 * 1024**3 / min(times)
 
 
-def machine(device: str, dtype) -> dict:
+# %% ../../nbs/plan/62_estimate.ipynb #es-machine
+def machine(device: str, dtype: torch.dtype) -> dict:
     """What a device has to offer
 
     Args:
         device: A key of `GPUS`, or `cpu`
-        dtype: A torch dtype
+        dtype: In which it multiplies
 
     Returns:
         dict: `memory` and `overhead` in bytes, `rate` in operations per second, `source`
@@ -121,19 +138,17 @@ def machine(device: str, dtype) -> dict:
     if device == 'cpu':
         import psutil
 
-        return {
-            'memory': psutil.virtual_memory().total,
-            'overhead': process_bytes(),
-            'rate': matmul_rate(dtype),
-            'source': 'measured here',
-        }
-    gpu = GPUS[device]
-    return {
-        'memory': int(gpu['memory'] * 1e9),
-        'overhead': CONTEXT,
-        'rate': gpu['single' if dtype == torch.float32 else 'half'] * 1e12,
-        'source': gpu['source'],
-    }
+        memory = psutil.virtual_memory().total
+        overhead = process_bytes()
+        rate = matmul_rate(dtype)
+        source = 'measured here'
+    else:
+        gpu = GPUS[device]
+        memory = int(gpu['memory'] * 1e9)
+        overhead = CONTEXT
+        rate = gpu['single' if dtype == torch.float32 else 'half'] * 1e12
+        source = gpu['source']
+    return {'memory': memory, 'overhead': overhead, 'rate': rate, 'source': source}
 
 
 # %% ../../nbs/plan/62_estimate.ipynb #839b916b
@@ -154,107 +169,130 @@ def task_shape(name: str, data_dir=None, rows: bool = True) -> Task:
         return empty_task(name)
 
 
-def row_shape(task: Task, base, length: int = None) -> tuple:
+def tokenizer_of(base):
+    """The tokenizer, if it is at hand
+
+    Args:
+        base: Configuration of the foundation model
+
+    Returns:
+        Its tokenizer, or None
+    """
+    try:
+        return load_tokenizer(base.name_or_path) if base.name_or_path else None
+    except (OSError, ValueError):
+        return None
+
+
+# %% ../../nbs/plan/62_estimate.ipynb #es-row
+def row_shape(task: Task, base, length: int | None = None) -> tuple[int, int, int, str]:
     """How long can a row get?
 
     Args:
+        task: With its rows, or without any
         base: Configuration of the foundation model
         length: Tokens, if they are given
 
     Returns:
-        tuple: (tokens of the longest row, tokens of the longest answer, rows of the training split,
-            how that is known)
+        tuple[int, int, int, str]: Tokens of row and answer, training rows, how that is known
     """
-    family = {'AutoModelForSeq2SeqLM': 'SEQ_2_SEQ_LM', 'AutoModelForMaskedLM': 'MASKED_LM'}.get(
-        model_class(base), 'CAUSAL_LM'
-    )
-    count, guess = len(task.splits.get('train', [])), 1 if task.verbalizer else task.max_new_tokens
+    count = len(task.splits.get('train', []))
+    guess = 1 if task.verbalizer else task.max_new_tokens
     if length:
         return length, min(guess, length - 1), count, 'as given'
-    try:
-        tokenizer = load_tokenizer(base.name_or_path) if base.name_or_path and count else None
-    except (OSError, ValueError):
-        tokenizer = None
-    if not tokenizer:
-        return (
-            task.max_length,
-            min(guess, task.max_length - 1),
-            count,
-            "the task's limit, as the rows or the tokenizer are not at hand",
-        )
+    tokenizer = tokenizer_of(base) if count else None
+    if tokenizer:
+        return longest_row(task, base, tokenizer)
+    limit = task.max_length
+    source = "the task's limit, as the rows or the tokenizer are not at hand"
+    return limit, min(guess, limit - 1), count, source
+
+
+# %% ../../nbs/plan/62_estimate.ipynb #es-longest
+FAMILY = {'AutoModelForSeq2SeqLM': 'SEQ_2_SEQ_LM', 'AutoModelForMaskedLM': 'MASKED_LM'}
+
+
+def longest_row(task: Task, base, tokenizer) -> tuple[int, int, int, str]:
+    """Look it up in the training split, as training would cut it
+
+    Args:
+        task: With its rows
+        base: Configuration of the foundation model
+        tokenizer: That of the foundation model
+
+    Returns:
+        tuple[int, int, int, str]: As from `row_shape`
+    """
+    family = FAMILY.get(model_class(base), 'CAUSAL_LM')
     rows = tokenize(task, task.splits['train'], tokenizer, family=family).filter(
         lambda n: n <= task.max_length or bool(task.verbalizer), input_columns='length'
     )
-    labels = [sum(label != -100 for label in labels) for labels in rows['labels']]
-    return max(rows['length']), max(labels), len(rows), 'the longest row of the training split'
+    answers = [sum(label != -100 for label in labels) for labels in rows['labels']]
+    return max(rows['length']), max(answers), len(rows), 'the longest row of the training split'
 
 
 # %% ../../nbs/plan/62_estimate.ipynb #f69ecdc5
-def alternatives(job: Job, execution: Execution, bits: int):
+def alternatives(job: Job, execution: Execution, bits: int | None) -> Iterator[list]:
     """Settings that need less memory
 
     Args:
-        bits: As asked for, or None
+        job: What is planned for
+        execution: As asked for
+        bits: As asked for: 4, 8 or None
 
     Returns:
-        Pairs (execution, bits) to try, in groups; of each group the first that fits is enough
+        Iterator[list]: Pairs (execution, bits) in groups; of each, the first that fits is enough
     """
-    passes = [
-        p
-        for p in (execution.gradient_accumulation_steps * 2**k for k in range(10))
-        if job.recipe.batch_size % p == 0
-    ]
-    fewer = [bits] if bits or job.recipe.config.method == 'full' else [None, 4]
+    method = job.recipe.config.method
+    asked = execution.gradient_accumulation_steps
+    passes = [asked * 2**k for k in range(10) if job.recipe.batch_size % (asked * 2**k) == 0]
+    checkpointing = [execution.gradient_checkpointing]
+    if method != 'prefix' and not checkpointing[0]:
+        checkpointing.append(True)
+    fewer = [bits] if bits or method == 'full' else [None, 4]
     for b in fewer:
-        for checkpointing in dict.fromkeys(
-            [
-                execution.gradient_checkpointing,
-                job.recipe.config.method != 'prefix' or execution.gradient_checkpointing,
-            ]
-        ):
-            yield [
-                (
-                    replace(
-                        execution,
-                        gradient_accumulation_steps=p,
-                        gradient_checkpointing=checkpointing,
-                    ),
-                    b,
-                )
-                for p in passes
-            ]
+        for c in checkpointing:
+            how = replace(execution, gradient_checkpointing=c)
+            yield [(replace(how, gradient_accumulation_steps=p), b) for p in passes]
 
 
-class Planner:
-    "Estimates for one job; what was run once is not run again"
+# %% ../../nbs/plan/62_estimate.ipynb #es-planner
+class Peaks:
+    """Training steps and evaluation of one job on fake tensors, each run once
 
-    def __init__(self, job):
-        self.job, self.machine = job, machine(job.device, job.dtype)
-        self.step, self.evaluation = (
-            lru_cache(None)(lambda *how: step_memory(job, *how)),
-            lru_cache(None)(lambda adam: evaluation_memory(job, adam)),
-        )
+    Args:
+        job: What is planned for
+    """
 
-    def estimate(self, execution, bits=None):
-        "Kind → bytes for training and evaluation, `total` bytes with overhead, `fits`, and the operations and launches of a step"
-        passes, checkpointing = (
-            execution.gradient_accumulation_steps,
-            execution.gradient_checkpointing,
-        )
-        step = self.step(
-            execution.rows_per_pass(self.job.recipe.batch_size), passes > 1, checkpointing
-        )
-        training, evaluation = (
-            quantised(p, step.matrices, bits, self.job.dtype.itemsize)
-            for p in (step.peak, self.evaluation(step.peak['Adam']))
-        )
+    def __init__(self, job: Job):
+        self.job = job
+        self.machine = machine(job.device, job.dtype)
+        self.step = lru_cache(None)(lambda *how: step_memory(job, *how))
+        self.evaluation = lru_cache(None)(lambda adam: evaluation_memory(job, adam))
+
+    def memory(self, step, bits) -> tuple[Counter, Counter, int]:
+        "Kind → bytes in training and in evaluation, and what the allocator keeps beside"
+        size = self.job.dtype.itemsize
+        training = quantised(step.peak, step.matrices, bits, size)
+        evaluation = quantised(self.evaluation(step.peak['Adam']), step.matrices, bits, size)
         most = max(training, evaluation, key=Counter.total)
-        kept = (
-            int(KEPT[0] * (most['activations'] + most['logits']) + KEPT[1] * step.passed)
-            if self.job.cpu
-            else 0
-        )
-        total = most.total() + kept + self.machine['overhead']
+        kept = KEPT[0] * (most['activations'] + most['logits']) + KEPT[1] * step.passed
+        return training, evaluation, int(kept) if self.job.cpu else 0
+
+
+# %% ../../nbs/plan/62_estimate.ipynb #es-planner2
+class Planner(Peaks):
+    "Estimates for one job"
+
+    def estimate(self, execution: Execution, bits: int | None = None) -> dict:
+        "Kind → bytes, `total` bytes with overhead, `fits`, operations and launches of a step"
+        passes = execution.gradient_accumulation_steps
+        checkpointing = execution.gradient_checkpointing
+        rows = execution.rows_per_pass(self.job.recipe.batch_size)
+        step = self.step(rows, passes > 1, checkpointing)
+        training, evaluation, kept = self.memory(step, bits)
+        most = max(training.total(), evaluation.total())
+        total = most + kept + self.machine['overhead']
         return {
             'gradient_accumulation_steps': passes,
             'gradient_checkpointing': checkpointing,
@@ -268,15 +306,26 @@ class Planner:
             'launches': step.launches * passes + step.update,
         }
 
-    def search(self, execution, bits):
-        "Estimates for settings that need less memory"
-        tried = []
-        for group in alternatives(self.job, execution, bits):
-            for how in group:
-                tried.append(self.estimate(*how))
-                if tried[-1]['fits']:
-                    break
-        return tried
+
+# %% ../../nbs/plan/62_estimate.ipynb #es-search
+def search_plans(planner: Planner, execution: Execution, bits: int | None) -> list[dict]:
+    """Try settings that need less memory
+
+    Args:
+        planner: For one job
+        execution: As asked for
+        bits: As asked for
+
+    Returns:
+        list[dict]: Estimates, from `Planner.estimate`
+    """
+    tried = []
+    for group in alternatives(planner.job, execution, bits):
+        for how in group:
+            tried.append(planner.estimate(*how))
+            if tried[-1]['fits']:
+                break
+    return tried
 
 
 # %% ../../nbs/plan/62_estimate.ipynb #6b2c0001
@@ -295,17 +344,57 @@ def time_bounds(flops: int, launches: int, rate: float, cpu: bool = False) -> di
     return {'arithmetic': flops / rate} | ({} if cpu else {'launches': launches * LAUNCH})
 
 
+# %% ../../nbs/plan/62_estimate.ipynb #es-check
+def check_bits(bits: int | None, method: str):
+    """Refuse bits that do not exist, or that a method cannot use
+
+    Args:
+        bits: As asked for
+        method: As in `PromptConfig`
+    """
+    if bits not in (None, 4, 8):
+        raise ValueError(f'bits: received {bits!r}, expected 4 or 8.')
+    if bits and method == 'full':
+        raise ValueError(
+            'bits: full fine-tuning changes all weights, which cannot be done in fewer bits; '
+            'choose another method.'
+        )
+
+
+# %% ../../nbs/plan/62_estimate.ipynb #es-words-est
+def estimate_in_words(planner: Planner, found: dict, rows: int) -> dict:
+    """Beside the memory of a step, what it rests on, and the time
+
+    Args:
+        planner: Its machine and its recipe
+        found: From `Planner.estimate`
+        rows: Rows of the training split; 0: not known
+
+    Returns:
+        dict: With time, memory and where the rate is from
+    """
+    here, plan = planner.machine, planner.job.recipe
+    steps = plan.counted(rows).steps if rows or not plan.epochs else None
+    bounds = time_bounds(found['flops'], found['launches'], here['rate'], planner.job.cpu)
+    seconds = max(bounds.values())
+    about = {'overhead': here['overhead'], 'memory': here['memory']}
+    about['share'] = found['total'] / here['memory']
+    times = {'seconds_per_step': seconds, 'bounds': bounds, 'steps': steps}
+    times['seconds'] = steps and seconds * steps
+    return found | about | times | {'rate': here['rate'], 'rate_source': here['source']}
+
+
 # %% ../../nbs/plan/62_estimate.ipynb #530719e5
 def plan_run(
     base,
-    task,
+    task: Task | str,
     recipe: Recipe,
-    execution: Execution = Execution(),
+    execution: Execution | None = None,
     device: str = 't4',
-    bits: int = None,
-    length: int = None,
+    bits: int | None = None,
+    length: int | None = None,
     encoder=None,
-    dtype=None,
+    dtype: torch.dtype | None = None,
 ) -> dict:
     """Estimate memory and time of a run without loading any weights
 
@@ -313,111 +402,148 @@ def plan_run(
         base: Foundation model: packaged name, hub id or folder, or a transformers configuration
         task: A `Task`, or the name of one
         recipe: What is done
-        execution: How
+        execution: How; default: in one pass
         device: A key of `GPUS`, or `cpu`: this machine
         bits: 4 or 8: with a quantised foundation model
-        length: Tokens of a row with its answer; default: the longest row of the training split, or
-            the task's limit
+        length: Tokens of a row with answer; default: the longest, or the limit
         encoder: A configuration to take instead of reading that of the encoder
-        dtype: A torch dtype; default: `number_format(device)`
+        dtype: Default: `number_format(device)`
 
     Returns:
         dict: The estimate, and what it rests on
     """
-    if bits not in (None, 4, 8):
-        raise ValueError(f'bits: received {bits!r}, expected 4 or 8.')
-    if bits and recipe.config.method == 'full':
-        raise ValueError(
-            'bits: full fine-tuning changes all weights, which cannot be done in fewer bits; choose another method.'
-        )
-    dtype, about = dtype or number_format(device), read_config(base)
+    check_bits(bits, recipe.config.method)
+    dtype = dtype or number_format(device)
+    about = read_config(base)
     task = task_shape(task, rows=not length) if isinstance(task, str) else task
-    length, answer, rows, source = row_shape(task, about, length)
-    planner = Planner(
-        Job(
-            about,
-            recipe,
-            device,
-            dtype,
-            length,
-            answer,
-            0 if task.verbalizer else task.max_new_tokens,
-            encoder,
-        )
-    )
-    found, steps = (
-        planner.estimate(execution, bits),
-        recipe.counted(rows).steps if rows or not recipe.epochs else None,
-    )
-    bounds = time_bounds(
-        found['flops'], found['launches'], planner.machine['rate'], planner.job.cpu
-    )
-    seconds = max(bounds.values())
+    tokens, answer, rows, source = row_shape(task, about, length)
+    new = 0 if task.verbalizer else task.max_new_tokens
+    job = Job(about, recipe, device, dtype, tokens, answer, new, encoder)
+    name = base if isinstance(base, str) else about.name_or_path or about.model_type
+    names = {'base': name, 'task': task.name}
+    return names | plan_job(job, execution or Execution(), bits, rows, source)
+
+
+# %% ../../nbs/plan/62_estimate.ipynb #es-job
+def plan_job(job: Job, execution: Execution, bits: int | None, rows: int, source: str) -> dict:
+    """Estimate memory and time of a job
+
+    Args:
+        job: What is planned for
+        execution: How
+        bits: 4, 8 or None
+        rows: Rows of the training split; 0: not known
+        source: How the length of a row is known
+
+    Returns:
+        dict: As from `plan_run`, without its first two names
+    """
+    planner = Planner(job)
+    found = planner.estimate(execution, bits)
     return {
-        'base': str(base) if isinstance(base, str) else about.name_or_path or about.model_type,
-        'task': task.name,
-        'method': recipe.config.method,
-        'variant': recipe.variant,
-        'device': device,
-        'number_format': str(dtype).removeprefix('torch.'),
-        'length': length,
+        'method': job.recipe.config.method,
+        'variant': job.recipe.variant,
+        'device': job.device,
+        'number_format': str(job.dtype).removeprefix('torch.'),
+        'length': job.length,
         'length_source': source,
-        'batch_size': recipe.batch_size,
-        **found,
-        'overhead': planner.machine['overhead'],
-        'memory': planner.machine['memory'],
-        'share': found['total'] / planner.machine['memory'],
-        'seconds_per_step': seconds,
-        'bounds': bounds,
-        'steps': steps,
-        'seconds': steps and seconds * steps,
-        'rate': planner.machine['rate'],
-        'rate_source': planner.machine['source'],
-        'alternatives': [] if found['fits'] else planner.search(execution, bits),
+        'batch_size': job.recipe.batch_size,
+        **estimate_in_words(planner, found, rows),
+        'alternatives': [] if found['fits'] else search_plans(planner, execution, bits),
     }
 
 
 # %% ../../nbs/plan/62_estimate.ipynb #1f19bc3c
-def described(how):
+def described(how: dict) -> str:
     """One setting in words
 
+    Args:
+        how: An entry of `alternatives`, or a plan
+
     Returns:
-        An entry of `alternatives`, or a plan
+        str: e.g. `8 passes, checkpointing`
     """
     passes = how['gradient_accumulation_steps']
-    words = [
-        f'{passes} passes' if passes > 1 else 'one pass',
-        'checkpointing' * how['gradient_checkpointing'],
-        f'{how["bits"]} bits' if how['bits'] else '',
-    ]
-    return ', '.join(filter(None, words))
+    words = [f'{passes} passes' if passes > 1 else 'one pass']
+    if how['gradient_checkpointing']:
+        words.append('checkpointing')
+    if how['bits']:
+        words.append(f'{how["bits"]} bits')
+    return ', '.join(words)
 
 
-def verdict(plan):
-    "Does it fit? One sentence"
-    much = f'{plan["total"] / 1e9:.1f} of {plan["memory"] / 1e9:.0f} GB ({plan["share"]:.0%}), estimated, not measured'
+def verdict(plan: dict) -> str:
+    """Does it fit?
+
+    Args:
+        plan: From `plan_run`
+
+    Returns:
+        str: One sentence
+    """
+    share = f'{plan["total"] / 1e9:.1f} of {plan["memory"] / 1e9:.0f} GB ({plan["share"]:.0%})'
+    much = f'{share}, estimated, not measured'
     if plan['fits']:
         return f'It fits: {much}.'
     good = [described(how) for how in plan['alternatives'] if how['fits']]
-    return f'It does not fit: {much}; ' + (
-        f'what fits is {"; or ".join(good)}.'
-        if good
-        else 'nor does anything that was tried: choose a smaller model, shorter rows or a smaller eval_batch_size.'
-    )
+    return f'It does not fit: {much}; {_what_helps(good)}.'
 
 
-def time_in_words(plan):
-    "What the time rests on"
-    sums = f'{plan["flops"] / 1e12:.1f} · 10¹² operations at {plan["rate"] / 1e12:.3g} · 10¹² per second ({plan["rate_source"]})'
-    said = f'Arithmetic: {plan["bounds"]["arithmetic"]:.2g} s, {sums}, which no program reaches'
-    if 'launches' not in plan['bounds']:
-        return said + '.'
+# %% ../../nbs/plan/62_estimate.ipynb #es-words
+def _what_helps(good):
+    "What fits instead, or what to do if nothing does"
+    if good:
+        return f'what fits is {"; or ".join(good)}'
     return (
-        said
-        + f'; launches: {plan["bounds"]["launches"]:.2g} s, {plan["launches"]} of them at {LAUNCH * 1e6:.0f} µs, as on one H100 host.'
+        'nor does anything that was tried: choose a smaller model, shorter rows or a smaller '
+        'eval_batch_size'
     )
 
 
+def time_in_words(plan: dict) -> str:
+    """What the time rests on
+
+    Args:
+        plan: From `plan_run`
+
+    Returns:
+        str: One sentence
+    """
+    bounds = plan['bounds']
+    rate = f'{plan["rate"] / 1e12:.3g} · 10¹² per second ({plan["rate_source"]})'
+    sums = f'{plan["flops"] / 1e12:.1f} · 10¹² operations at {rate}'
+    said = f'Arithmetic: {bounds["arithmetic"]:.2g} s, {sums}, which no program reaches'
+    if 'launches' not in bounds:
+        return f'{said}.'
+    each = f'{plan["launches"]} of them at {LAUNCH * 1e6:.0f} µs, as on one H100 host'
+    return f'{said}; launches: {bounds["launches"]:.2g} s, {each}.'
+
+
+# %% ../../nbs/plan/62_estimate.ipynb #es-table
+PHASES = ('training', 'evaluation')
+
+
+def plan_table(plan: dict):
+    """What takes memory, in GB
+
+    Args:
+        plan: From `plan_run`
+
+    Returns:
+        A table of rich
+    """
+    from rich.table import Table
+
+    table = Table('GB', *PHASES)
+    for kind in dict.fromkeys([*plan['training'], *plan['evaluation']]):
+        sizes = [plan[phase].get(kind, 0) for phase in PHASES]
+        table.add_row(kind, *[f'{size / 1e9:.2f}' for size in sizes])
+    for kind in 'overhead', 'kept by the allocator':
+        table.add_row(kind, *[f'{plan[kind] / 1e9:.2f}'] * 2)
+    return table
+
+
+# %% ../../nbs/plan/62_estimate.ipynb #es-show
 def show_plan(plan: dict):
     """Print a plan
 
@@ -425,23 +551,17 @@ def show_plan(plan: dict):
         plan: From `plan_run`
     """
     from rich.console import Console
-    from rich.table import Table
 
-    print(
-        f'{plan["base"]}, {plan["method"]} ({plan["variant"]}) on {plan["task"]}: {plan["device"]}, {plan["number_format"]}, {plan["batch_size"]} rows of {plan["length"]} tokens ({plan["length_source"]}), {described(plan)}'
-    )
-    table = Table('GB', 'training', 'evaluation')
-    for kind in dict.fromkeys([*plan['training'], *plan['evaluation']]):
-        table.add_row(
-            kind, *(f'{plan[phase].get(kind, 0) / 1e9:.2f}' for phase in ('training', 'evaluation'))
-        )
-    for kind in 'overhead', 'kept by the allocator':
-        table.add_row(kind, *[f'{plan[kind] / 1e9:.2f}'] * 2)
-    Console(width=80, force_jupyter=False, color_system=None).print(table)
+    what = f'{plan["base"]}, {plan["method"]} ({plan["variant"]}) on {plan["task"]}'
+    where = f'{plan["device"]}, {plan["number_format"]}'
+    rows = f'{plan["batch_size"]} rows of {plan["length"]} tokens ({plan["length_source"]})'
+    print(f'{what}: {where}, {rows}, {described(plan)}')
+    Console(width=80, force_jupyter=False, color_system=None).print(plan_table(plan))
     for how in plan['alternatives']:
-        print(f'{described(how):40} {how["total"] / 1e9:5.1f} GB{"  fits" if how["fits"] else ""}')
+        fits = '  fits' if how['fits'] else ''
+        print(f'{described(how):40} {how["total"] / 1e9:5.1f} GB{fits}')
     print(verdict(plan))
-    steps = (
-        f', {plan["seconds"] / 60:.2g} minutes for {plan["steps"]} steps' if plan['steps'] else ''
-    )
+    steps = ''
+    if plan['steps']:
+        steps = f', {plan["seconds"] / 60:.2g} minutes for {plan["steps"]} steps'
     print(f'About {plan["seconds_per_step"]:.2g} s per step{steps}. {time_in_words(plan)}')

@@ -4,23 +4,36 @@
 
 # %% auto #0
 __all__ = [
+    'ASKS',
     'RESERVES',
+    'AnyModel',
+    'Account',
+    'forget',
+    'asks_for_values',
+    'tensors_in',
+    'Operations',
     'Ledger',
+    'book_operation',
     'read_config',
+    'empty_model',
     'sketch',
+    'Fakes',
     'to_fake_cpu',
     'note_weights',
     'fused_attention',
     'norm_in_32_bits',
     'narrow_dropout',
     'as_on',
-    'hits',
     'Job',
+    'zero_batch',
+    'hits',
+    'ledger_for',
     'Step',
-    'step_memory',
-    'watch',
     'frozen_matrices',
+    'watch',
+    'step_memory',
     'old_layout',
+    'second_step',
     'watch_step',
     'cache_bytes',
     'evaluation_memory',
@@ -30,9 +43,10 @@ __all__ = [
 # %% ../../nbs/plan/61_footprint.ipynb #033e8b2b
 import weakref
 from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from unittest.mock import patch
 
 import torch
@@ -43,76 +57,165 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
+# %% ../../nbs/plan/61_footprint.ipynb #fp-imp
 from ..assets import model_class, resolve
-from ..baselines import adapt_model
+from ..baselines import BaselineConfig, BaselineModel, adapt_model
 from ..encoders import OWN, Encoder
-from ..prompts import METHODS
+from ..model import PromptModel
+from ..prompts import METHODS, PromptConfig
 from ..train import Recipe, parameter_groups
 from .sizes import Size, random_base, random_batch, training_step
 
+
 # %% ../../nbs/plan/61_footprint.ipynb #e155cc56
-RESERVES = {
-    f'aten::{name}'
-    for name in ('empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided')
-}
+class Account:
+    "Memory that is alive: kind → bytes, `now` and at the `peak`"
 
+    def __init__(self):
+        self.now = Counter()
+        self.peak = Counter()
+        self.passed = 0  # bytes that were ever entered
+        self.known = WeakIdKeyDictionary()  # storage → [kind, bytes]
 
-class Ledger(TorchDispatchMode):
-    "Keeps account of the memory that is alive while a program runs: kind → bytes, `now` and at the `peak`"
+    def note(self, tensor: Tensor, kind: str = 'activations'):
+        """Enter a tensor's memory, or move it to another kind
 
-    def __init__(self, lengths=(1,), vocabulary=None):
-        super().__init__()
-        self.now, self.peak, self.known, self.flops = Counter(), Counter(), WeakIdKeyDictionary(), 0
-        self.passed, self.launches = 0, 0  # bytes that were ever entered; operations that write
-        self.lengths, self.asked, self.vocabulary = (
-            lengths,
-            0,
-            vocabulary,
-        )  # what `nonzero` answers, in turn; by its width one knows a logit
-
-    def restart(self):
-        "Begin to count anew, with what is there now"
-        self.peak, self.flops, self.passed, self.launches = self.now.copy(), 0, 0, 0
-        return self.now.total()
-
-    def note(self, tensor, kind='activations'):
-        "Enter a tensor's memory, or move it to another kind"
+        Returns:
+            Whose memory, and what it is
+        """
         storage = tensor.untyped_storage()
-        if (entry := self.known.get(storage)) is None:
+        entry = self.known.get(storage)
+        if entry is None:
             entry = self.known[storage] = [kind, storage.nbytes()]
-            weakref.finalize(storage, self.forget, entry).atexit = False
+            weakref.finalize(storage, forget, self.now, entry).atexit = False
             self.passed += entry[1]
         else:
-            self.forget(entry)
+            forget(self.now, entry)
             entry[0] = kind
         self.now[kind] += entry[1]
         if self.now.total() >= self.peak.total():
             self.peak = self.now.copy()
 
-    def forget(self, entry):
-        self.now[entry[0]] -= entry[1]
+
+# %% ../../nbs/plan/61_footprint.ipynb #fp-forget
+def forget(now: Counter, entry: list):
+    """Take off what is gone
+
+    Args:
+        now: Kind → bytes
+        entry: [kind, bytes]
+    """
+    now[entry[0]] -= entry[1]
+
+
+# %% ../../nbs/plan/61_footprint.ipynb #fp-answer
+ASKS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+
+
+def asks_for_values(func, args: tuple) -> bool:
+    """Does this operation look at numbers that are not there?
+
+    Args:
+        func: An operation of torch
+        args: Its arguments
+    """
+    return func in ASKS and (args[0].is_meta or isinstance(args[0], FakeTensor))
+
+
+def tensors_in(out) -> list[Tensor]:
+    """Its tensors
+
+    Args:
+        out: What an operation returns
+    """
+    made = out if isinstance(out, (list, tuple)) else [out]
+    return [t for t in made if isinstance(t, Tensor)]
+
+
+_EMPTY = ('empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided')
+RESERVES = {f'aten::{name}' for name in _EMPTY}
+
+
+# %% ../../nbs/plan/61_footprint.ipynb #fp-ledger
+class Operations(TorchDispatchMode):
+    """Keeps an account while a program runs, and counts operations
+
+    Args:
+        lengths: What `nonzero` answers, in turn
+        vocabulary: A tensor that is so wide is logits
+    """
+
+    def __init__(self, lengths: tuple[int, ...] = (1,), vocabulary: int | None = None):
+        super().__init__()
+        self.account = Account()
+        self.flops = 0  # floating-point operations
+        self.launches = 0  # operations that write
+        self.lengths = lengths
+        self.asked = 0
+        self.vocabulary = vocabulary
+
+    def answer(self, func, tensor):
+        "Where numbers are asked for that do not exist"
+        if 'nonzero' not in func.name():
+            return 0.5 if tensor.is_floating_point() else 0
+        hits = self.lengths[self.asked % len(self.lengths)]
+        self.asked += 1
+        return tensor.new_empty(hits, tensor.ndim, dtype=torch.long)
+
+
+# %% ../../nbs/plan/61_footprint.ipynb #fp-ledger2
+class Ledger(Operations):
+    "Keeps account of the memory that is alive while a program runs, and counts operations"
+
+    now = property(lambda self: self.account.now)
+    peak = property(lambda self: self.account.peak)
+    passed = property(lambda self: self.account.passed)
+
+    def note(self, tensor: Tensor, kind: str = 'activations'):
+        """Enter a tensor's memory, or move it to another kind
+
+        Returns:
+            Whose memory, and what it is
+        """
+        self.account.note(tensor, kind)
+
+    def restart(self):
+        "Begin to count anew, with what is there now"
+        self.account.peak = self.now.copy()
+        self.account.passed = 0
+        self.flops = 0
+        self.launches = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in (
-            torch.ops.aten._local_scalar_dense.default,
-            torch.ops.aten.nonzero.default,
-        ) and (args[0].is_meta or isinstance(args[0], FakeTensor)):
-            if 'nonzero' not in func.name():
-                return 0.5 if args[0].is_floating_point() else 0
-            self.asked += 1
-            return args[0].new_empty(
-                self.lengths[(self.asked - 1) % len(self.lengths)], args[0].ndim, dtype=torch.long
-            )
-        out, count = func(*args, **(kwargs or {})), flop_registry.get(func._overloadpacket)
-        if count:
-            self.flops += count(*args, **(kwargs or {}), out_val=out)
-        made = out if isinstance(out, (list, tuple)) else [out]
-        new = [t for t in made if isinstance(t, Tensor) and t.untyped_storage() not in self.known]
-        for t in new:
-            self.note(t, 'logits' if t.ndim and t.shape[-1] == self.vocabulary else 'activations')
-        writes = func._schema.is_mutable or bool(new) and func._schema.name not in RESERVES
-        self.launches += writes and func.namespace == 'aten'
+        if asks_for_values(func, args):
+            return self.answer(func, args[0])
+        out = func(*args, **(kwargs or {}))
+        book_operation(self, func, args, kwargs or {}, out)
         return out
+
+
+# %% ../../nbs/plan/61_footprint.ipynb #fp-book
+def book_operation(ledger: Ledger, func, args: tuple, kwargs: dict, out):
+    """Enter new memory, operations and launches
+
+    Args:
+        ledger: Where
+        func: An operation of torch
+        args: Its arguments
+        kwargs: Those with names
+        out: What it returned
+    """
+    count = flop_registry.get(func._overloadpacket)
+    if count:
+        ledger.flops += count(*args, **kwargs, out_val=out)
+    known = ledger.account.known
+    new = [t for t in tensors_in(out) if t.untyped_storage() not in known]
+    for t in new:
+        logits = t.ndim and t.shape[-1] == ledger.vocabulary
+        ledger.note(t, 'logits' if logits else 'activations')
+    writes = func._schema.is_mutable or (new and func._schema.name not in RESERVES)
+    if writes and func.namespace == 'aten':
+        ledger.launches += 1
 
 
 # %% ../../nbs/plan/61_footprint.ipynb #aeaa383e
@@ -132,104 +235,133 @@ def read_config(model):
     try:
         return AutoConfig.from_pretrained(resolve(model))
     except OSError as e:
+        said = ' '.join(str(e).split())[:120]
         raise ValueError(
-            f'{model}: no configuration found under this name, neither here nor on the hub ({" ".join(str(e).split())[:120]} …).'
+            f'{model}: no configuration found under this name, neither here nor on the hub '
+            f'({said} …).'
         ) from None
 
 
-def sketch(base, config, encoder=None, dtype=torch.float32, cpu: bool = True):
+# %% ../../nbs/plan/61_footprint.ipynb #fp-empty
+def empty_model(base, dtype: torch.dtype, cpu: bool):
+    """Build a foundation model without weights
+
+    Args:
+        base: A transformers configuration
+        dtype: In which it is held
+        cpu: Is this for a CPU?
+
+    Returns:
+        A frozen transformers model; to be called under `torch.device('meta')`
+    """
+    import transformers
+
+    how = {'attn_implementation': 'eager'} if cpu else {}
+    model = getattr(transformers, model_class(base)).from_config(base, dtype=dtype, **how)
+    model.name_or_path = base.name_or_path
+    return model.requires_grad_(False).eval()
+
+
+# %% ../../nbs/plan/61_footprint.ipynb #fp-sketch
+def sketch(
+    base,
+    config: PromptConfig | BaselineConfig,
+    encoder=None,
+    dtype: torch.dtype = torch.float32,
+    cpu: bool = True,
+) -> PromptModel | BaselineModel:
     """Build an adapted model from configurations, without weights
 
     Args:
         base: As in `read_config`
-        config: A `PromptConfig` or `BaselineConfig`
+        config: What is trained
         encoder: A configuration to take instead of reading that of the encoder
         dtype: In which the foundation model is held
         cpu: Is this for a CPU?
 
     Returns:
-        A `PromptModel` or `BaselineModel` on the device `meta`
+        PromptModel | BaselineModel: On the device `meta`
     """
-    import transformers
-
-    base, how = read_config(base), {'attn_implementation': 'eager'} if cpu else {}
+    plain = replace(config, init='normal')
     with torch.device('meta'), Ledger():
-        model = (
-            getattr(transformers, model_class(base))
-            .from_config(base, dtype=dtype, **how)
-            .requires_grad_(False)
-            .eval()
-        )
-        model.name_or_path = base.name_or_path
-        name, plain = getattr(config, 'encoder_name_or_path', None), replace(config, init='normal')
+        model = empty_model(read_config(base), dtype, cpu)
+        name = getattr(config, 'encoder_name_or_path', None)
         if not name or name in OWN or not METHODS[config.method].uses_instance:
             return adapt_model(model, plain)
-        reader = transformers.AutoModel.from_config(
-            read_config(encoder or name), dtype=torch.float32
-        )
-        made = adapt_model(
-            model,
-            replace(
-                plain,
-                encoder_name_or_path=None,
-                train_encoder=False,
-                feature_width=reader.config.hidden_size,
-            ),
-        )
-        made.encoder = Encoder(reader, config.encoder_pooling, config.train_encoder, dtype)
-        return made
+        return _with_encoder(model, plain, read_config(encoder or name), dtype)
+
+
+# %% ../../nbs/plan/61_footprint.ipynb #fp-with
+def _with_encoder(model, config, about, dtype):
+    "Adapt a model, and put an encoder without weights in its place"
+    import transformers
+
+    reader = transformers.AutoModel.from_config(about, dtype=torch.float32)
+    bare = dict(encoder_name_or_path=None, train_encoder=False)
+    made = adapt_model(model, replace(config, feature_width=reader.config.hidden_size, **bare))
+    made.encoder = Encoder(reader, config.encoder_pooling, config.train_encoder, dtype)
+    return made
 
 
 # %% ../../nbs/plan/61_footprint.ipynb #a5418dd3
-def to_fake_cpu(model):
+AnyModel = TypeVar('AnyModel', bound=nn.Module)
+
+
+class Fakes:
+    "The fake of a tensor; the same one for the same tensor"
+
+    def __init__(self):
+        self.made = {}  # id → (tensor, its fake): the tensor is kept, so that its id stays its own
+
+    def __call__(self, t: Tensor) -> Tensor:  # Of the same shape, and on a CPU
+        if id(t) not in self.made:
+            there = torch.empty(t.shape, dtype=t.dtype, device='cpu')
+            if isinstance(t, nn.Parameter):
+                there = nn.Parameter(there, t.requires_grad)
+            self.made[id(t)] = t, there
+        return self.made[id(t)][1]
+
+
+# %% ../../nbs/plan/61_footprint.ipynb #fp-fake
+def to_fake_cpu(model: AnyModel) -> AnyModel:
     """Exchange weights on the device `meta` for fake ones
 
     Args:
         model: From `sketch`; it is changed
 
     Returns:
-        The same, with weights that claim to be on a CPU. To be called under `FakeTensorMode`
+        AnyModel: The same, its weights on a CPU. To be called under `FakeTensorMode`
     """
-    new = {}
-
-    def fake(t):
-        "The fake of a tensor; the same one for the same tensor"
-        if id(t) not in new:
-            there = torch.empty(t.shape, dtype=t.dtype, device='cpu')
-            new[id(t)] = (
-                t,
-                nn.Parameter(there, t.requires_grad) if isinstance(t, nn.Parameter) else there,
-            )
-        return new[id(t)][1]
-
+    fake = Fakes()
     for module in model.modules():
-        for group in (
-            module._parameters,
-            module._buffers,
-            module.__dict__.get('prompt_tokens', {}),
-        ):  # the last is PEFT's
+        groups: list[dict] = [module._parameters, module._buffers]
+        groups.append(module.__dict__.get('prompt_tokens', {}))  # PEFT's
+        for group in groups:
             group.update({k: fake(t) for k, t in group.items() if t is not None})
     return model
 
 
-def note_weights(ledger, model):
+# %% ../../nbs/plan/61_footprint.ipynb #fp-weights
+def note_weights(ledger: Ledger, model: PromptModel | BaselineModel):
     """Enter all weights, each under its owner
 
     Args:
-        ledger: A `Ledger`
-        model: A `PromptModel` or `BaselineModel`
+        ledger: Where
+        model: Whose weights
     """
-    tensors, everything = (
-        lambda m: [*m.parameters(), *m.buffers()] if m else [],
-        model.adapter_config.method == 'full',
-    )
-    for t in tensors(model):
+    for t in _weights(model):
         ledger.note(t, 'trained parts')
-    for t in tensors(model.encoder and model.encoder.model):
-        ledger.note(t, 'encoder')
-    for t in tensors(model.base_model):
+    if model.encoder:
+        for t in _weights(model.encoder.model):
+            ledger.note(t, 'encoder')
+    everything = model.adapter_config.method == 'full'
+    for t in _weights(model.base_model):
         if everything or not t.requires_grad:
             ledger.note(t, 'foundation model')
+
+
+def _weights(module):
+    return [*module.parameters(), *module.buffers()]
 
 
 # %% ../../nbs/plan/61_footprint.ipynb #f64ca2c8
@@ -237,25 +369,29 @@ def fused_attention(
     q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
 ):
     "Torch's `scaled_dot_product_attention`, as a GPU's fused kernels compute it"
+    aten = torch.ops.aten
     if torch.is_autocast_enabled('cpu'):
         q, k, v = (x.to(torch.get_autocast_dtype('cpu')) for x in (q, k, v))
-    if (
-        attn_mask is None and not dropout_p and q.itemsize == 2
-    ):  # in 16 bits, heads can share keys and values
-        return torch.ops.aten._scaled_dot_product_flash_attention(
-            q, k, v, 0.0, is_causal, scale=scale
-        )[0]
+    if attn_mask is None and not dropout_p and q.itemsize == 2:  # heads can share keys and values
+        flash = aten._scaled_dot_product_flash_attention
+        return flash(q, k, v, 0.0, is_causal, scale=scale)[0]
     if enable_gqa:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     if attn_mask is not None:
-        if attn_mask.dtype == torch.bool:
-            attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype)
-        attn_mask = attn_mask.to(q.dtype).expand(*q.shape[:3], k.shape[2])
-    return torch.ops.aten._scaled_dot_product_efficient_attention(
-        q, k, v, attn_mask, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale
-    )[0]
+        attn_mask = _as_bias(attn_mask, q, k)
+    again = torch.is_grad_enabled()  # will there be a backward pass?
+    efficient = aten._scaled_dot_product_efficient_attention
+    return efficient(q, k, v, attn_mask, again, dropout_p, is_causal, scale=scale)[0]
 
 
+def _as_bias(mask, q, k):
+    "A mask as numbers that are added to the scores: `(b, heads, t, t)`"
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=q.dtype)
+    return mask.to(q.dtype).expand(*q.shape[:3], k.shape[2])
+
+
+# %% ../../nbs/plan/61_footprint.ipynb #fp-others
 def norm_in_32_bits(x, shape, weight=None, bias=None, eps=1e-5):
     "Torch's `layer_norm`, as a GPU computes it under autocast"
     if torch.is_autocast_enabled('cpu'):
@@ -268,12 +404,16 @@ def narrow_dropout(x, p=0.5, training=True, inplace=False):
     return torch.native_dropout(x, p, True)[0] if training and p else x
 
 
+# %% ../../nbs/plan/61_footprint.ipynb #fp-as-on
 @contextmanager
-def as_on(cpu: bool):
+def as_on(cpu: bool) -> Iterator[None]:
     """Within this context, fake tensors take the way that real ones would take there
 
     Args:
         cpu: On a CPU, or on a GPU?
+
+    Returns:
+        Iterator[None]: A context
     """
     alone = patch('transformers.masking_utils.find_packed_sequence_indices', lambda *_, **__: None)
     fused = patch.multiple(
@@ -287,17 +427,6 @@ def as_on(cpu: bool):
 
 
 # %% ../../nbs/plan/61_footprint.ipynb #1f815370
-def hits(length: int, answer: int, between: bool) -> tuple:
-    """What `nonzero` has to answer in a step, in turn
-
-    Args:
-        length: Tokens of a row, with its answer
-        answer: Tokens of its answer
-        between: Does the prompt stand between text and answer, in two passes?
-    """
-    return (length - answer, answer, answer) if between else (answer,)
-
-
 @dataclass
 class Job:
     """What a plan is made for
@@ -313,44 +442,80 @@ class Job:
         encoder: Configuration of the encoder, where its name cannot be looked up
     """
 
-    base: object
+    base: Any
     recipe: Recipe
     device: str
     dtype: torch.dtype
     length: int
     answer: int = 1
     new: int = 0
-    encoder: object = None
+    encoder: Any = None
     cpu = property(lambda self: self.device == 'cpu')
-    half = property(
-        lambda self: torch.autocast('cpu', torch.float16, enabled=self.dtype == torch.float16)
-    )  # as the Trainer's fp16
 
-    def model(self, checkpointing=False):
-        "The adapted model, without weights"
+    @property
+    def half(self):  # A context that multiplies as the Trainer's fp16 does
+        return torch.autocast('cpu', torch.float16, enabled=self.dtype == torch.float16)
+
+    def model(self, checkpointing: bool = False):
+        """The adapted model, without weights
+
+        Returns:
+            With gradient checkpointing?
+        """
         model = sketch(self.base, self.recipe.config, self.encoder, self.dtype, self.cpu)
         if checkpointing:
             model.gradient_checkpointing_enable()
         return model
 
-    def batch(self, model, rows):
-        "What `model` is given, all zeros"
-        ids = torch.zeros(rows, self.length, dtype=torch.long)
-        labels = ids[:, : self.answer] if model.task_type == 'SEQ_2_SEQ_LM' else ids + 1
-        batch = {'input_ids': ids, 'attention_mask': ids + 1, 'labels': labels}
-        if not (model.generator and model.generator.uses_instance):
-            return batch
-        if model.encoder and model.encoder.trainable:
-            return batch | {'instance_input_ids': ids + 1, 'instance_attention_mask': ids + 1}
-        return batch | {'instance_features': torch.zeros(rows, model.adapter_config.feature_width)}
 
-    def ledger(self, model):
-        "A ledger that knows how many positions there are with a label, and around a prompt that stands between text and answer"
-        behind = getattr(model.adapter_config, 'position', '') == 'suffix'
-        between = self.cpu and behind and model.task_type == 'CAUSAL_LM'
-        return Ledger(
-            hits(self.length, self.answer, between), self.base.get_text_config().vocab_size
-        )
+# %% ../../nbs/plan/61_footprint.ipynb #fp-batch
+def zero_batch(job: Job, model: PromptModel | BaselineModel, rows: int) -> dict[str, Tensor]:
+    """What a model is given in a step, all zeros
+
+    Args:
+        job: Tokens of a row
+        model: Which is to be given the batch
+        rows: Rows per pass
+
+    Returns:
+        dict[str, Tensor]: Its inputs
+    """
+    ids = torch.zeros(rows, job.length, dtype=torch.long)
+    labels = ids[:, : job.answer] if model.task_type == 'SEQ_2_SEQ_LM' else ids + 1
+    batch = {'input_ids': ids, 'attention_mask': ids + 1, 'labels': labels}
+    if not (model.generator and model.generator.uses_instance):
+        return batch
+    if model.encoder and model.encoder.trainable:
+        return batch | {'instance_input_ids': ids + 1, 'instance_attention_mask': ids + 1}
+    return batch | {'instance_features': torch.zeros(rows, model.adapter_config.feature_width)}
+
+
+# %% ../../nbs/plan/61_footprint.ipynb #fp-hits
+def hits(length: int, answer: int, between: bool) -> tuple[int, ...]:
+    """What `nonzero` has to answer in a step, in turn
+
+    Args:
+        length: Tokens of a row, with its answer
+        answer: Tokens of its answer
+        between: Does the prompt stand between text and answer, in two passes?
+
+    Returns:
+        tuple[int, ...]: Numbers of positions
+    """
+    return (length - answer, answer, answer) if between else (answer,)
+
+
+def ledger_for(job: Job, model: PromptModel | BaselineModel) -> Ledger:
+    """A ledger that knows how many positions `nonzero` will find
+
+    Args:
+        job: Tokens of a row and of its answer
+        model: Which is to be watched
+    """
+    behind = getattr(model.adapter_config, 'position', '') == 'suffix'
+    between = job.cpu and behind and model.task_type == 'CAUSAL_LM'
+    vocabulary = job.base.get_text_config().vocab_size
+    return Ledger(hits(job.length, job.answer, between), vocabulary)
 
 
 # %% ../../nbs/plan/61_footprint.ipynb #59ed82a5
@@ -369,70 +534,92 @@ class Step(NamedTuple):
     peak: Counter
     flops: int
     passed: int
-    matrices: list
+    matrices: list[tuple[int, int]]
     launches: int = 0
     update: int = 0
 
 
+def frozen_matrices(model: PromptModel | BaselineModel) -> list[tuple[int, int]]:
+    """Shapes of the matrices that can be quantised: those of frozen linear layers but the last
+
+    Args:
+        model: Which is trained
+
+    Returns:
+        list[tuple[int, int]]: (outputs, inputs) of each
+    """
+    last = model.base_model.get_output_embeddings()
+    found = []
+    for m in model.base_model.modules():
+        if isinstance(m, nn.Linear) and m is not last and not m.weight.requires_grad:
+            found.append((m.out_features, m.in_features))
+    return found
+
+
+# %% ../../nbs/plan/61_footprint.ipynb #fp-watch
+def watch(
+    ledger: Ledger,
+    model: PromptModel | BaselineModel,
+    optimiser: torch.optim.Optimizer,
+    several: bool,
+):
+    """Enter what the first step leaves behind, and give gradients their name as they come
+
+    Args:
+        ledger: Where
+        model: Which is trained
+        optimiser: Which will take the step
+        several: Several passes per step?
+    """
+    for p in model.parameters():
+        if p.requires_grad:
+            p.grad = torch.zeros_like(p)
+            p.register_post_accumulate_grad_hook(lambda p: ledger.note(p.grad, 'gradients'))
+            ledger.note(p.grad, 'gradients')
+    optimiser.step()
+    for state in optimiser.state.values():
+        for t in state.values():
+            ledger.note(t, 'Adam')
+    if not several:
+        optimiser.zero_grad()
+
+
+# %% ../../nbs/plan/61_footprint.ipynb #fp-step
 def step_memory(job: Job, rows: int, several: bool = False, checkpointing: bool = False) -> Step:
     """Run a training step on fake tensors
 
     Args:
+        job: What is planned for
         rows: Rows per pass
         several: Several passes per step?
         checkpointing: Gradient checkpointing?
     """
     model = job.model(checkpointing)
-    ledger = job.ledger(model)
+    ledger = ledger_for(job, model)
     with FakeTensorMode(allow_non_fake_inputs=False), ledger, as_on(job.cpu):
         note_weights(ledger, to_fake_cpu(model))
-        optimiser = torch.optim.AdamW(
-            parameter_groups(model, job.recipe), weight_decay=0.0, fused=True
-        )
+        groups = parameter_groups(model, job.recipe)
+        optimiser = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         watch(ledger, model, optimiser, several)
-        flops, passed, launches = ledger.flops, ledger.passed, ledger.launches
+        before = ledger.flops, ledger.passed, ledger.launches
         with job.half:
-            loss = model.train()(**job.batch(model, rows)).loss
+            loss = model.train()(**zero_batch(job, model, rows)).loss
         torch.autograd.backward(loss)
-        flops, passed, before = ledger.flops - flops, ledger.passed - passed, ledger.launches
+        after = ledger.flops, ledger.passed, ledger.launches
         optimiser.step()
-    return Step(
-        ledger.peak,
-        flops,
-        passed,
-        frozen_matrices(model),
-        before - launches,
-        ledger.launches - before,
-    )
-
-
-def watch(ledger, model, optimiser, several):
-    "Enter what the first step leaves behind, and give gradients their name as they come"
-    for p in (p for p in model.parameters() if p.requires_grad):
-        p.grad = torch.zeros_like(p)
-        p.register_post_accumulate_grad_hook(lambda p: ledger.note(p.grad, 'gradients'))
-        ledger.note(p.grad, 'gradients')
-    optimiser.step()
-    for t in (t for state in optimiser.state.values() for t in state.values()):
-        ledger.note(t, 'Adam')
-    if not several:
-        optimiser.zero_grad()
-
-
-def frozen_matrices(model):
-    "Shapes of the matrices that can be quantised: those of frozen linear layers, the last one aside"
-    last = model.base_model.get_output_embeddings()
-    return [
-        tuple(m.weight.shape)
-        for m in model.base_model.modules()
-        if isinstance(m, nn.Linear) and m is not last and not m.weight.requires_grad
-    ]
+    flops, passed, launches = (b - a for a, b in zip(before, after, strict=True))
+    update = ledger.launches - after[2]
+    return Step(ledger.peak, flops, passed, frozen_matrices(model), launches, update)
 
 
 # %% ../../nbs/plan/61_footprint.ipynb #5b7e0004
 @contextmanager
-def old_layout():
-    "Within this context, causal models are handed a mask in training, as one GPU measured it"
+def old_layout() -> Iterator[None]:
+    """Within this context, causal models are handed a mask in training, as one GPU measured it
+
+    Returns:
+        Iterator[None]: A context
+    """
     with (
         patch('lopa.model.looks_ahead', lambda model: True),
         patch('lopa.baselines.looks_ahead', lambda model: True),
@@ -440,10 +627,28 @@ def old_layout():
         yield
 
 
+def second_step(ledger: Ledger, step: Callable[[], None]) -> Counter:
+    """Take two steps, and say what the second takes
+
+    Args:
+        ledger: Which watches
+        step: Takes a step
+
+    Returns:
+        Counter: Kind → bytes over what was there before
+    """
+    step()
+    before = ledger.now.copy()
+    ledger.restart()
+    step()
+    return Counter({kind: size - before[kind] for kind, size in ledger.peak.items()})
+
+
+# %% ../../nbs/plan/61_footprint.ipynb #fp-watch-step
 def watch_step(
-    make,
+    make: Callable,
     size: Size,
-    dtype=torch.bfloat16,
+    dtype: torch.dtype = torch.bfloat16,
     left: bool = False,
     between: bool = False,
     cpu: bool = False,
@@ -452,6 +657,7 @@ def watch_step(
 
     Args:
         make: Function of (base, size, batch) that returns a model and its inputs
+        size: Which model, which batch
         dtype: Of the foundation model
         left: As in `random_batch`, and with a mask
         between: As in `hits`
@@ -460,24 +666,15 @@ def watch_step(
     Returns:
         Step: `peak`: kind → bytes over what was there before
     """
-    batch = random_batch(size, 'meta', left)
     with torch.device('meta'), Ledger():
-        model, batch = make(random_base(size, 'meta', dtype, cpu), size, batch)
+        base = random_base(size, 'meta', dtype, cpu)
+        model, batch = make(base, size, random_batch(size, 'meta', left))
     ledger = Ledger(hits(size.length, size.answer, between), size.shape['vocab_size'])
-    with (
-        FakeTensorMode(allow_non_fake_inputs=False),
-        ledger,
-        as_on(cpu),
-        old_layout() if left else nullcontext(),
-    ):
+    layout = old_layout() if left else nullcontext()
+    with FakeTensorMode(allow_non_fake_inputs=False), ledger, as_on(cpu), layout:
         to_fake_cpu(model)
         batch = {k: torch.zeros(x.shape, dtype=x.dtype) for k, x in batch.items()}
-        step = training_step(model, batch)
-        step()
-        before = ledger.now.copy()
-        ledger.restart()
-        step()
-        over = Counter({kind: size - before[kind] for kind, size in ledger.peak.items()})
+        over = second_step(ledger, training_step(model, batch))
     return Step(over, ledger.flops, ledger.passed, [], ledger.launches)
 
 
@@ -496,41 +693,41 @@ def cache_bytes(config, rows: int, tokens: int, size: int) -> int:
     """
     c = config.get_text_config(decoder=True)
     heads = getattr(c, 'num_key_value_heads', None) or c.num_attention_heads
-    width = (
-        getattr(c, 'head_dim', None)
-        or getattr(c, 'd_kv', None)
-        or c.hidden_size // c.num_attention_heads
-    )
+    width = getattr(c, 'head_dim', None) or getattr(c, 'd_kv', None)
+    width = width or c.hidden_size // c.num_attention_heads
     return 2 * c.num_hidden_layers * heads * width * rows * tokens * size
 
 
+# %% ../../nbs/plan/61_footprint.ipynb #fp-eval
 def evaluation_memory(job: Job, adam: int = 0) -> Counter:
     """Run a model without gradients on fake tensors, and add the cache
 
     Args:
+        job: What is planned for
         adam: Bytes that the optimiser holds in the meantime
 
     Returns:
         Counter: Kind → bytes at the peak
     """
-    job, rows = replace(job, answer=1), job.recipe.eval_batch_size
+    job = replace(job, answer=1)
+    rows = job.recipe.eval_batch_size
     model = job.model()
-    with FakeTensorMode(allow_non_fake_inputs=False), job.ledger(model) as ledger, as_on(job.cpu):
-        note_weights(ledger, to_fake_cpu(model))
-        with torch.no_grad(), job.half:
-            model(**job.batch(model, rows))
-    in_front = getattr(job.recipe.config, 'num_virtual_tokens', 0)
-    return ledger.peak + Counter(
-        {
-            'Adam': adam,
-            'KV cache': job.new
-            and cache_bytes(job.base, rows, in_front + job.length + job.new, job.dtype.itemsize),
-        }
-    )
+    with FakeTensorMode(allow_non_fake_inputs=False), as_on(job.cpu):
+        with ledger_for(job, model) as ledger:
+            note_weights(ledger, to_fake_cpu(model))
+            with torch.no_grad(), job.half:
+                model(**zero_batch(job, model, rows))
+    more = Counter({'Adam': adam})
+    if job.new:
+        tokens = getattr(job.recipe.config, 'num_virtual_tokens', 0) + job.length + job.new
+        more['KV cache'] = cache_bytes(job.base, rows, tokens, job.dtype.itemsize)
+    return ledger.peak + more
 
 
 # %% ../../nbs/plan/61_footprint.ipynb #abff9025
-def quantised(peak, matrices: list, bits: int, size: int) -> Counter:
+def quantised(
+    peak: Counter, matrices: list[tuple[int, int]], bits: int | None, size: int
+) -> Counter:
     """What quantisation makes of a peak
 
     Args:
@@ -544,12 +741,12 @@ def quantised(peak, matrices: list, bits: int, size: int) -> Counter:
     """
     if not bits:
         return peak
-    small = sum(
-        rows * columns * bits // 8 + 4 * (rows if bits == 8 else rows * columns // 64)
-        for rows, columns in matrices
-    )
-    saved, largest = (
-        size * sum(r * c for r, c in matrices) - small,
-        size * max((r * c for r, c in matrices), default=0),
-    )
-    return peak - Counter({'foundation model': saved}) + Counter({'activations': largest})
+    small, numbers, largest = 0, 0, 0
+    for rows, columns in matrices:
+        n = rows * columns
+        scales = rows if bits == 8 else n // 64
+        small += n * bits // 8 + 4 * scales
+        numbers += n
+        largest = max(largest, n)
+    saved = Counter({'foundation model': size * numbers - small})
+    return peak - saved + Counter({'activations': size * largest})

@@ -5,6 +5,9 @@
 # %% auto #0
 __all__ = [
     'ROBERTA_LARGE',
+    'TINY',
+    'SMOLLM2',
+    'DEEPSEEK_CODER',
     'SIZES',
     'EVERYWHERE',
     'CAUSAL_ONLY',
@@ -16,9 +19,12 @@ __all__ = [
     'training_step',
     'Out',
     'Limit',
+    'limit_loss',
     'peft_prompt',
     'peft_lora',
+    'random_reader',
     'AuthorsWay',
+    'authors_logits',
     'prompted',
     'our_lora',
     'competitors',
@@ -26,10 +32,11 @@ __all__ = [
 
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0002
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..baselines import BaselineConfig, adapt_model
@@ -71,6 +78,7 @@ class Size:
         return getattr(transformers, f'{self.kind}Config')(**self.shape, architectures=[self.head])
 
 
+# %% ../../nbs/plan/60_sizes.ipynb #sz-shape
 def llama(vocabulary, width, inner, layers, heads, kv_heads, positions, tied):
     "The shape of a Llama"
     return dict(
@@ -85,8 +93,8 @@ def llama(vocabulary, width, inner, layers, heads, kv_heads, positions, tied):
     )
 
 
-# %% ../../nbs/plan/60_sizes.ipynb #5a1e0006
-ROBERTA_LARGE = dict(
+# %% ../../nbs/plan/60_sizes.ipynb #sz-roberta
+ROBERTA_LARGE: dict[str, float] = dict(
     vocab_size=50265,
     hidden_size=1024,
     intermediate_size=4096,
@@ -97,13 +105,16 @@ ROBERTA_LARGE = dict(
     hidden_dropout_prob=0.0,
     attention_probs_dropout_prob=0.0,
 )
+
+# %% ../../nbs/plan/60_sizes.ipynb #5a1e0006
+TINY = llama(500, 64, 64, 2, 4, 2, 256, tied=True)
+SMOLLM2 = llama(49152, 576, 1536, 30, 9, 3, 8192, tied=True)
+DEEPSEEK_CODER = llama(32256, 2048, 5504, 24, 16, 16, 16384, tied=False)
 SIZES = {
-    'tiny': Size('Llama', 2, 20, 16, llama(500, 64, 64, 2, 4, 2, 256, True), padded=32),
-    'smollm2-135m': Size('Llama', 32, 48, 384, llama(49152, 576, 1536, 30, 9, 3, 8192, True)),
+    'tiny': Size('Llama', 2, 20, 16, TINY, padded=32),
+    'smollm2-135m': Size('Llama', 32, 48, 384, SMOLLM2),
     'roberta-large': Size('Roberta', 64, 64, 1024, ROBERTA_LARGE),
-    'deepseek-coder-1.3b': Size(
-        'Llama', 8, 320, 768, llama(32256, 2048, 5504, 24, 16, 16, 16384, False), answer=24
-    ),
+    'deepseek-coder-1.3b': Size('Llama', 8, 320, 768, DEEPSEEK_CODER, answer=24),
 }
 
 
@@ -119,13 +130,19 @@ def find_size(name: str) -> Size:
 
 
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0009
-def random_base(size: Size, device='cpu', dtype=torch.bfloat16, eager: bool = None):
+def random_base(
+    size: Size,
+    device: str | torch.device = 'cpu',
+    dtype: torch.dtype = torch.bfloat16,
+    eager: bool | None = None,
+):
     """Build a foundation model
 
     Args:
+        size: Its shape
         device: Where; `meta` for a model without weights
         dtype: In which format
-        eager: Attention step by step? Default: on a CPU, as `load_foundation_model` does
+        eager: Attention step by step? Default: on a CPU, as `load_foundation_model`
 
     Returns:
         A frozen transformers model with random weights
@@ -133,7 +150,8 @@ def random_base(size: Size, device='cpu', dtype=torch.bfloat16, eager: bool = No
     import transformers
 
     torch.manual_seed(0)
-    eager = str(device) == 'cpu' if eager is None else eager
+    if eager is None:
+        eager = str(device) == 'cpu'
     how = {'attn_implementation': 'eager'} if eager else {}
     with torch.device(device):
         base = getattr(transformers, size.head)._from_config(size.config, dtype=dtype, **how)
@@ -141,20 +159,25 @@ def random_base(size: Size, device='cpu', dtype=torch.bfloat16, eager: bool = No
     return base.requires_grad_(False).eval()
 
 
-def random_batch(size: Size, device='cpu', left: bool = False) -> dict:
+# %% ../../nbs/plan/60_sizes.ipynb #sz-batch
+def random_batch(
+    size: Size, device: str | torch.device = 'cpu', left: bool = False
+) -> dict[str, Tensor]:
     """Random rows of different lengths; padding is token 0
 
     Args:
+        size: Rows, tokens, labels
         device: Where
         left: Padding on the left, and a mask in any case?
 
     Returns:
-        dict: `input_ids`, `labels` and perhaps `attention_mask`, each `(b, t)`
+        dict[str, Tensor]: `input_ids`, `labels` and perhaps `attention_mask`, each `(b, t)`
     """
     torch.manual_seed(0)
-    b, t, place = size.batch, size.length, torch.arange(size.length)
+    b, t = size.batch, size.length
     lengths = torch.randint(max(t // 2, size.answer + 1), t + 1, (b, 1))
     lengths[0] = t  # one row is full
+    place = torch.arange(t)
     column = place - (t - lengths) if left else place.expand(b, -1)  # counted within the row
     real = (column >= 0) & (column < lengths)
     asked = column == 2 if size.masked else real & (column >= lengths - size.answer)
@@ -166,7 +189,7 @@ def random_batch(size: Size, device='cpu', left: bool = False) -> dict:
 
 
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0012
-def training_step(model, batch: dict):
+def training_step(model: nn.Module, batch: dict) -> Callable[[], None]:
     """Forward, backward and an optimiser step
 
     Args:
@@ -174,7 +197,7 @@ def training_step(model, batch: dict):
         batch: Its inputs
 
     Returns:
-        A function that does one step
+        Callable[[], None]: A function that does one step
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-6, fused=True)
@@ -194,14 +217,15 @@ class Out:
     """What a model here returns
 
     Attributes:
-        loss: A scalar tensor
+        loss: A scalar
         logits: What it was computed from
     """
 
-    loss: object
-    logits: object = None
+    loss: Tensor
+    logits: Tensor | None = None
 
 
+# %% ../../nbs/plan/60_sizes.ipynb #sz-limit-class
 class Limit(nn.Module):
     """A frozen model over [free vectors | input], and nothing else
 
@@ -213,22 +237,43 @@ class Limit(nn.Module):
 
     def __init__(self, base, m: int = 10, masked: bool = False):
         super().__init__()
-        self.base_model, self.m, self.causal = base, m, task_type(base) == 'CAUSAL_LM'
+        self.base_model = base
+        self.m = m
         self.masked = masked
         start = torch.randn(m, base.config.hidden_size, device=base.device)
         self.vectors = nn.Parameter(0.02 * start)
 
     def forward(self, input_ids, labels, attention_mask=None):
-        "The loss at the labels"
-        base, b = self.base_model, len(input_ids)
-        front = self.vectors.to(base.dtype).expand(b, -1, -1)  # (b, m, d)
-        x = torch.cat([front, base.get_input_embeddings()(input_ids)], 1)  # (b, m + t, d)
-        mask = F.pad(attention_mask, (self.m, 0), value=1) if self.masked else None
-        more = {'use_cache': False} if self.causal else {}
-        h = base.base_model(inputs_embeds=x, attention_mask=mask, **more).last_hidden_state
-        index, targets = wanted_positions(labels, int(self.causal))  # (b, k)
-        at = (index + self.m)[..., None].expand(-1, -1, h.shape[-1])
-        return Out(token_loss(base.lm_head(h.gather(1, at)), targets))
+        return Out(limit_loss(self, input_ids, labels, attention_mask))
+
+
+# %% ../../nbs/plan/60_sizes.ipynb #sz-limit
+def limit_loss(
+    model: Limit, input_ids: Tensor, labels: Tensor, attention_mask: Tensor | None = None
+) -> Tensor:
+    """The loss at the labels
+
+    Args:
+        model: Its vectors and its base model are used
+        input_ids: `(b, t)`
+        labels: `(b, t)`, -100 where nothing is asked
+        attention_mask: `(b, t)`
+
+    Returns:
+        Tensor: A scalar
+    """
+    base = model.base_model
+    causal = task_type(base) == 'CAUSAL_LM'
+    front = model.vectors.to(base.dtype).expand(len(input_ids), -1, -1)  # (b, m, d)
+    x = torch.cat([front, base.get_input_embeddings()(input_ids)], 1)  # (b, m + t, d)
+    mask = None
+    if model.masked and attention_mask is not None:
+        mask = F.pad(attention_mask, (model.m, 0), value=1)
+    more = {'use_cache': False} if causal else {}
+    h = base.base_model(inputs_embeds=x, attention_mask=mask, **more).last_hidden_state
+    index, targets = wanted_positions(labels, int(causal))  # (b, k)
+    at = (index + model.m)[..., None].expand(-1, -1, h.shape[-1])
+    return token_loss(base.lm_head(h.gather(1, at)), targets)
 
 
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0019
@@ -248,6 +293,7 @@ def peft_prompt(base_model, m: int):
     return get_peft_model(base_model, config)
 
 
+# %% ../../nbs/plan/60_sizes.ipynb #sz-lora
 def peft_lora(base_model, r: int = 16):
     """The LoRA that people would pick instead
 
@@ -272,47 +318,86 @@ def peft_lora(base_model, r: int = 16):
     return get_peft_model(base_model, config).train()
 
 
+# %% ../../nbs/plan/60_sizes.ipynb #sz-reader
+def random_reader(base, width: int):
+    """Build an encoder that reads a model's own ids
+
+    Args:
+        base: A frozen transformers model: vocabulary, device, number format
+        width: e
+
+    Returns:
+        A frozen BERT of six layers with random weights
+    """
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=base.config.vocab_size,
+        hidden_size=width,
+        num_hidden_layers=6,
+        num_attention_heads=12 if width % 12 == 0 else 8,
+        intermediate_size=4 * width,
+    )
+    with torch.device(base.device):
+        reader = BertModel._from_config(config, dtype=base.dtype)
+    return reader.requires_grad_(False).eval()
+
+
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0022
 class AuthorsWay(nn.Module):
     """LoPA with the encoder in every step, rows of 512 tokens, and logits everywhere
 
     Args:
         base: A frozen transformers causal language model
+        size: Width of the encoder, and to how many tokens rows are padded
     """
 
     def __init__(self, base, size: Size):
         super().__init__()
-        from transformers import BertConfig, BertModel
-
-        config = BertConfig(
-            vocab_size=base.config.vocab_size,  # it is given the same ids
-            hidden_size=size.width,
-            num_hidden_layers=6,
-            num_attention_heads=12 if size.width % 12 == 0 else 8,
-            intermediate_size=4 * size.width,
-        )
-        with torch.device(base.device):
-            reader = BertModel._from_config(config, dtype=base.dtype)
-        self.encoder, self.padded = reader.requires_grad_(False).eval(), size.padded
+        self.encoder = random_reader(base, size.width)
+        self.padded = size.padded
         config = PromptConfig('lopa', init='normal', feature_width=size.width)
         self.prompted = get_prompt_model(base, config)
 
     def forward(self, input_ids, labels, attention_mask=None):
-        "The loss, from all logits"
-        more, m = self.padded - input_ids.shape[1], self.prompted.adapter_config.num_virtual_tokens
-        ids, labels = F.pad(input_ids, (0, more)), F.pad(labels, (0, more), value=-100)
-        mask = (ids != 0).long()
-        with torch.no_grad():
-            features = self.encoder(ids, torch.ones_like(ids)).pooler_output
-        x = self.prompted.prompt_embeds(ids, mask, instance_features=features.float())
-        full = F.pad(mask, (m, 0), value=1)
-        logits = self.prompted.base_model(inputs_embeds=x, attention_mask=full).logits[:, m:]
+        more = self.padded - input_ids.shape[1]
+        labels = F.pad(labels, (0, more), value=-100)
+        logits = authors_logits(self, F.pad(input_ids, (0, more)))
         return Out(token_loss(logits[:, :-1], labels[:, 1:]), logits)
 
 
+# %% ../../nbs/plan/60_sizes.ipynb #sz-authors
+def authors_logits(model: AuthorsWay, ids: Tensor) -> Tensor:
+    """Read, prompt, and compute all logits
+
+    Args:
+        model: Its encoder and its prompted model are used
+        ids: Padded to the full length: `(b, t)`
+
+    Returns:
+        Tensor: `(b, t, vocabulary)`
+    """
+    mask = (ids != 0).long()
+    with torch.no_grad():
+        features = model.encoder(ids, torch.ones_like(ids)).pooler_output
+    prompted = model.prompted
+    x = prompted.prompt_embeds(ids, mask, instance_features=features.float())
+    m = prompted.adapter_config.num_virtual_tokens
+    full = F.pad(mask, (m, 0), value=1)
+    return prompted.base_model(inputs_embeds=x, attention_mask=full).logits[:, m:]
+
+
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0025
-def prompted(method, **how):
-    "A maker for one of our own methods"
+def prompted(method: str, **how) -> Callable:
+    """A maker for one of our own methods
+
+    Args:
+        method: As in `PromptConfig`
+        **how: More of its fields
+
+    Returns:
+        Callable: Function of (base, size, batch) that returns a model and its inputs
+    """
 
     def make(base, size, batch):
         config = PromptConfig(method, init='normal', feature_width=size.width, **how)
@@ -329,6 +414,7 @@ def our_lora(base, size, batch):
     return adapt_model(copy.deepcopy(base), BaselineConfig('lora')).train(), batch
 
 
+# %% ../../nbs/plan/60_sizes.ipynb #sz-all
 EVERYWHERE = {
     'limit': lambda base, size, batch: (Limit(base), batch),
     'pt': prompted('pt'),
@@ -344,10 +430,13 @@ CAUSAL_ONLY = {
 }
 
 
-def competitors(size: Size) -> dict:
+def competitors(size: Size) -> dict[str, Callable]:
     """What can be raced at this size
 
+    Args:
+        size: Which model, which batch
+
     Returns:
-        dict: Name → function of (base, size, batch) that returns a model and its inputs
+        dict[str, Callable]: Name → function of (base, size, batch): a model and its inputs
     """
-    return EVERYWHERE | ({} if size.masked else CAUSAL_ONLY)
+    return EVERYWHERE if size.masked else EVERYWHERE | CAUSAL_ONLY

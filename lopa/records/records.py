@@ -4,23 +4,33 @@
 
 # %% auto #0
 __all__ = [
+    'DECISIONS',
+    'MEASURED',
     'COLUMNS',
     'SCHEMA',
+    'WORDS',
+    'TEXTS',
     'KINDS',
     'PARTS',
-    'NAMES',
-    'ROBERTA',
-    'DEEPSEEK',
+    'ALONE',
     'SETTINGS',
     'find',
+    'reads',
     'row_of',
+    'is_number',
     'fits',
+    'score_trouble',
+    'form_trouble',
     'trouble',
     'read_result',
+    'files_in',
+    'read_published',
+    'read_file',
     'read_folder',
-    'published_rows',
-    'parameter_rows',
+    'join_rows',
+    'what_is_missing',
     'load_results',
+    'tells_nothing',
     'average',
 ]
 
@@ -28,9 +38,17 @@ __all__ = [
 import json
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .published import published_rows
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    import pandas as pd
 
 # %% ../../nbs/records/66_records.ipynb #ad095646
-COLUMNS = {
+DECISIONS = {
     'task': ['task'],
     'base_model': ['base_model'],
     'method': ['method'],
@@ -49,6 +67,10 @@ COLUMNS = {
     'batch_size': ['recipe', 'batch_size'],
     'prompt_lr': ['recipe', 'prompt_lr'],
     'head_lr': ['recipe', 'head_lr'],
+}  # column → where it stands in a record
+
+# %% ../../nbs/records/66_records.ipynb #66a00002
+MEASURED = {
     'accuracy': ['test', 'accuracy'],
     'score': ['test', 'score'],
     'low': ['test', 'low'],
@@ -65,9 +87,11 @@ COLUMNS = {
     'id': ['id'],
     'schema': ['schema'],
 }  # column → where it stands in a record
+COLUMNS = DECISIONS | MEASURED
 
 
-def find(record, path):
+# %% ../../nbs/records/66_records.ipynb #66a00003
+def find(record: Any, path: list) -> Any:
     """Look into a record
 
     Args:
@@ -75,57 +99,73 @@ def find(record, path):
         path: Keys, from the outside in
 
     Returns:
-        What stands there; None if nothing does
+        Any: What stands there; None if nothing does
     """
     for key in path:
         record = record.get(key) if isinstance(record, dict) else None
     return record
 
 
+# %% ../../nbs/records/66_records.ipynb #66a00006
+def reads(row: dict) -> str | None:
+    """What the instance is read with
+
+    Args:
+        row: With `encoder`, `pooling`, `train_encoder`
+
+    Returns:
+        str | None: e.g. `all-minilm-l6-v2, mean`; None without an encoder
+    """
+    if not row['encoder'] or not row['pooling']:
+        return None
+    tuned = ', tuned' if row['train_encoder'] else ''
+    return f'{row["encoder"]}, {row["pooling"]}{tuned}'
+
+
+# %% ../../nbs/records/66_records.ipynb #66a00021
 def row_of(record: dict, file) -> dict:
     """A record as a row
 
     Args:
         record: A result
-        file: Where it stands
+        file: Where it stands: a text or a path
 
     Returns:
         dict: Column → value; None for what the record does not say
     """
-    row = {
-        'source': 'ours',
-        **{column: find(record, path) for column, path in COLUMNS.items()},
-        'file': str(file),
-    }
-    row['encoder'], row['pooling'] = (
-        row['encoder'] or record.get('encoder_name_or_path'),
-        row['pooling'] or record.get('encoder_pooling'),
-    )
-    row['reads'] = (
-        ', '.join([row['encoder'], row['pooling'], *(['tuned'] if row['train_encoder'] else [])])
-        if row['encoder'] and row['pooling']
-        else None
-    )
-    row['score'] = (
-        row['accuracy'] if row['score'] is None else row['score']
-    )  # MRPC and QQP have a score besides their accuracy
-    return {k: v for k, v in row.items() if k != 'accuracy'}
+    row = {'source': 'ours'} | {column: find(record, path) for column, path in COLUMNS.items()}
+    row['file'] = str(file)
+    row['encoder'] = row['encoder'] or record.get('encoder_name_or_path')
+    row['pooling'] = row['pooling'] or record.get('encoder_pooling')
+    row['reads'] = reads(row)
+    accuracy = row.pop('accuracy')
+    row['score'] = accuracy if row['score'] is None else row['score']
+    return row
 
 
 # %% ../../nbs/records/66_records.ipynb #ecf7b400
-SCHEMA = 1
-KINDS = {
-    **dict.fromkeys(
-        'task base_model method variant gate encoder pooling position init device dtype right id'.split(),
-        str,
-    ),
-    'train_encoder': bool,
-    'history': list,
-}  # others: a number
+SCHEMA = 1  # of the records that this version writes
+WORDS = ('variant', 'gate', 'encoder', 'pooling', 'position', 'init')
+TEXTS = ('task', 'base_model', 'method', *WORDS, 'device', 'dtype', 'right', 'id')
+KINDS = dict.fromkeys(TEXTS, str) | {'train_encoder': bool, 'history': list}  # others: a number
 PARTS = ('config', 'recipe', 'data', 'seconds')  # objects, where a record has them
+ALONE = ('encoder_name_or_path', 'encoder_pooling')  # texts of a baseline without configuration
 
 
-def fits(value, kind) -> bool:
+# %% ../../nbs/records/66_records.ipynb #66a00023
+def is_number(value: Any) -> 'TypeGuard[float]':
+    """Is this a number?
+
+    Args:
+        value: What stands in a record
+
+    Returns:
+        'TypeGuard[float]': A truth value is no number
+    """
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def fits(value: Any, kind: type | None) -> bool:
     """Is this what belongs there?
 
     Args:
@@ -135,14 +175,52 @@ def fits(value, kind) -> bool:
     Returns:
         bool: Nothing fits everywhere
     """
-    return value is None or (
-        isinstance(value, (int, float)) and not isinstance(value, bool)
-        if kind is None
-        else isinstance(value, kind)
-    )
+    if value is None:
+        return True
+    return is_number(value) if kind is None else isinstance(value, kind)
 
 
-def trouble(record) -> str:
+# %% ../../nbs/records/66_records.ipynb #66a00009
+def score_trouble(record: dict) -> str:
+    """Why can the test score of this record not be used?
+
+    Args:
+        record: A result
+
+    Returns:
+        str: Empty if it is a score with an interval
+    """
+    test = record.get('test')
+    if not isinstance(test, dict):
+        return 'it has no test score'
+    scores = [test.get(key) for key in ('accuracy', 'low', 'high')]
+    if test.get('score') is not None:
+        scores.append(test['score'])
+    if all(is_number(score) and 0 <= score <= 1 for score in scores):
+        return ''
+    return 'its test score is not a number from 0 to 1'
+
+
+# %% ../../nbs/records/66_records.ipynb #66a00025
+def form_trouble(record: dict) -> str:
+    """Which parts of this record have the wrong form?
+
+    Args:
+        record: A result
+
+    Returns:
+        str: Empty if everything in it has the right kind
+    """
+    wrong = [part for part in PARTS if not fits(record.get(part), dict)]
+    wrong += [c for c, path in COLUMNS.items() if not fits(find(record, path), KINDS.get(c))]
+    wrong += [key for key in ALONE if not fits(record.get(key), str)]
+    if not wrong and set(record.get('test_right') or '') - {'0', '1'}:
+        wrong = ['right']
+    return f'its parts have the wrong form: {", ".join(wrong)}' if wrong else ''
+
+
+# %% ../../nbs/records/66_records.ipynb #66a00010
+def trouble(record: Any) -> str:
     """Why can this record not be used?
 
     Args:
@@ -151,45 +229,28 @@ def trouble(record) -> str:
     Returns:
         str: What keeps it from being a row; empty if nothing does
     """
-    if (
-        not isinstance(record, dict)
-        or not isinstance(record.get('method'), str)
-        or not isinstance(record.get('task'), str)
-    ):
+    is_result = isinstance(record, dict) and all(
+        isinstance(record.get(key), str) for key in ('method', 'task')
+    )
+    if not is_result:
         return 'it is not a result of lopa'
     if 'error' in record:
         return f'the run failed: {" ".join(str(record["error"]).split())[:150]}'
     schema = record.get('schema', 0)
     if type(schema) is not int or schema > SCHEMA:
         return f'its schema is {schema!r}, and this version reads up to {SCHEMA}: update lopa'
-    test = record.get('test')
-    if not isinstance(test, dict):
-        return 'it has no test score'
-    scores = [
-        test.get(k)
-        for k in ('accuracy', 'low', 'high', *(['score'] if test.get('score') is not None else []))
-    ]
-    if not all(s is not None and fits(s, None) and 0 <= s <= 1 for s in scores):
-        return 'its test score is not a number from 0 to 1'
-    wrong = [p for p in PARTS if not fits(record.get(p), dict)] + [
-        c for c, path in COLUMNS.items() if not fits(find(record, path), KINDS.get(c))
-    ]
-    wrong += [
-        k for k in ('encoder_name_or_path', 'encoder_pooling') if not fits(record.get(k), str)
-    ]
-    if not wrong and set(record.get('test_right') or '') - {*'01'}:
-        wrong = ['right']
-    return f'its parts have the wrong form: {", ".join(wrong)}' if wrong else ''
+    return score_trouble(record) or form_trouble(record)
 
 
-def read_result(path):
+# %% ../../nbs/records/66_records.ipynb #66a00013
+def read_result(path) -> Any:
     """Read a file of results
 
     Args:
-        path: A file
+        path: A file: a text or a path
 
     Returns:
-        What it says; None if it is not there, or not whole
+        Any: What it says; None if it is not there, or not whole
     """
     try:
         return json.loads(Path(path).read_text(encoding='utf-8'))
@@ -197,250 +258,181 @@ def read_result(path):
         return None
 
 
-def read_folder(folder) -> tuple:
-    """Read all results of a folder, not of those below it
+# %% ../../nbs/records/66_records.ipynb #66a00027
+def files_in(folder) -> list:
+    """What has to be read, or named
 
     Args:
-        folder: A folder, or one file
+        folder: A folder, or one file: a text or a path
 
     Returns:
-        tuple: (rows, [(file, what is the matter)])
+        list: Paths of all that might be results, in order
     """
-    folder, rows, problems = Path(folder), [], []
+    folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(
             f'{folder}: expected a folder of results or a JSON file, found nothing there.'
         )
-    files = (
-        sorted(
-            p
-            for p in folder.iterdir()
-            if (p.suffix == '.json' or p.is_file()) and p.name[0] != '.' and p.suffix != '.jsonl'
-        )
-        if folder.is_dir()
-        else [folder]
-    )
-    for path in files:
-        record = read_result(path) if path.suffix == '.json' else None
-        if isinstance(record, dict) and 'table_glue' in record:
-            try:
-                rows += published_rows(record, path)
-            except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-                problems.append(
-                    (str(path), 'it is not the file of published numbers that this version knows')
-                )
-            continue
-        reason = (
-            'it is not a JSON file'
-            if path.suffix != '.json' or not path.is_file()
-            else 'it cannot be read as whole JSON'
-            if record is None
-            else trouble(record)
-        )
+    if not folder.is_dir():
+        return [folder]
+    seen = [path for path in folder.iterdir() if path.suffix == '.json' or path.is_file()]
+    return sorted(path for path in seen if path.name[0] != '.' and path.suffix != '.jsonl')
+
+
+# %% ../../nbs/records/66_records.ipynb #66a00014
+def read_published(record: dict, path: Path) -> tuple:
+    """Rows of a file of published numbers
+
+    Args:
+        record: Contents of a file of published numbers
+        path: The file
+
+    Returns:
+        tuple: (rows, what is the matter; empty if nothing is)
+    """
+    try:
+        return published_rows(record, path), ''
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return [], 'it is not the file of published numbers that this version knows'
+
+
+# %% ../../nbs/records/66_records.ipynb #66a00029
+def read_file(path: Path) -> tuple:
+    """Rows of one file
+
+    Args:
+        path: A file
+
+    Returns:
+        tuple: (rows, what is the matter; empty if nothing is)
+    """
+    if path.suffix != '.json' or not path.is_file():
+        return [], 'it is not a JSON file'
+    record = read_result(path)
+    if record is None:
+        return [], 'it cannot be read as whole JSON'
+    if isinstance(record, dict) and 'table_glue' in record:
+        return read_published(record, path)
+    if reason := trouble(record):
+        return [], reason
+    older = '' if 'schema' in record else 'older schema: it was read, without an identity'
+    return [row_of(record, path)], older
+
+
+# %% ../../nbs/records/66_records.ipynb #66a00015
+def read_folder(folder) -> tuple:
+    """Read all results of a folder, not of those below it
+
+    Args:
+        folder: A folder, or one file: a text or a path
+
+    Returns:
+        tuple: (rows, [(file, what is the matter)])
+    """
+    rows, problems = [], []
+    for path in files_in(folder):
+        found, reason = read_file(path)
+        rows += found
         if reason:
             problems.append((str(path), reason))
-            continue
-        if 'schema' not in record:
-            problems.append((str(path), 'older schema: it was read, without an identity'))
-        rows.append(row_of(record, path))
     return rows, problems
 
 
-# %% ../../nbs/records/66_records.ipynb #b4ff8152
-NAMES = {
-    'PT': 'pt',
-    'IDPG': 'idpg',
-    'LoRA': 'lora',
-    'LoPA': 'lopa',
-    'none': 'zero-shot',
-    'FFT': 'full',
-}  # the paper's name → ours
-ROBERTA, DEEPSEEK = 'roberta-large', 'deepseek-coder-1.3b'
-
-
-def published_rows(published: dict, file) -> list:
-    """Published numbers, one row each
+# %% ../../nbs/records/66_records.ipynb #66a00017
+def join_rows(folders) -> tuple:
+    """Rows of several folders
 
     Args:
-        published: Contents of `published.json`
-        file: Its name
+        folders: Folders of results, or files
 
     Returns:
-        list: Rows
+        tuple: (rows, each experiment once; [(file, what is the matter)])
     """
-    rows = []
-
-    def add(place, value, **what):
-        rows.append(
-            {
-                'source': 'published',
-                'figure': place.split('.')[0],
-                'score': value / 100 if value is not None else None,
-                'file': f'{file}: {place}',
-            }
-            | what
-        )
-
-    for method, scores in published['table_glue'].items():
-        for task, value in scores.items():
-            add(
-                f'table_glue.{method}.{task}',
-                value,
-                task=task,
-                method=NAMES[method],
-                base_model=ROBERTA,
-                num_virtual_tokens=10,
-                rank=4 if method == 'LoPA' else None,
-            )
-    for task, methods in published['table_code'].items():
-        for method, scores in methods.items():
-            for model, value in scores.items():
-                add(
-                    f'table_code.{task}.{method}.{model}',
-                    value,
-                    task=task,
-                    method=NAMES[method],
-                    base_model=model,
-                )
-    for method, scores in published['phi2_extra'].items():
-        for task, value in scores.items():
-            add(
-                f'phi2_extra.{method}.{task}',
-                value,
-                task=task,
-                method=NAMES[method],
-                base_model='phi-2',
-            )
-    for task, series in published['fig3_length'].items():
-        if task == 'm':
-            continue
-        model = series.get('model', ROBERTA)
-        for name, values in series.items():
-            if name in ('model', 'encoder'):
-                continue
-            method, _, rank = name.partition(' r=')
-            rank = int(rank) if rank else 4 if method == 'LoPA' else None
-            what = dict(
-                task=task,
-                method=NAMES[method],
-                base_model=model,
-                rank=rank,
-                encoder=series.get('encoder'),
-            )
-            if isinstance(values, dict):
-                for m, value in values.items():
-                    add(f'fig3_length.{task}.{name}.{m}', value, num_virtual_tokens=int(m), **what)
-            else:
-                add(f'fig3_length.{task}.{name}', values, **what)
-    for name, values in published['fig4_rank'].items():
-        if name in ('r', 'm'):
-            continue
-        task, model, m = [*name.split(' '), ROBERTA][:2] + [50 if 'm=50' in name else 10]
-        for i, value in enumerate(values):
-            add(
-                f'fig4_rank.{name}.{i}',
-                value,
-                task=task,
-                method='lopa',
-                base_model=model,
-                num_virtual_tokens=m,
-                rank=published['fig4_rank']['r'][i],
-            )
-    return rows + parameter_rows(published['params_millions'], file)
+    rows: list = []
+    problems: list = []
+    seen: dict = {}
+    for folder in folders:
+        found, wrong = read_folder(folder)
+        problems += wrong
+        for row in found:
+            first = seen.setdefault(row.get('id') or row['file'], row['file'])
+            if first != row['file']:
+                reason = f'the same experiment as {first}, which was kept'
+                problems.append((row['file'], reason))
+            elif row not in rows:
+                rows.append(row)
+    return rows, problems
 
 
-def parameter_rows(counts, file):
-    "Published counts of trained parameters"
-    rows = []
-    for table, series in counts.items():
-        task, model = (
-            ('glue', ROBERTA) if table.startswith('glue') else ('cruxeval', table.split(' ')[1])
-        )
-        for name, values in (series if isinstance(series, dict) else {'': series}).items():
-            if name == 'm':
-                continue
-            place, by_rank = (
-                f'params_millions.{table}' + f'.{name}' * bool(name),
-                'r=1,2,4' in (name or table),
-            )
-            method, _, rank = ('LoPA', '', '') if by_rank else name.partition(' r=')
-            for i, value in enumerate(values):
-                rows.append(
-                    {
-                        'source': 'published',
-                        'figure': 'params_millions',
-                        'task': task,
-                        'base_model': model,
-                        'method': NAMES[method],
-                        'parameters': round(1e6 * value),
-                        'file': f'{file}: {place}.{i}',
-                        'num_virtual_tokens': 10 if by_rank else series['m'][i],
-                        'rank': (1, 2, 4)[i] if by_rank else int(rank) if rank else None,
-                        'encoder': 'codesage' if 'codesage' in table else None,
-                    }
-                )
-    return rows
+# %% ../../nbs/records/66_records.ipynb #66a00031
+def what_is_missing(problems: list) -> str:
+    """One sentence on the files that are not in the table
+
+    Args:
+        problems: [(file, what is the matter)]
+
+    Returns:
+        str: Empty if everything was read
+    """
+    told = [f'{Path(f).name}: {why}' for f, why in problems if not why.startswith('older schema')]
+    if not told:
+        return ''
+    files = 'files are' if len(told) > 1 else 'file is'
+    more = '; …' if len(told) > 5 else ''
+    listed = '; '.join(told[:5]) + more
+    return f"{len(told)} {files} not in the table: {listed} (all of them: attrs['problems'])"
 
 
 # %% ../../nbs/records/66_records.ipynb #02cf6b94
-def load_results(*folders):
+def load_results(*folders) -> 'pd.DataFrame':
     """All results as one tidy table
 
     Args:
-        *folders: Folders of results, or files; `published.json` among them brings the paper's
-            numbers
+        *folders: Folders of results, or files; `published.json` brings the paper's numbers
 
     Returns:
-        A pandas DataFrame, a row per number; `attrs['problems']`: [(file, what is the matter)]
+        'pd.DataFrame': A row per number; `attrs['problems']`: [(file, what is the matter)]
     """
     import pandas as pd
 
-    rows, problems, seen = [], [], {}
-    for folder in folders:
-        new, wrong = read_folder(folder)
-        problems += wrong
-        for row in new:
-            first = seen.setdefault(row.get('id') or row['file'], row['file'])
-            if first == row['file'] and row not in rows:
-                rows.append(row)
-            elif first != row['file']:
-                problems.append((row['file'], f'the same experiment as {first}, which was kept'))
-    table = pd.DataFrame(
-        rows,
-        columns=['source', 'figure', *(k for k in COLUMNS if k != 'accuracy'), 'reads', 'file'],
-    )
+    rows, problems = join_rows(folders)
+    columns = [column for column in COLUMNS if column != 'accuracy']
+    table = pd.DataFrame(rows, columns=['source', 'figure', *columns, 'reads', 'file'])
     table.attrs['problems'] = problems
-    if told := [
-        f'{Path(f).name}: {why}' for f, why in problems if not why.startswith('older schema')
-    ]:
-        warnings.warn(
-            f'load_results: {len(told)} file{"s are" if len(told) > 1 else " is"} not in the table: '
-            + '; '.join(told[:5])
-            + ('; …' if len(told) > 5 else '')
-            + " (all of them: attrs['problems'])",
-            stacklevel=2,
-        )
+    if missing := what_is_missing(problems):
+        warnings.warn(f'load_results: {missing}', stacklevel=2)
     return table
 
 
 # %% ../../nbs/records/66_records.ipynb #2519f374
-SETTINGS = [
-    'source',
-    'figure',
-    *(c for c in list(COLUMNS)[: list(COLUMNS).index('accuracy')] if c != 'seed'),
-    'n',
-]
+SETTINGS = ['source', 'figure', *(column for column in DECISIONS if column != 'seed'), 'n']
 
 
-def average(table):
-    """Average over seeds
+def tells_nothing(found: 'pd.DataFrame', column: str) -> bool:
+    """Does a column tell no two lines apart?
+
+    Args:
+        found: Averages, with the columns of `SETTINGS`
+        column: One of them
+
+    Returns:
+        bool: Is it the same in all lines, or in all lines of each method?
+    """
+    if column in ('task', 'method') or found[column].nunique() > 1:
+        return False
+    return bool((found.groupby('method')[column].nunique(dropna=False) < 2).all())
+
+
+# %% ../../nbs/records/66_records.ipynb #66a00032
+def average(
+    table: 'pd.DataFrame',
+) -> (
+    'pd.DataFrame'
+):  # Settings that differ, `score`, `lowest`, `highest`, `seeds`, `runs`, `parameters`
+    """Average over seeds, the best first
 
     Args:
         table: As from `load_results`
-
-    Returns:
-        The columns of `SETTINGS` that differ, and `score`, `lowest`, `highest`, `seeds`, `runs`,
-            `parameters`: a DataFrame, best first
     """
     groups = table[table.score.notna()].groupby(SETTINGS, dropna=False, sort=False)
     found = groups.agg(
@@ -451,12 +443,5 @@ def average(table):
         runs=('score', 'size'),
         parameters=('parameters', 'first'),
     ).reset_index()
-    methods = found.groupby('method')
-    same = [
-        c
-        for c in SETTINGS
-        if c not in ('task', 'method')
-        and found[c].nunique() < 2
-        and (methods[c].nunique(dropna=False) < 2).all()
-    ]
+    same = [column for column in SETTINGS if tells_nothing(found, column)]
     return found.drop(columns=same).sort_values('score', ascending=False, ignore_index=True)

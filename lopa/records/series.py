@@ -6,24 +6,40 @@
 __all__ = [
     'AXES',
     'USUAL',
-    'CONCERNS',
     'TITLES',
+    'CONCERNS',
     'BUDGET',
     'DECIDED',
     'FIGURES',
+    'SHORT',
     'concerns',
-    'hold',
+    'most_frequent',
     'commonest',
+    'keeps',
+    'decided_alike',
+    'hold',
     'by_row',
     'spread',
+    'interval_of',
+    'known',
     'summarise',
-    'series',
+    'told_apart',
+    'label_of',
     'points_of',
+    'lines_of',
+    'series',
+    'place_of',
+    'digits_of',
     'difference',
 ]
 
 # %% ../../nbs/records/67_series.ipynb #de457af8
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/records/67_series.ipynb #d3536dd7
 AXES = {
@@ -40,18 +56,9 @@ USUAL = {
     'gate': 'sigmoid',
     'reads': 'all-minilm-l6-v2, mean',
     'position': 'prefix',
-}
-_prompt = ('num_virtual_tokens', 'position', 'train_rows', 'steps')
-CONCERNS = {
-    'lopa': (*_prompt, 'rank', 'gate', 'reads'),
-    'idpg': (*_prompt, 'reads'),
-    'idpg-phm': (*_prompt, 'reads'),
-    'pt': _prompt,
-    'dept': ('position', 'train_rows', 'steps'),
-    'encoder-alone': ('reads', 'train_rows'),
-    'zero-shot': (),
-    'majority': (),
-}  # method → what it depends on; others: `train_rows`, `steps`
+}  # setting → the value at which it is held
+
+# %% ../../nbs/records/67_series.ipynb #67a00001
 TITLES = {
     'lopa': 'LoPA',
     'pt': 'prompt tuning',
@@ -65,7 +72,21 @@ TITLES = {
     'zero-shot': 'zero-shot',
     'majority': 'majority class',
     'encoder-alone': 'encoder alone',
-}
+}  # method → its name in figures, in the order of a legend
+
+# %% ../../nbs/records/67_series.ipynb #67a00002
+_training = ('train_rows', 'steps')
+_prompt = ('num_virtual_tokens', 'position', *_training)
+CONCERNS = {
+    'lopa': (*_prompt, 'rank', 'gate', 'reads'),
+    'idpg': (*_prompt, 'reads'),
+    'idpg-phm': (*_prompt, 'reads'),
+    'pt': _prompt,
+    'dept': ('position', *_training),
+    'encoder-alone': ('reads', 'train_rows'),
+    'zero-shot': (),
+    'majority': (),
+}  # method → what it depends on; others: `train_rows`, `steps`
 
 
 def concerns(method: str, setting: str) -> bool:
@@ -78,10 +99,10 @@ def concerns(method: str, setting: str) -> bool:
     Returns:
         bool: Would another value give another experiment?
     """
-    return setting in CONCERNS.get(method, ('train_rows', 'steps'))
+    return setting in CONCERNS.get(method, _training)
 
 
-# %% ../../nbs/records/67_series.ipynb #a11a69b5
+# %% ../../nbs/records/67_series.ipynb #67a00003
 BUDGET = ('steps', 'batch_size')  # the same for all methods
 DECIDED = (*BUDGET, 'prompt_lr', 'head_lr')  # by the recipe, and held as well
 FIGURES = {
@@ -90,7 +111,72 @@ FIGURES = {
 }  # what varies → where it was published
 
 
-def hold(table, axis: str, task: str = 'rotten_tomatoes', source: str = 'ours', **fixed):
+def most_frequent(values: 'pd.Series') -> Any:
+    """What most runs have
+
+    Args:
+        values: Values of a setting
+
+    Returns:
+        Any: Of several that are equally frequent the smallest; None if there is none
+    """
+    return values.mode().iloc[0] if values.notna().any() else None
+
+
+def commonest(rows: 'pd.DataFrame', setting: str) -> Any:
+    """What most runs have: of all methods for a budget, else of each row's method
+
+    Args:
+        rows: Runs, of several methods
+        setting: A column of `DECIDED`
+
+    Returns:
+        Any: One value for a budget; else a value for each row, that of its method
+    """
+    if setting in BUDGET:
+        return most_frequent(rows[setting])
+    return rows.method.map(rows.groupby('method')[setting].agg(most_frequent))
+
+
+# %% ../../nbs/records/67_series.ipynb #67a00006
+def keeps(row: 'pd.Series', usual: dict, axis: str) -> bool:
+    """Does this run belong to the series?
+
+    Args:
+        row: A run
+        usual: Setting → the value at which it is held
+        axis: What varies
+
+    Returns:
+        bool: Every setting that concerns its method is held, but for the axis
+    """
+    held = [setting for setting in usual if setting != axis and concerns(row['method'], setting)]
+    return all(row[setting] == usual[setting] for setting in held)
+
+
+def decided_alike(rows: 'pd.DataFrame', setting: str, value: Any) -> 'pd.Series':
+    """Which runs have this setting, or none?
+
+    Args:
+        rows: Runs
+        setting: A column of `DECIDED`
+        value: The value at which it is held: one, or one for each row
+
+    Returns:
+        'pd.Series': A truth value for each row
+    """
+    column = rows[setting]
+    return column.isna() | (column == 0) | (column == value)
+
+
+# %% ../../nbs/records/67_series.ipynb #a11a69b5
+def hold(
+    table: 'pd.DataFrame',
+    axis: str,
+    task: str = 'rotten_tomatoes',
+    source: str = 'ours',
+    **fixed: Any,
+) -> 'pd.DataFrame':
     """Rows in which only one setting varies
 
     Args:
@@ -101,58 +187,42 @@ def hold(table, axis: str, task: str = 'rotten_tomatoes', source: str = 'ours', 
         **fixed: Setting → value, instead of the usual one
 
     Returns:
-        The rows that are left
+        'pd.DataFrame': The rows that are left
     """
     rows = table[(table.source == source) & (table.task == task) & table.score.notna()]
     if source == 'published':
         return rows[rows.figure == FIGURES.get(axis, 'none')]
-    usual = (
-        USUAL
-        | {'train_rows': rows.train_rows.max()}
-        | {k: v for k, v in fixed.items() if k not in DECIDED}
-    )
-    keep = lambda row: all(
-        setting == axis or not concerns(row['method'], setting) or row[setting] == value
-        for setting, value in usual.items()
-    )
     if not len(rows):
         return rows
-    decided = [
-        rows[setting].isna()
-        | (rows[setting] == 0)
-        | (rows[setting] == fixed.get(setting, commonest(rows, setting)))
-        for setting in DECIDED
-        if setting != axis
-    ]
-    return rows[np.all(decided, 0) & [keep(row) for _, row in rows.iterrows()]]
+    usual = USUAL | {'train_rows': rows.train_rows.max()}
+    usual |= {setting: value for setting, value in fixed.items() if setting not in DECIDED}
+    kept = np.array([keeps(row, usual, axis) for _, row in rows.iterrows()])
+    for setting in DECIDED:
+        if setting != axis:
+            value = fixed.get(setting, commonest(rows, setting))
+            kept &= decided_alike(rows, setting, value)
+    return rows[kept]
 
 
-def commonest(rows, setting):
-    "What most runs have, of several values the smallest: of all methods for a budget, else of each row's method"
-    most = lambda values: values.mode().iloc[0] if values.notna().any() else None
-    return (
-        most(rows[setting])
-        if setting in BUDGET
-        else rows.method.map(rows.groupby('method')[setting].agg(most))
-    )
-
-
-# %% ../../nbs/records/67_series.ipynb #60504b21
-def by_row(rows):
+# %% ../../nbs/records/67_series.ipynb #67a00010
+def by_row(rows: 'pd.DataFrame') -> np.ndarray | None:
     """Which sentences were answered rightly, and how often
 
     Args:
         rows: Runs of the same experiment with `right`, a digit per test sentence
 
     Returns:
-        Share of the runs that got each sentence right: `(n,)`; None if a run does not say
+        np.ndarray | None: Share of the runs that got each right: `(n,)`; None if a run does not say
     """
-    digits = [r for r in rows['right']] if 'right' in rows else []
-    if not digits or not all(isinstance(d, str) for d in digits) or len({*map(len, digits)}) > 1:
+    digits = list(rows['right']) if 'right' in rows else []
+    if not digits or not all(isinstance(d, str) for d in digits):
+        return None
+    if len({len(d) for d in digits}) > 1:
         return None
     return np.array([[int(c) for c in d] for d in digits]).mean(0)
 
 
+# %% ../../nbs/records/67_series.ipynb #67a00020
 def spread(shares, seeds) -> float:
     """Both draws: sentences and seeds
 
@@ -163,15 +233,45 @@ def spread(shares, seeds) -> float:
     Returns:
         float: Standard error of the mean
     """
-    return float(
-        np.sqrt(
-            np.var(shares, ddof=1) / len(shares)
-            + (np.var(seeds, ddof=1) / len(seeds) if len(seeds) > 1 else 0.0)
-        )
-    )
+    of_sentences = np.var(shares, ddof=1) / len(shares)
+    of_seeds = np.var(seeds, ddof=1) / len(seeds) if len(seeds) > 1 else 0.0
+    return float(np.sqrt(of_sentences + of_seeds))
 
 
-def summarise(rows) -> dict:
+# %% ../../nbs/records/67_series.ipynb #60504b21
+def interval_of(rows: 'pd.DataFrame') -> tuple:
+    """The interval of their mean
+
+    Args:
+        rows: Runs of the same experiment, with different seeds
+
+    Returns:
+        tuple: (low, high), 0 to 1; None where unknown
+    """
+    shares = by_row(rows)
+    if shares is not None and len(shares) > 1:
+        score = float(rows.score.mean())
+        half = 1.96 * spread(shares, rows.score)
+        return max(score - half, 0.0), min(score + half, 1.0)
+    if len(rows) == 1:
+        return known(rows.low.iloc[0]), known(rows.high.iloc[0])
+    return None, None
+
+
+def known(value: Any) -> float | None:
+    """A number, if there is one
+
+    Args:
+        value: A number, NaN or None
+
+    Returns:
+        float | None: NaN is None
+    """
+    return None if value is None or value != value else float(value)
+
+
+# %% ../../nbs/records/67_series.ipynb #67a00013
+def summarise(rows: 'pd.DataFrame') -> dict:
     """One point of a figure
 
     Args:
@@ -180,28 +280,104 @@ def summarise(rows) -> dict:
     Returns:
         dict: `score`, `low`, `high` (0 to 1; None if unknown), `scores`, `parameters`, `files`
     """
-    score, shares = float(rows.score.mean()), by_row(rows)
-    half = 1.96 * spread(shares, rows.score) if shares is not None and len(shares) > 1 else None
-    low, high = (
-        (max(score - half, 0.0), min(score + half, 1.0))
-        if half is not None
-        else (rows.low.iloc[0], rows.high.iloc[0])
-        if len(rows) == 1
-        else (None, None)
-    )
-    known = lambda x: None if x is None or x != x else float(x)
+    low, high = interval_of(rows)
     return {
-        'score': score,
-        'low': known(low),
-        'high': known(high),
+        'score': float(rows.score.mean()),
+        'low': low,
+        'high': high,
         'scores': rows.score.tolist(),
         'parameters': known(rows.parameters.iloc[0]),
         'files': rows.file.tolist(),
     }
 
 
+# %% ../../nbs/records/67_series.ipynb #67a00014
+SHORT = {'base_model': '', 'rank': 'r = ', 'num_virtual_tokens': 'm = '}  # told in a line's label
+
+
+def told_apart(rows: 'pd.DataFrame', axis: str, source: str) -> list:
+    """Settings of which each value is a line of its own
+
+    Args:
+        rows: Runs of one method
+        axis: What varies
+        source: `ours` or `published`
+
+    Returns:
+        list: Keys of `SHORT`
+    """
+    method = rows.method.iloc[0]
+    several = [setting for setting in SHORT if setting != axis and rows[setting].nunique() > 1]
+    return [s for s in several if source == 'published' or concerns(method, s)]
+
+
+def label_of(method: str, values: dict) -> str:
+    """Name of a line
+
+    Args:
+        method: A method
+        values: Setting → value, those that tell its lines apart
+
+    Returns:
+        str: e.g. `LoPA, r = 2`
+    """
+    parts = [TITLES.get(method, method)]
+    for setting, value in values.items():
+        if value == value:
+            parts.append(SHORT[setting] + (value if isinstance(value, str) else str(int(value))))
+    return ', '.join(parts)
+
+
+# %% ../../nbs/records/67_series.ipynb #67a00016
+def points_of(rows: 'pd.DataFrame', axis: str, method: str, source: str) -> list:
+    """Points of one line; if the setting does not concern the method, one without place
+
+    Args:
+        rows: Runs of one line
+        axis: What varies
+        method: Their method
+        source: `ours` or `published`
+
+    Returns:
+        list: From `summarise`, with `x`
+    """
+    moves = rows[axis].notna().all() if source == 'published' else concerns(method, axis)
+    if not moves:
+        return [{'x': None, **summarise(rows)}]
+    return [{'x': x, **summarise(group)} for x, group in rows.groupby(axis)]
+
+
+# %% ../../nbs/records/67_series.ipynb #67a00022
+def lines_of(rows: 'pd.DataFrame', axis: str, source: str) -> list:
+    """Lines of one method
+
+    Args:
+        rows: Runs of one method
+        axis: What varies
+        source: `ours` or `published`
+
+    Returns:
+        list: Dicts with `label`, `method`, `source`, `points`
+    """
+    method = rows.method.iloc[0]
+    apart = told_apart(rows, axis, source)
+    groups = rows.groupby(apart, dropna=False) if apart else [((), rows)]
+    found = []
+    for key, group in groups:
+        label = label_of(method, dict(zip(apart, key, strict=True)))
+        points = points_of(group, axis, method, source)
+        found.append({'label': label, 'method': method, 'source': source, 'points': points})
+    return found
+
+
 # %% ../../nbs/records/67_series.ipynb #74eeadd2
-def series(table, axis: str, task: str = 'rotten_tomatoes', source: str = 'ours', **fixed) -> list:
+def series(
+    table: 'pd.DataFrame',
+    axis: str,
+    task: str = 'rotten_tomatoes',
+    source: str = 'ours',
+    **fixed: Any,
+) -> list:
     """What a figure draws
 
     Args:
@@ -212,78 +388,62 @@ def series(table, axis: str, task: str = 'rotten_tomatoes', source: str = 'ours'
         **fixed: As in `hold`
 
     Returns:
-        list: Dicts with `label`, `method`, `source`, and `points`: from `summarise`, with `x`
-            (None: a level)
+        list: Dicts with `label`, `method`, `source`, `points`: `summarise` with `x` (None: a level)
     """
-    rows, found = hold(table, axis, task, source, **fixed), []
-    short = {'base_model': '', 'rank': 'r = ', 'num_virtual_tokens': 'm = '}
-    for method, mine in rows.groupby('method', sort=False):
-        apart = [
-            c
-            for c in short
-            if c != axis
-            and mine[c].nunique() > 1
-            and (source == 'published' or concerns(method, c))
-        ]
-        groups = mine.groupby(apart, dropna=False) if apart else [((), mine)]
-        for key, group in groups:
-            name = ', '.join(
-                [
-                    TITLES.get(method, method),
-                    *(
-                        f'{short[c]}{k if isinstance(k, str) else int(k)}'
-                        for c, k in zip(apart, key)
-                        if k == k
-                    ),
-                ]
-            )
-            found.append(
-                {
-                    'label': name,
-                    'method': method,
-                    'source': source,
-                    'points': points_of(group, axis, method, source),
-                }
-            )
-    return sorted(
-        found,
-        key=lambda s: (
-            list(TITLES).index(s['method']) if s['method'] in TITLES else 99,
-            s['label'],
-        ),
-    )
+    rows = hold(table, axis, task, source, **fixed)
+    groups = rows.groupby('method', sort=False)
+    found = [line for _, mine in groups for line in lines_of(mine, axis, source)]
+    return sorted(found, key=place_of)
 
 
-def points_of(rows, axis, method, source):
-    "Points of one line; if the setting does not concern the method, one without place"
-    moves = rows[axis].notna().all() if source == 'published' else concerns(method, axis)
-    if not moves:
-        return [{'x': None, **summarise(rows)}]
-    return [{'x': x, **summarise(group)} for x, group in rows.groupby(axis)]
+def place_of(line: dict) -> tuple:
+    """Where a line stands in a legend
+
+    Args:
+        line: As from `series`
+
+    Returns:
+        tuple: Sorts in the order of `TITLES`, then by label
+    """
+    order = [*TITLES]
+    method = line['method']
+    return order.index(method) if method in order else len(order), line['label']
 
 
 # %% ../../nbs/records/67_series.ipynb #d00727db
-def difference(a, b) -> dict:
-    """Paired comparison over the seeds that both have
+def digits_of(rows: 'pd.DataFrame', seeds: list) -> np.ndarray:
+    """What each seed got right
+
+    Args:
+        rows: Runs with `seed` and `right`
+        seeds: Which seeds
+
+    Returns:
+        np.ndarray: 1 where a sentence was answered rightly: `(seeds, sentences)`
+    """
+    right = [rows[rows.seed == seed]['right'].iloc[0] for seed in seeds]
+    return np.array([[int(c) for c in digits] for digits in right])
+
+
+# %% ../../nbs/records/67_series.ipynb #67a00024
+def difference(a: 'pd.DataFrame', b: 'pd.DataFrame') -> dict:
+    """Paired comparison over the seeds that both have; gains and losses: sentences, averaged
 
     Args:
         a: Runs of one experiment, with `seed` and `right`
         b: Runs of another, on the same sentences
 
     Returns:
-        dict: `difference` (a − b), `low`, `high`, `seeds` in common, `gains` and `losses`:
-            sentences won and lost, averaged over seeds
+        dict: `difference` (a − b), `low`, `high`, `seeds` in common, `gains`, `losses`
     """
     seeds = sorted({*a.seed} & {*b.seed})
-    digits = lambda rows: np.array(
-        [[int(c) for c in rows[rows.seed == s]['right'].iloc[0]] for s in seeds]
-    )
     if not seeds:
         raise ValueError(
             'difference: the two have no seed in common; run both with the same seeds.'
         )
-    apart = digits(a) - digits(b)  # (seeds, sentences): 1 won, -1 lost
-    mean, half = float(apart.mean()), 1.96 * spread(apart.mean(0), apart.mean(1))
+    apart = digits_of(a, seeds) - digits_of(b, seeds)  # (seeds, sentences): 1 won, -1 lost
+    mean = float(apart.mean())
+    half = 1.96 * spread(apart.mean(0), apart.mean(1))
     return {
         'difference': mean,
         'low': mean - half,

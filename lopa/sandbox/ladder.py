@@ -4,966 +4,36 @@
 
 # %% auto #0
 __all__ = [
-    'STATUSES',
-    'REFUSED',
-    'VALUE_BYTES',
     'LADDER',
+    'OPEN_EVERYWHERE',
+    'OPEN_WITHOUT_NAMESPACES',
+    'OPEN_IN_A_CHILD',
     'GAPS',
+    'YOUR_FILES',
+    'YOUR_PROGRAMS',
     'GAPS_AS_YOURSELF',
-    'Outcome',
-    'run_cell',
-    'message',
-    'show_error',
-    'answer',
-    'set_limits',
-    'become',
-    'landlock',
-    'call_filter',
-    'enforce',
-    'adopt',
-    'below',
-    'bury',
-    'keep',
-    'serve',
-    'runner',
-    'readable',
-    'python',
-    'bubblewrap',
-    'map_users',
-    'nobody',
-    'threads',
-    'collect',
-    'stop',
-    'clear',
-    'read_message',
-    'make_job',
-    'start',
-    'supervise',
-    'run_on',
     'why_not',
     'probe',
     'gaps',
+    'reason_against',
+    'no_rung',
     'choose_rung',
     'run_program',
     'run_programs',
 ]
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #43a26c43
-import inspect
 import os
-import re
-import secrets
-import selectors
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
-import time
 import warnings
 from collections import deque
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sized
 from functools import lru_cache
-from pathlib import Path
+from typing import Any
 
-from .values import decode, encode, same_value
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #11156cf6
-STATUSES = dict(
-    ok='the program ended, and `value` holds what its last expression gave',
-    error='it raised an exception',
-    exit='it ended without a result: `sys.exit`, `os._exit`, a crash, a signal',
-    timeout='it was still running when its time was up',
-    memory='it ran out of memory',
-    output='it printed more than it may',
-    unserialisable='its value is not plain data, or too large, or nested too deeply',
-    forged='something that is not a result came over the pipe for results',
-)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a program ended
-
-    Attributes:
-        status: A key of `STATUSES`
-        value: Value of the last expression; None unless `status` is `ok`
-        stdout: What it printed, at most `output_kb`
-        stderr: The same for the error stream; a traceback ends up here
-        seconds: Wall time, start and end of the child included
-        peak_mb: Most memory one process of it held at a time (MiB); None if nobody could look any
-            more
-        isolation: The rung it ran on: a member of `LADDER`
-    """
-
-    status: str
-    value: object = None
-    stdout: str = ''
-    stderr: str = ''
-    seconds: float = 0.0
-    peak_mb: float = None
-    isolation: str = ''
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #98a3babc
-def run_cell(source: str):
-    """Execute a program as a notebook cell is executed
-
-    Args:
-        source: A Python program
-
-    Returns:
-        Value of its last statement if that is an expression, else None
-    """
-    import _ast
-    import _sitebuiltins
-    import builtins
-
-    for name in 'exit', 'quit':
-        setattr(builtins, name, _sitebuiltins.Quitter(name, 'Ctrl-D'))
-    main = sys.modules['__main__'] = type(sys)('__main__')
-    main.__builtins__ = builtins
-    tree = compile(
-        source, '<program>', 'exec', 0x400, dont_inherit=True
-    )  # 0x400: stop at the syntax tree
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], _ast.Expr) else None
-    exec(compile(tree, '<program>', 'exec', dont_inherit=True), vars(main))
-    if last:
-        return eval(
-            compile(_ast.Expression(last.value), '<program>', 'eval', dont_inherit=True), vars(main)
-        )
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #247ac521
-def message(said: tuple, most: int) -> bytes:
-    """Write down what there is to say, or why it cannot be said
-
-    Args:
-        said: (status, value)
-        most: Bytes it may take
-
-    Returns:
-        bytes: The pair, encoded
-    """
-    try:
-        body = encode(said).encode()
-        if len(body) > most:
-            raise ValueError(f'{len(body)} bytes, and {most} are allowed')
-        return body
-    except MemoryError:
-        return encode(('memory', None)).encode()
-    except BaseException as e:
-        os.write(2, f'The value cannot be returned: {e}\n'.encode())
-        return encode(('unserialisable', None)).encode()
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #ba1c4748
-def show_error(e, err):
-    """Print a traceback that begins in the program, not in our code
-
-    Args:
-        e: The exception
-        err: The error stream as it was before the program ran
-    """
-    try:
-        sys.stderr, tb = err, e.__traceback__
-        while tb and tb.tb_frame.f_code.co_filename != '<program>':
-            tb = tb.tb_next
-        sys.__excepthook__(type(e), e.with_traceback(tb), tb)
-    except BaseException:
-        pass
-
-
-def answer(job: dict):
-    """Run the program, send status and value, and leave
-
-    Args:
-        job: From `run_program`
-    """
-    write, leave, getpid, me = os.write, os._exit, os.getpid, os.getpid()
-    out, err, spare = sys.stdout, sys.stderr, bytearray(1 << 21)
-    try:
-        said = 'ok', run_cell(job['source'])
-    except SystemExit:
-        said = 'exit', None
-    except MemoryError:
-        said, spare = ('memory', None), None  # `spare` gives back some room to speak in
-    except BaseException as e:
-        said = 'error', show_error(e, err)
-    for stream in out, err:
-        try:
-            stream.flush()
-        except BaseException:
-            pass
-    if getpid() != me:
-        leave(0)  # a copy that the program has made of itself
-    body = message(said, job['value_bytes'])
-    data = job['nonce'] + len(body).to_bytes(8, 'big') + body
-    while data:
-        data = data[write(job['result'], data) :]
-    leave(0)
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #865e0d77
-def set_limits(limits: dict):
-    """Set resource limits that cannot be raised again
-
-    Args:
-        limits: Name of an `RLIMIT_…` → most
-    """
-    import resource
-
-    for name, most in limits.items():
-        try:
-            kind = getattr(resource, 'RLIMIT_' + name)
-            hard = resource.getrlimit(kind)[1]
-            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-            resource.setrlimit(kind, (most, most))
-        except (AttributeError, ValueError, OSError):
-            if sys.platform == 'linux':
-                raise  # macOS lacks some of them
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #9ba62266
-def become(uid: int):
-    """Give up being root, and keep the standard library within reach
-
-    Args:
-        uid: User and group to become
-    """
-    home = sys.base_prefix
-    door = os.open(home, os.O_RDONLY)
-    os.setgroups([])
-    os.setgid(uid)
-    os.setuid(uid)
-    if os.access(sys.path[-1], os.R_OK):
-        return os.close(door)
-    move = lambda paths: [p.replace(home, f'/proc/self/fd/{door}', 1) for p in paths]
-    sys.path[:] = move(sys.path)
-    for m in list(sys.modules.values()):
-        if hasattr(m, '__path__'):
-            m.__path__ = move(m.__path__)
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #f18e3720
-def landlock(readable: list, folder: str) -> int:
-    """Say which files may still be opened
-
-    Args:
-        readable: Files and folders to read and execute
-        folder: Folder to write in
-
-    Returns:
-        int: A set of rules, not yet in force
-    """
-    import ctypes
-
-    libc, long = ctypes.CDLL(None, use_errno=True), ctypes.c_long
-    version = libc.syscall(long(444), None, long(0), long(1))
-    if version < 3:
-        raise OSError(
-            f'Landlock 3 (Linux 6.2) or newer is needed, found {max(version, 0) or "none"}'
-        )
-    every = (1 << (16 if version > 4 else 15)) - 1
-    attr = b''.join(
-        n.to_bytes(8, 'little') for n in (every, 3 * (version > 3), 3 * (version > 5))
-    )  # files, TCP, signals
-    rules = libc.syscall(long(444), attr, long(24), long(0))
-    for path, allowed in [
-        *((p, 0b1101) for p in readable),
-        (folder, every),
-        ('/dev/null', every),
-        ('/dev/zero', every),
-        ('/dev/urandom', every),
-    ]:
-        if not os.path.exists(path):
-            continue
-        fd = os.open(path, os.O_PATH)
-        if not os.path.isdir(path):
-            allowed &= 0b1100000000000111  # what one can do with a file
-        if libc.syscall(
-            long(445),
-            long(rules),
-            long(1),
-            allowed.to_bytes(8, 'little') + fd.to_bytes(4, 'little'),
-            long(0),
-        ):
-            raise OSError(ctypes.get_errno(), f'landlock_add_rule: {path}')
-        os.close(fd)
-    return rules
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #4295d68a
-REFUSED = dict(  # socket, kill, tkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, ptrace, process_vm_readv and _writev, pidfd_getfd,
-    # shmget, semget, msgget, mq_open, add_key, request_key, keyctl, bpf, perf_event_open, userfaultfd, io_uring_setup
-    x86_64=[
-        41,
-        62,
-        200,
-        129,
-        297,
-        424,
-        101,
-        310,
-        311,
-        438,
-        29,
-        64,
-        68,
-        240,
-        248,
-        249,
-        250,
-        321,
-        298,
-        323,
-        425,
-    ],
-    aarch64=[
-        198,
-        129,
-        130,
-        138,
-        240,
-        424,
-        117,
-        270,
-        271,
-        438,
-        194,
-        190,
-        186,
-        180,
-        217,
-        218,
-        219,
-        280,
-        241,
-        282,
-        425,
-    ],
-)
-
-
-def call_filter(machine: str, refused: list, pid: int) -> bytes:
-    """Write the filter that refuses system calls
-
-    Args:
-        machine: `x86_64` or `aarch64`
-        refused: Numbers of system calls
-        pid: Process that may send signals to its own threads
-
-    Returns:
-        bytes: A program for the kernel: 8 bytes an instruction
-    """
-    arch, tgkill = dict(x86_64=(0xC000003E, 234), aarch64=(0xC00000B7, 131))[machine]
-    step = lambda code, k, yes=0, no=0: (
-        code.to_bytes(2, 'little') + bytes([yes, no]) + k.to_bytes(4, 'little')
-    )
-    load, equal, more, leave = 0x20, 0x15, 0x35, 0x06
-    n = len(refused)
-    return b''.join(
-        [
-            step(load, 4),
-            step(equal, arch, 0, n + 6),
-            step(load, 0),
-            step(more, 1 << 30, n + 4),  # a foreign architecture is refused
-            *(step(equal, k, n + 3 - i) for i, k in enumerate(refused)),
-            step(equal, tgkill, 0, 2),
-            step(load, 16),
-            step(equal, pid, 0, 1),
-            step(leave, 0x7FFF0000),
-            step(leave, 0x50001),
-        ]
-    )  # allow; EPERM
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #6aae8dc2
-def enforce(rules: int):
-    """Put Landlock and seccomp in force, for good
-
-    Args:
-        rules: From `landlock`
-    """
-    import ctypes
-
-    libc, long = ctypes.CDLL(None, use_errno=True), ctypes.c_long
-    machine = os.uname().machine
-    if machine not in REFUSED:
-        raise OSError(f'no list of system calls for {machine}, only for {", ".join(REFUSED)}')
-    if libc.syscall(long(446), long(rules), long(0)):
-        raise OSError(ctypes.get_errno(), 'landlock_restrict_self')
-    code = call_filter(machine, REFUSED[machine], os.getpid())
-    text = ctypes.create_string_buffer(code)
-    if libc.prctl(
-        22,
-        long(2),
-        (len(code) // 8).to_bytes(8, 'little') + ctypes.addressof(text).to_bytes(8, 'little'),
-    ):
-        raise OSError(ctypes.get_errno(), 'seccomp')
-    os.close(rules)
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #683e9ec6
-def adopt():
-    "Adopt orphans, and let nobody below gain privileges"
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(36, 1, 0, 0, 0) or libc.prctl(38, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), 'prctl')
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #57bf2582
-def below(pid: int) -> list:
-    """All descendants of a process (Linux)
-
-    Args:
-        pid: A process
-
-    Returns:
-        list: Its children, their children, …
-    """
-    try:
-        with open(f'/proc/{pid}/task/{pid}/children') as f:
-            found = [int(p) for p in f.read().split()]
-    except OSError:
-        return []
-    return [q for p in found for q in (p, *below(p))]
-
-
-def bury():
-    "Freeze all that is left below, then kill it"
-    frozen = set()
-
-    def tell(pids, sign):
-        for pid in pids:
-            try:
-                os.kill(pid, sign)
-            except ProcessLookupError:
-                pass
-
-    while new := set(below(os.getpid())) - frozen:
-        tell(new, 19)  # SIGSTOP: whoever is frozen cannot fork
-        frozen |= new
-    tell(frozen, 9)
-    try:
-        while True:
-            os.wait()
-    except ChildProcessError:
-        pass
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #ccacaa60
-def keep(pid: int, job: dict):
-    """Watch over the program, report its peak of memory, and leave nothing behind
-
-    Args:
-        pid: The process that runs the program
-        job: From `run_program`
-    """
-    import _signal
-
-    os.close(job['result'])
-    _signal.signal(_signal.SIGALRM, lambda *_: os.kill(pid, 9))
-    _signal.setitimer(_signal.ITIMER_REAL, job['timeout'])
-    usage = os.wait4(pid, 0)[2]
-    _signal.setitimer(_signal.ITIMER_REAL, 0)
-    os.write(job['report'], b'%d' % usage.ru_maxrss)
-    if job['adopt']:
-        bury()
-    os._exit(0)
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #4bb331dc
-def serve():
-    "What a child does, from start to end"
-    job = eval(sys.stdin.buffer.read())
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    if job['adopt']:
-        adopt()
-    pid = os.fork()
-    if pid:
-        keep(pid, job)
-    os.setsid()
-    rules = landlock(job['readable'], job['folder']) if job['rung'] == 'landlock' else None
-    set_limits(job['limits'])
-    if job['uid']:
-        become(job['uid'])
-    if rules is not None:
-        enforce(rules)
-    os.write(job['report'], b'+')
-    os.close(job['report'])
-    answer(job)
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #9883761f
-@lru_cache
-def runner() -> str:
-    """The child's side as one program
-
-    Returns:
-        str: A Python program
-    """
-    parts = (
-        encode,
-        run_cell,
-        show_error,
-        message,
-        answer,
-        set_limits,
-        become,
-        landlock,
-        call_filter,
-        enforce,
-        adopt,
-        below,
-        bury,
-        keep,
-        serve,
-    )
-    return '\n'.join(
-        [
-            'import os, sys',
-            '__builtins__ = dict(vars(__builtins__))',
-            f'REFUSED = {REFUSED}',
-            *map(inspect.getsource, parts),
-            'serve()',
-        ]
-    )
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #0f347cbd
-def readable() -> list:
-    """Files and folders that the interpreter needs
-
-    Returns:
-        list: Absolute paths
-    """
-    system = [
-        '/usr',
-        '/bin',
-        '/lib',
-        '/lib32',
-        '/lib64',
-        '/nix/store',
-        '/etc/ld.so.cache',
-        '/etc/localtime',
-    ]
-    return list(
-        dict.fromkeys([*system, *map(os.path.realpath, (sys.base_prefix, sys.base_exec_prefix))])
-    )
-
-
-def python() -> list:
-    """The bare interpreter
-
-    Returns:
-        list: A command
-    """
-    return [
-        os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable),
-        '-I',
-        '-S',
-        '-B',
-        '-X',
-        'utf8',
-        '-c',
-        runner(),
-    ]
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #43592e86
-def bubblewrap(root: bool, fds: tuple, disk_mb: int) -> list:
-    """The namespaces, and what is in them
-
-    Args:
-        root: Are we root?
-        fds: Where `bwrap` says its child's number, and where it waits for the mapping of users
-        disk_mb: Room in each of its writable folders (MiB)
-
-    Returns:
-        list: A command, without what is to be run
-    """
-    tmpfs = lambda at: ['--perms', '1777', '--size', str(disk_mb << 20), '--tmpfs', at]
-    above = [str(p) for r in readable() for p in reversed(Path(r).parents[:-1])]
-    users = [
-        '--info-fd',
-        str(fds[0]),
-        '--userns-block-fd',
-        str(fds[1]),
-        *'--cap-add CAP_SETUID --cap-add CAP_SETGID --cap-add CAP_KILL'.split(),
-    ]
-    return [
-        shutil.which('bwrap'),
-        *'--unshare-user --unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try'.split(),
-        *'--as-pid-1 --die-with-parent --new-session --clearenv --setenv PATH /usr/bin --setenv HOME /tmp --cap-drop ALL'.split(),
-        *(users if root else []),
-        *(a for p in above for a in ('--dir', p)),
-        *(a for r in readable() for a in ('--ro-bind-try', r, r)),
-        '--proc',
-        '/proc',
-        '--dev',
-        '/dev',
-        *tmpfs('/tmp'),
-        *tmpfs('/dev/shm'),
-        '--chdir',
-        '/tmp',
-    ]
-
-
-def map_users(info: int, block: int, uid: int):
-    """Let root and one more user exist in the namespace
-
-    Args:
-        info: Where `bwrap` says its child's number
-        block: Where it waits
-        uid: Who user 1 is outside
-    """
-    found = re.search(rb'\d+', os.read(info, 99))
-    if not found:
-        return
-    for kind in 'uid', 'gid':
-        Path(f'/proc/{int(found[0])}/{kind}_map').write_text(f'0 0 1\n1 {uid} 1')
-    os.write(block, b'+')
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #afc19820
-def nobody() -> int:
-    """Draw a user that nobody is, if we may
-
-    Returns:
-        int: A user id, or None if there is no choice
-    """
-    if os.geteuid() or sys.platform != 'linux':
-        return None
-    first, _, count = map(int, Path('/proc/self/uid_map').read_text().split('\n')[-2].split())
-    top = min(first + count, 1 << 31)
-    return top - 2 - secrets.randbelow(top // 8) if count > 1000 else None
-
-
-def threads() -> int:
-    """Count what already counts towards our limit of processes
-
-    Returns:
-        int: Threads of all processes of this user
-    """
-    total = 0
-    for path in Path('/proc').glob('[0-9]*/status'):
-        try:
-            status = path.read_bytes()
-        except OSError:
-            continue
-        if int(re.search(rb'Uid:\s+(\d+)', status)[1]) == os.getuid():
-            total += int(re.search(rb'Threads:\s+(\d+)', status)[1])
-    return total
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #ecf745d0
-def collect(process, most: dict, deadline: float) -> tuple:
-    """Read all pipes side by side
-
-    Args:
-        process: The keeper, or `bwrap` above it
-        most: Pipe → bytes that may come over it
-        deadline: When to stop, on the clock of `time.monotonic`
-
-    Returns:
-        tuple: (pipe → what came, whether it was too much)
-    """
-    kept = {fd: bytearray() for fd in most}
-    with selectors.DefaultSelector() as pipes:
-        for fd in most:
-            pipes.register(fd, selectors.EVENT_READ)
-        while pipes.get_map() and time.monotonic() < deadline:
-            ended = (
-                process.poll() is not None
-            )  # ask first, so that nothing written before is missed
-            ready = [key.fd for key, _ in pipes.select(0 if ended else 0.05)]
-            if ended and not ready:
-                break
-            for fd in ready:
-                got = os.read(fd, 1 << 16)
-                kept[fd] += got[: most[fd] + 1 - len(kept[fd])]
-                if not got:
-                    pipes.unregister(fd)
-                elif len(kept[fd]) > most[fd]:
-                    return kept, True
-    return kept, False
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #8eb5b12d
-def stop(process, wrapped: bool, uid: int):
-    """End a run, and whatever it has left
-
-    Args:
-        process: The keeper, or `bwrap` above it
-        wrapped: Is it `bwrap`?
-        uid: Throwaway user, or None
-    """
-    tell = lambda pids, sign: [os.kill(pid, sign) for pid in pids]
-    for sign, patience in (signal.SIGALRM, 0.5), (signal.SIGKILL, 2):
-        if process.poll() is not None:
-            break
-        try:
-            tell(
-                below(process.pid)[:1]
-                if wrapped
-                else [process.pid]
-                if sign == signal.SIGALRM
-                else [*below(process.pid), process.pid],
-                sign,
-            )
-            process.wait(patience)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            pass
-    process.kill()
-    if process.wait() and uid and not wrapped:
-        subprocess.run(
-            ['/bin/sh', '-c', 'kill -9 -1'],
-            user=uid,
-            group=uid,
-            extra_groups=[],
-            env={},
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-
-def clear(folder: str):
-    """Remove a folder, even one that was made hard to remove
-
-    Args:
-        folder: A folder that a program could write to
-    """
-    try:
-        return os.rmdir(folder)  # mostly it is empty
-    except OSError:
-        pass
-    command = 'find "$0" -type d ! -perm -700 -exec chmod 700 {} \\; ; exec rm -rf -- "$0"'
-    subprocess.run(
-        ['/bin/sh', '-c', command, folder], env={'PATH': os.defpath}, stderr=subprocess.DEVNULL
-    )
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #3f8441fc
-def read_message(data: bytes, nonce: bytes) -> tuple:
-    """Judge what a child has said
-
-    Args:
-        data: All that came over the pipe for results
-        nonce: What it has to begin with: 16 bytes
-
-    Returns:
-        tuple: (status, value); never raises
-    """
-    size = int.from_bytes(data[16:24], 'big')
-    if not nonce.startswith(data[:16]) or len(data) > 24 + size:
-        return 'forged', None
-    if len(data) < max(24 + size, 25):
-        return 'exit', None
-    try:
-        said = decode(data[24:])
-    except ValueError:
-        return 'forged', None
-    known = (
-        type(said) is tuple
-        and len(said) == 2
-        and said[0] in ('ok', 'error', 'exit', 'memory', 'unserialisable')
-    )
-    return said if known and (said[0] == 'ok' or said[1] is None) else ('forged', None)
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #f3f241fd
-VALUE_BYTES = 1 << 18
-
-
-def make_job(
-    rung: str, folder: str, uid: int, timeout: float, memory_mb: int, disk_mb: int, processes: int
-) -> dict:
-    """What a child has to know
-
-    Args:
-        rung: A member of `LADDER`
-        folder: Where the program may write
-        uid: Throwaway user, or None
-        timeout: Seconds
-        memory_mb: Address space of each process (MiB)
-        disk_mb: Size of a file (MiB)
-        processes: Processes and threads
-
-    Returns:
-        dict: All that `serve` needs, without source and pipes
-    """
-    wrapped, ours = rung == 'bubblewrap', 0 if uid or sys.platform != 'linux' else threads()
-    limits = dict(
-        AS=memory_mb << 20,
-        CPU=int(timeout * os.cpu_count()) + 2,
-        FSIZE=disk_mb << 20,
-        NOFILE=64,
-        NPROC=processes + ours,
-        CORE=0,
-        MSGQUEUE=0,
-    )
-    return dict(
-        rung=rung,
-        folder=folder,
-        uid=1 if uid and wrapped else uid,
-        timeout=timeout,
-        limits=limits,
-        disk_mb=disk_mb,
-        value_bytes=VALUE_BYTES,
-        nonce=secrets.token_bytes(16),
-        readable=readable(),
-        adopt=sys.platform == 'linux' and not wrapped,
-    )
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #8c722544
-def start(job: dict, root: bool, fds: tuple):
-    """Start the keeper
-
-    Args:
-        job: From `make_job`, with source and pipes
-        root: Is there a throwaway user?
-        fds: For `bubblewrap`
-
-    Returns:
-        The process
-    """
-    wrapped = job['rung'] == 'bubblewrap'
-    command = [*(bubblewrap(root, fds, job['disk_mb']) if wrapped else []), *python()]
-    with tempfile.TemporaryFile() as file:
-        file.write(ascii(job).encode())
-        file.seek(0)
-        env = {
-            'PATH': os.defpath,
-            'HOME': job['folder'],
-            'TMPDIR': job['folder'],
-            'LANG': 'C.UTF-8',
-        }
-        return subprocess.Popen(
-            command,
-            stdin=file,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=env,
-            start_new_session=True,
-            cwd='/' if wrapped else job['folder'],
-            pass_fds=[job['result'], job['report'], *(fds if root and wrapped else [])],
-        )
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #4ce9b524
-def supervise(job: dict, uid: int, output: int) -> tuple:
-    """Start a child, listen to it, and end it
-
-    Args:
-        job: From `make_job`, with the source
-        uid: Throwaway user, or None
-        output: Bytes that each stream may print
-
-    Returns:
-        tuple: (stdout, stderr, what came over the pipe for results, over the one for reports), too
-            much?, seconds
-    """
-    begun, wrapped = time.monotonic(), job['rung'] == 'bubblewrap'
-    with ExitStack() as stack:
-        pipes = [
-            [
-                stack.enter_context(os.fdopen(fd, mode, 0))
-                for fd, mode in zip(os.pipe(), ('rb', 'wb'))
-            ]
-            for _ in range(4)
-        ]
-        (result, to_result), (report, to_report), (info, to_info), (block, to_block) = pipes
-        fds = to_info.fileno(), block.fileno()
-        process = stack.enter_context(
-            start(
-                {**job, 'result': to_result.fileno(), 'report': to_report.fileno()}, bool(uid), fds
-            )
-        )
-        try:
-            for end in to_result, to_report, to_info, block:
-                end.close()
-            if uid and wrapped:
-                map_users(info.fileno(), to_block.fileno(), uid)
-            most = {
-                process.stdout.fileno(): output,
-                process.stderr.fileno(): output,
-                result.fileno(): VALUE_BYTES + 24,
-                report.fileno(): 20,
-            }
-            kept, much = collect(process, most, begun + job['timeout'] + 5)
-            seconds = time.monotonic() - begun
-        finally:
-            stop(process, wrapped, uid)
-        os.set_blocking(report.fileno(), False)
-        kept[report.fileno()] += report.read() or b''
-    return [bytes(b) for b in kept.values()], much, seconds
-
-
-# %% ../../nbs/sandbox/34_ladder.ipynb #0819993c
-def run_on(
-    rung: str,
-    source: str,
-    timeout: float = 5.0,
-    memory_mb: int = 512,
-    output_kb: int = 64,
-    disk_mb: int = 16,
-    processes: int = 32,
-) -> Outcome:
-    """Run a program on one rung of the ladder
-
-    Args:
-        rung: A member of `LADDER`
-        source: A Python program
-        timeout: Seconds
-        memory_mb: Address space of each process (MiB)
-        output_kb: What each stream may print (KiB)
-        disk_mb: Size of a file (MiB)
-        processes: Processes and threads
-
-    Returns:
-        Outcome: How it ended
-    """
-    wrapped, uid = rung == 'bubblewrap', nobody()
-    folder = '/tmp' if wrapped else tempfile.mkdtemp(prefix='lopa-')
-    try:
-        if uid and not wrapped:
-            os.chown(folder, uid, uid)
-        job = dict(
-            make_job(rung, folder, uid, timeout, memory_mb, disk_mb, processes), source=source
-        )
-        (out, err, result, report), much, seconds = supervise(job, uid, output_kb << 10)
-    finally:
-        if not wrapped:
-            clear(folder)
-    out, err = (b[: output_kb << 10].decode('utf-8', 'replace') for b in (out, err))
-    if not report.startswith(b'+') and seconds < timeout:
-        raise RuntimeError(
-            f'the sandbox did not start: {(err.strip() or "no reason given").splitlines()[-1]}'
-        )
-    status, value = read_message(result, job['nonce'])
-    if much:
-        status, value = (
-            ('output' if len(result) <= VALUE_BYTES + 24 and len(report) <= 20 else 'forged'),
-            None,
-        )
-    elif status == 'exit' and seconds >= timeout:
-        status = 'timeout'
-    peak = re.fullmatch(rb'\+(\d+)', report)
-    return Outcome(
-        status,
-        value,
-        out,
-        err,
-        seconds,
-        peak and int(peak[1]) / (1024 if sys.platform == 'linux' else 1 << 20),
-        rung,
-    )
-
+from .host import Outcome, run_on
+from .walls import nobody
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #adaa1a21
 LADDER = dict(
@@ -996,93 +66,135 @@ def why_not(rung: str) -> str:
     return '' if tried.value == 2 else f'a trial program ended with {tried.status!r}'
 
 
-def probe() -> dict:
+# %% ../../nbs/sandbox/34_ladder.ipynb #la-probe
+def probe() -> dict[str, str]:
     """What does this machine offer?
 
     Returns:
-        dict: Rung → '' if it can be used, else why not
+        dict[str, str]: Rung → '' if it can be used, else why not
     """
     return {rung: why_not(rung) for rung in LADDER}
 
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #88f6dcd5
-GAPS = dict(
-    bubblewrap=dict(
-        total='takes several times the memory, with several processes',
-        kernel='uses a hole in the kernel',
-    )
+OPEN_EVERYWHERE = dict(
+    total='takes several times the memory, with several processes',
+    kernel='uses a hole in the kernel',
 )
-GAPS['landlock'] = dict(
-    GAPS['bubblewrap'],
+OPEN_WITHOUT_NAMESPACES = dict(
     names='sees which files exist, their size and owner',
     disk='fills the disk with many files',
 )
-GAPS['child'] = dict(
-    GAPS['landlock'],
+OPEN_IN_A_CHILD = dict(
     network='opens sockets',
     readable='reads what everybody may read',
     writable='leaves files where everybody may write (/tmp)',
     processes='sees which programs run',
 )
-GAPS_AS_YOURSELF = dict(bubblewrap={}, landlock=dict(modes='changes mode and time of your files'))
-GAPS_AS_YOURSELF['child'] = dict(
-    GAPS_AS_YOURSELF['landlock'],
+GAPS = dict(  # Rung → name → what a program still does
+    bubblewrap=OPEN_EVERYWHERE,
+    landlock={**OPEN_EVERYWHERE, **OPEN_WITHOUT_NAMESPACES},
+    child={**OPEN_EVERYWHERE, **OPEN_WITHOUT_NAMESPACES, **OPEN_IN_A_CHILD},
+)
+
+# %% ../../nbs/sandbox/34_ladder.ipynb #la-yourself
+YOUR_FILES = dict(modes='changes mode and time of your files')
+YOUR_PROGRAMS = dict(
     files='reads, changes and deletes your files',
     environment='reads the environment of your programs',
     signals='ends your programs',
 )
+GAPS_AS_YOURSELF = dict(  # The same, in addition
+    bubblewrap={},
+    landlock=YOUR_FILES,
+    child={**YOUR_FILES, **YOUR_PROGRAMS},
+)
 
 
-def gaps(rung: str) -> dict:
+def gaps(rung: str) -> dict[str, str]:
     """What a hostile program still does on a rung, here and started by this user
 
     Args:
         rung: A member of `LADDER`
 
     Returns:
-        dict: Name → what it does
+        dict[str, str]: Name → what it does
     """
-    return {**GAPS[rung], **(GAPS_AS_YOURSELF[rung] if nobody() is None else {})}
+    found = dict(GAPS[rung])
+    if nobody() is None:
+        found.update(GAPS_AS_YOURSELF[rung])
+    return found
 
 
-# %% ../../nbs/sandbox/34_ladder.ipynb #8657a8a0
-def choose_rung(rung: str = None, weak: bool = False) -> str:
+# %% ../../nbs/sandbox/34_ladder.ipynb #la-allowed
+def reason_against(rung: str, weak: bool) -> str:
+    """Why not take this rung?
+
+    Args:
+        rung: A member of `LADDER`
+        weak: May it be `child`?
+
+    Returns:
+        str: A reason, or '' if there is none
+    """
+    allowed = weak or os.environ.get('LOPA_ALLOW_WEAK_ISOLATION') == '1'
+    if rung == 'child' and not allowed:
+        return 'it is weak, and was not allowed'
+    return why_not(rung)
+
+
+def no_rung(found: dict[str, str]) -> OSError:
+    """Say what was found, and what to do
+
+    Args:
+        found: Rung → why not
+
+    Returns:
+        OSError: To be raised
+    """
+    reasons = '; '.join(f'{rung}: {why}' for rung, why in found.items())
+    return OSError(
+        f'No sandbox for programs ({reasons}): expected a rung that holds a hostile program, '
+        'so install bubblewrap (`apt-get install bubblewrap`), or accept less with '
+        '`allow_weak_isolation=True` or LOPA_ALLOW_WEAK_ISOLATION=1.'
+    )
+
+
+# %% ../../nbs/sandbox/34_ladder.ipynb #la-choose
+def choose_rung(rung: str | None = None, weak: bool = False) -> str:
     """Find the rung to stand on, or say why there is none
 
     Args:
         rung: A member of `LADDER`; None for the highest that can be used
-        weak: May it be `child`? The environment variable LOPA_ALLOW_WEAK_ISOLATION=1 says so too
+        weak: May it be `child`? LOPA_ALLOW_WEAK_ISOLATION=1 (environment) says so too
 
     Returns:
         str: The rung
     """
     if rung not in (None, *LADDER):
         raise ValueError(f'rung: received {rung!r}, expected one of {", ".join(LADDER)}.')
+    candidates = [rung] if rung else list(LADDER)
     found = {}
-    for r in [rung] if rung else LADDER:
-        allowed = r != 'child' or weak or os.environ.get('LOPA_ALLOW_WEAK_ISOLATION') == '1'
-        found[r] = why_not(r) if allowed else 'it is weak, and was not allowed'
-        if found[r]:
+    for candidate in candidates:
+        found[candidate] = reason_against(candidate, weak)
+        if found[candidate]:
             continue
-        if r == 'child':
-            warnings.warn(
-                f'Programs run on the lowest rung, which does not stop everything: {"; ".join(gaps(r).values())}.',
-                stacklevel=3,
-            )
-        return r
-    raise OSError(
-        f'No sandbox for programs ({"; ".join(f"{r}: {why}" for r, why in found.items())}): expected a rung that holds a hostile program, '
-        'so install bubblewrap (`apt-get install bubblewrap`), or accept less with `allow_weak_isolation=True` or LOPA_ALLOW_WEAK_ISOLATION=1.'
-    )
+        if candidate == 'child':
+            missing = '; '.join(gaps(candidate).values())
+            text = f'Programs run on the lowest rung, which does not stop everything: {missing}.'
+            warnings.warn(text, stacklevel=3)
+        return candidate
+    raise no_rung(found)
 
 
+# %% ../../nbs/sandbox/34_ladder.ipynb #8657a8a0
 def run_program(
     source: str,
     timeout: float = 5.0,
     memory_mb: int = 512,
-    rung: str = None,
+    rung: str | None = None,
     allow_weak_isolation: bool = False,
-    **limits,
+    **limits: Any,
 ) -> Outcome:
     """Run a program that nobody has read
 
@@ -1098,41 +210,42 @@ def run_program(
         Outcome: How it ended, and on which rung
     """
     if not isinstance(source, str):
-        raise TypeError(
-            f'source: received {type(source).__name__}, expected the text of a Python program.'
-        )
+        received = type(source).__name__
+        raise TypeError(f'source: received {received}, expected the text of a Python program.')
     if not 0 < timeout < 1e6:
         raise ValueError(f'timeout: received {timeout!r}, expected seconds above 0.')
     if memory_mb < 64:
         raise ValueError(
             f'memory_mb: received {memory_mb!r}, expected at least 64, which Python itself needs.'
         )
-    return run_on(choose_rung(rung, allow_weak_isolation), source, timeout, memory_mb, **limits)
+    chosen = choose_rung(rung, allow_weak_isolation)
+    return run_on(chosen, source, timeout, memory_mb, **limits)
 
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #9df89c16
-def run_programs(sources, workers: int = 2, progress: bool = True, **kwargs):
+def run_programs(
+    sources: Iterable[str], workers: int = 2, progress: bool = True, **kwargs: Any
+) -> Iterator[Outcome]:
     """Run many programs, a few at a time
 
     Args:
-        sources: Programs, in any iterable
+        sources: Programs; a generator is asked only when there is room
         workers: How many run at a time
         progress: Show a progress bar?
         **kwargs: For `run_program`
 
     Returns:
-        Yields an `Outcome` for each, in order
+        Iterator[Outcome]: One for each program, in order
     """
     from concurrent.futures import ThreadPoolExecutor
 
     from tqdm.auto import tqdm
 
     kwargs['rung'] = choose_rung(kwargs.get('rung'), kwargs.get('allow_weak_isolation', False))
-    total, waiting = len(sources) if hasattr(sources, '__len__') else None, deque()
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=total, desc='Running programs', disable=not progress, leave=False) as bar,
-    ):
+    total = len(sources) if isinstance(sources, Sized) else None
+    bar = tqdm(total=total, desc='Running programs', disable=not progress, leave=False)
+    waiting: deque = deque()
+    with ThreadPoolExecutor(workers) as pool, bar:
         for source in sources:
             waiting.append(pool.submit(run_program, source, **kwargs))
             if len(waiting) > workers:

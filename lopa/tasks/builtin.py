@@ -6,198 +6,73 @@
 __all__ = [
     'CLASSES',
     'CASES',
+    'MBPP_TRAIN',
     'PROBLEMS',
     'TASKS',
-    'Task',
-    'columns_of',
-    'hold_out',
     'class_task',
+    'in_halves',
+    'by_parity',
     'case_task',
     'problem_task',
     'empty_task',
     'load_task',
-    'read_table',
-    'own_label',
-    'own_rows',
-    'own_task',
 ]
 
 # %% ../../nbs/tasks/22_builtin.ipynb #39f72af7
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from string import Formatter
+from typing import TYPE_CHECKING
 
-from lopa.tasks.sources import (
-    as_problem,
-    fixed_order,
-    human_eval_io,
-    load_rows,
-    read_json_lines,
-)
+from .sources import as_problem, human_eval_io, load_rows
+from .task import Task, columns_of, hold_out
 
-
-# %% ../../nbs/tasks/22_builtin.ipynb #0b021879
-@dataclass
-class Task:
-    r"""Examples, and how to ask a language model about them
-
-    Attributes:
-        name: e.g. `rte`
-        splits: `train`, `validation`, `test` → `datasets.Dataset`; some may be missing
-        template: Question with the columns in braces, e.g. `'Review: {text}\nSentiment:'`
-        verbalizer: Classes: their words, with leading space, in the order of the labels
-        target: Text: the answer with the columns in braces, e.g. `' {output}\n'`
-        masked_template: Question for masked models, with `{mask}`
-        reads: What the encoder reads, with the columns in braces; default: the template's columns
-        metrics: Names of metrics; the first is the score, unless `mean` says that their mean is
-        mean: Is the mean of the metrics the score, as for MRPC and QQP?
-        grader: Text: how an answer is judged: `match`, `output`, `input`, `tests`
-        stop: Text: strings that end an answer
-        max_length: Tokens of a question: of classes, the longest column is shortened; of texts,
-            longer rows are not trained on
-        max_new_tokens: Text: tokens to generate at most
-        source: Where the rows came from
-    """
-
-    name: str
-    splits: dict
-    template: str
-    verbalizer: tuple = ()
-    target: str = None
-    masked_template: str = None
-    reads: str = None
-    metrics: tuple = ('accuracy',)
-    mean: bool = False
-    grader: str = 'match'
-    stop: tuple = ()
-    max_length: int = 256
-    max_new_tokens: int = 64
-    source: str = ''
-
-    def __post_init__(self):
-        if bool(self.verbalizer) == bool(self.target):
-            raise ValueError(
-                f'{self.name}: a task has either a verbalizer (classes) or a target (text); received verbalizer={self.verbalizer!r}, target={self.target!r}.'
-            )
-        self.reads = self.reads or ' '.join(f'{{{f}}}' for f in self.fields)
-
-    fields = property(lambda self: columns_of(self.template))  # columns that the template shows
-
-    def question(self, row, mask=''):
-        "The question about a row; for a masked model with the mask in its place"
-        if not mask:
-            return self.template.format(**row)
-        if not self.masked_template:
-            raise ValueError(
-                f'{self.name}: a masked language model needs a masked_template with {{mask}}, and this task has none.'
-            )
-        return self.masked_template.format(
-            **{k: v.replace(mask, ' ') if isinstance(v, str) else v for k, v in row.items()},
-            mask=mask,
-        )
-
-    def limit(self, **sizes):
-        """Keep only the first rows of some splits, to try things out
-
-        Args:
-            **sizes: Split → number of rows to keep, e.g. `train=100`
-
-        Returns:
-            A smaller task
-        """
-        return replace(
-            self,
-            splits={
-                k: d.select(range(min(len(d), sizes.get(k, len(d)))))
-                for k, d in self.splits.items()
-            },
-        )
-
-
-def columns_of(template: str) -> list:
-    """Columns that a template names, each once
-
-    Args:
-        template: e.g. `'{a} ? {mask} , {b}'`
-
-    Returns:
-        list: e.g. `['a', 'b']`
-    """
-    return list(
-        dict.fromkeys(
-            name for _, name, _, _ in Formatter().parse(template) if name and name != 'mask'
-        )
-    )
-
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # %% ../../nbs/tasks/22_builtin.ipynb #99c394a7
-_yes_no, _both = (
-    dict(verbalizer=(' Yes', ' No')),
-    dict(verbalizer=(' No', ' Yes'), metrics=('accuracy', 'f1'), mean=True),
-)
-_follows = '{{{a}}}\nQuestion: Does it follow that "{{{b}}}"?\nAnswer:'.format
-_masked = '{{{a}}} ? {{mask}} , {{{b}}}'.format
-_review = dict(
-    template='Review: {text}\nSentiment:',
-    verbalizer=(' negative', ' positive'),
-    masked_template='{text} Sentiment: {mask} .',
-)
-CLASSES = {
-    'rotten_tomatoes': _review,
-    'imdb': _review,
-    'sst2': dict(
-        template='{sentence} . It was',
-        verbalizer=(' terrible', ' great'),
-        masked_template='{sentence} . It was {mask} .',
-    ),
-    'rte': dict(
-        template=_follows(a='sentence1', b='sentence2'),
-        masked_template=_masked(a='sentence1', b='sentence2'),
-        **_yes_no,
-    ),
-    'mnli': dict(
-        template=_follows(a='premise', b='hypothesis'),
-        masked_template=_masked(a='premise', b='hypothesis'),
-        verbalizer=(' Yes', ' Maybe', ' No'),
-    ),
-    'qnli': dict(
-        template='{sentence}\nQuestion: Does this answer "{question}"?\nAnswer:',
-        masked_template=_masked(a='question', b='sentence'),
-        **_yes_no,
-    ),
-    'mrpc': dict(
-        template='{sentence1}\n{sentence2}\nQuestion: Do both sentences say the same?\nAnswer:',
-        masked_template=_masked(a='sentence1', b='sentence2'),
-        **_both,
-    ),
-    'qqp': dict(
-        template='{question1}\n{question2}\nQuestion: Do both ask the same?\nAnswer:',
-        masked_template='{question1} {mask} , {question2}',
-        **_both,
-    ),
+_review = {
+    'template': 'Review: {text}\nSentiment:',
+    'verbalizer': (' negative', ' positive'),
+    'masked_template': '{text} Sentiment: {mask} .',
+}
+_phrase = {
+    'template': '{sentence} . It was',
+    'verbalizer': (' terrible', ' great'),
+    'masked_template': '{sentence} . It was {mask} .',
+}
+CLASSES: dict[str, dict] = {'rotten_tomatoes': _review, 'imdb': _review, 'sst2': _phrase}
+
+# %% ../../nbs/tasks/22_builtin.ipynb #bi-inference
+CLASSES['rte'] = {
+    'template': '{sentence1}\nQuestion: Does it follow that "{sentence2}"?\nAnswer:',
+    'masked_template': '{sentence1} ? {mask} , {sentence2}',
+    'verbalizer': (' Yes', ' No'),
+}
+CLASSES['mnli'] = {
+    'template': '{premise}\nQuestion: Does it follow that "{hypothesis}"?\nAnswer:',
+    'masked_template': '{premise} ? {mask} , {hypothesis}',
+    'verbalizer': (' Yes', ' Maybe', ' No'),
+}
+CLASSES['qnli'] = {
+    'template': '{sentence}\nQuestion: Does this answer "{question}"?\nAnswer:',
+    'masked_template': '{question} ? {mask} , {sentence}',
+    'verbalizer': (' Yes', ' No'),
+}
+
+# %% ../../nbs/tasks/22_builtin.ipynb #bi-pairs
+_same = {'verbalizer': (' No', ' Yes'), 'metrics': ('accuracy', 'f1'), 'mean': True}
+CLASSES['mrpc'] = _same | {
+    'template': '{sentence1}\n{sentence2}\nQuestion: Do both sentences say the same?\nAnswer:',
+    'masked_template': '{sentence1} ? {mask} , {sentence2}',
+}
+CLASSES['qqp'] = _same | {
+    'template': '{question1}\n{question2}\nQuestion: Do both ask the same?\nAnswer:',
+    'masked_template': '{question1} {mask} , {question2}',
 }
 
 
 # %% ../../nbs/tasks/22_builtin.ipynb #59b57f20
-def hold_out(rows, columns: list, most: int = 1000) -> tuple:
-    """Set some rows aside to choose by
-
-    Args:
-        rows: A `datasets.Dataset`
-        columns: Text columns that tell rows apart
-        most: Rows to hold out at most; a tenth if that is less
-
-    Returns:
-        tuple: (what remains, what was held out)
-    """
-    order, n = (
-        fixed_order([' '.join(texts) for texts in zip(*(rows[c][:] for c in columns))]),
-        min(most, len(rows) // 10),
-    )
-    return rows.select(order[n:]), rows.select(order[:n])
-
-
-def class_task(name: str, data_dir=None) -> Task:
+def class_task(name: str, data_dir: str | Path | None = None) -> Task:
     """A task with classes
 
     Args:
@@ -209,33 +84,69 @@ def class_task(name: str, data_dir=None) -> Task:
     """
     splits, where = load_rows(name, data_dir)
     if 'test' not in splits:
+        official = list(splits)[-1]  # GLUE's validation split
         train, validation = hold_out(splits['train'], columns_of(CLASSES[name]['template']))
-        splits = {'train': train, 'validation': validation, 'test': splits[list(splits)[-1]]}
+        splits = {'train': train, 'validation': validation, 'test': splits[official]}
     return Task(name, splits, source=where, **CLASSES[name])
 
 
 # %% ../../nbs/tasks/22_builtin.ipynb #232d71de
-_frame = '[PYTHON]\n{{code}}\n[/PYTHON]\n{}[ANSWER]\nassert{}'.format
-_code = dict(max_length=512, stop=('\n',), reads='{code}\nassert {entry_point}({input})')
-CASES = {
-    'o': dict(
-        template=_frame('', ' {entry_point}({input}) =='),
-        target=' {output}\n',
-        grader='output',
-        max_new_tokens=48,
-        **_code,
-    ),
-    'i': dict(
-        template=_frame('An input for which {entry_point} returns {output}:\n', ''),
-        target=' {entry_point}({input}) == {output}\n',
-        grader='input',
-        max_new_tokens=64,
-        **_code | {'reads': '{code}\nassert {entry_point}() == {output}'},
-    ),
+_program = '[PYTHON]\n{code}\n[/PYTHON]\n'
+_value = {
+    'template': _program + '[ANSWER]\nassert {entry_point}({input}) ==',
+    'target': ' {output}\n',
+    'grader': 'output',
+    'reads': '{code}\nassert {entry_point}({input})',
+    'max_new_tokens': 48,
+    'max_length': 512,
+    'stop': ('\n',),
 }
+_argument = {
+    'template': _program + 'An input for which {entry_point} returns {output}:\n[ANSWER]\nassert',
+    'target': ' {entry_point}({input}) == {output}\n',
+    'grader': 'input',
+    'reads': '{code}\nassert {entry_point}() == {output}',
+    'max_new_tokens': 64,
+    'max_length': 512,
+    'stop': ('\n',),
+}
+CASES: dict[str, dict] = {'o': _value, 'i': _argument}
 
 
-def case_task(name: str, data_dir=None) -> Task:
+# %% ../../nbs/tasks/22_builtin.ipynb #bi-halves
+def in_halves(rows: 'Dataset') -> dict:
+    """The first half trains, the second half tests
+
+    Args:
+        rows: Rows in file order
+
+    Returns:
+        dict: `train` and `test` → `datasets.Dataset`
+    """
+    half = len(rows) // 2
+    return {'train': rows.select(range(half)), 'test': rows.select(range(half, len(rows)))}
+
+
+def by_parity(rows: Sequence[dict]) -> dict:
+    """Problems with an even number train, those with an odd one test
+
+    Args:
+        rows: Rows with a `task_id` such as `HumanEval/7`
+
+    Returns:
+        dict: `train` and `test` → `datasets.Dataset`
+    """
+    from datasets import Dataset
+
+    parts: dict[str, list] = {'train': [], 'test': []}
+    for row in rows:
+        number = int(row['task_id'].split('/')[1])
+        parts['test' if number % 2 else 'train'].append(row)
+    return {split: Dataset.from_list(part) for split, part in parts.items()}
+
+
+# %% ../../nbs/tasks/22_builtin.ipynb #bi-case
+def case_task(name: str, data_dir: str | Path | None = None) -> Task:
     """A task about the inputs and outputs of programs
 
     Args:
@@ -245,38 +156,34 @@ def case_task(name: str, data_dir=None) -> Task:
     Returns:
         Task: With the splits `train` and `test`
     """
-    from datasets import Dataset
-
-    source, _, kind = name.rpartition('-')
-    splits, where = load_rows(source.removesuffix('-io'), data_dir)
-    if source == 'cruxeval':
-        rows = splits['test'].add_column('entry_point', ['f'] * len(splits['test']))
-        parts = rows.select(range(len(rows) // 2)), rows.select(range(len(rows) // 2, len(rows)))
+    data, _, kind = name.rpartition('-')
+    splits, where = load_rows(data.removesuffix('-io'), data_dir)
+    rows = splits['test']
+    if data == 'cruxeval':
+        parts = in_halves(rows.add_column('entry_point', ['f'] * len(rows)))
     else:
-        rows = human_eval_io(splits['test'])
-        parts = [
-            Dataset.from_list([r for r in rows if int(r['task_id'].split('/')[1]) % 2 == odd])
-            for odd in (0, 1)
-        ]
-    return Task(name, dict(zip(['train', 'test'], parts)), source=where, **CASES[kind])
+        parts = by_parity(human_eval_io(rows))
+    return Task(name, parts, source=where, **CASES[kind])
 
 
 # %% ../../nbs/tasks/22_builtin.ipynb #bdd93b4b
-_problem = dict(
-    template='{prompt}',
-    target='{canonical_solution}',
-    grader='tests',
-    max_length=512,
-    max_new_tokens=256,
-)
+MBPP_TRAIN = 487  # rows, in file order
 _end = '\nassert ', '\nprint(', '\nif __name__', '\n"""', '\n```'
-PROBLEMS = {
-    'mbpp': dict(stop=_end, **_problem),
-    'humaneval': dict(stop=(*_end, '\ndef ', '\nclass ', '\n#', '\nif '), **_problem),
+_problem = {
+    'template': '{prompt}',
+    'target': '{canonical_solution}',
+    'grader': 'tests',
+    'max_length': 512,
+    'max_new_tokens': 256,
+}
+PROBLEMS: dict[str, dict] = {
+    'mbpp': _problem | {'stop': _end},
+    'humaneval': _problem | {'stop': (*_end, '\ndef ', '\nclass ', '\n#', '\nif ')},
 }
 
 
-def problem_task(name: str, data_dir=None) -> Task:
+# %% ../../nbs/tasks/22_builtin.ipynb #bi-problem
+def problem_task(name: str, data_dir: str | Path | None = None) -> Task:
     """A task of writing functions
 
     Args:
@@ -289,22 +196,20 @@ def problem_task(name: str, data_dir=None) -> Task:
     from datasets import Dataset
 
     splits, where = load_rows(name, data_dir)
-    rows = Dataset.from_list([as_problem(r) for r in list(splits.values())[0]])
-    half = min(487 if name == 'mbpp' else 0, len(rows))
-    parts = {
-        k: rows.select(range(*ends))
-        for k, ends in {'train': (0, half), 'test': (half, len(rows))}.items()
-        if ends[0] < ends[1]
-    }
+    rows = Dataset.from_list([as_problem(row) for row in next(iter(splits.values()))])
+    half = min(MBPP_TRAIN, len(rows)) if name == 'mbpp' else 0
+    ranges = {'train': range(half), 'test': range(half, len(rows))}
+    parts = {split: rows.select(part) for split, part in ranges.items() if part}
     return Task(name, parts, source=where, **PROBLEMS[name])
 
 
 # %% ../../nbs/tasks/22_builtin.ipynb #a9e8a17d
-TASKS = (
-    {name: class_task for name in CLASSES}
-    | {f'{source}-{kind}': case_task for source in ('cruxeval', 'humaneval-io') for kind in CASES}
-    | dict.fromkeys(PROBLEMS, problem_task)
-)
+_cases = [f'{data}-{kind}' for data in ('cruxeval', 'humaneval-io') for kind in CASES]
+TASKS: dict[str, Callable[..., Task]] = {
+    **dict.fromkeys(CLASSES, class_task),
+    **dict.fromkeys(_cases, case_task),
+    **dict.fromkeys(PROBLEMS, problem_task),
+}
 
 
 def empty_task(name: str) -> Task:
@@ -318,157 +223,22 @@ def empty_task(name: str) -> Task:
     """
     if name not in TASKS:
         raise ValueError(f'load_task: received {name!r}, expected one of {", ".join(TASKS)}.')
-    return Task(
-        name, {}, **(CLASSES.get(name) or PROBLEMS.get(name) or CASES[name.rpartition('-')[2]])
-    )
+    about = CLASSES | PROBLEMS
+    if name in about:
+        return Task(name, {}, **about[name])
+    return Task(name, {}, **CASES[name.rpartition('-')[2]])
 
 
-def load_task(name: str, data_dir=None) -> Task:
+# %% ../../nbs/tasks/22_builtin.ipynb #bi-load
+def load_task(name: str, data_dir: str | Path | None = None) -> Task:
     """Load a task by name
 
     Args:
         name: A key of `TASKS`
-        data_dir: A folder with JSON lines; default: `$LOPA_DATA`, the packaged data, the hub
+        data_dir: A folder with JSON lines; default: as in `load_rows`
 
     Returns:
         Task: The task with its fixed splits
     """
     empty_task(name)  # refuses an unknown name
     return TASKS[name](name, data_dir)
-
-
-# %% ../../nbs/tasks/22_builtin.ipynb #6200615b
-def read_table(source) -> tuple:
-    """Read a table
-
-    Args:
-        source: A `.csv`, `.json` or `.jsonl` file, or a `datasets.Dataset`
-
-    Returns:
-        tuple: The rows, and their name for messages
-    """
-    from datasets import Dataset, load_dataset
-
-    if isinstance(source, Dataset):
-        return source, 'data set'
-    path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path}: no such file; expected a .csv, .json or .jsonl file, or a datasets.Dataset.'
-        )
-    if path.suffix == '.csv':
-        try:
-            return load_dataset(
-                'csv',
-                data_files=str(path),
-                split='train',
-                keep_in_memory=True,
-                keep_default_na=False,
-                na_values=[''],
-            ), str(path)
-        except Exception as e:
-            raise ValueError(
-                f'{path}: cannot be read as CSV ({" ".join(str(e.__cause__ or e).split())[:200]}).'
-            ) from None
-    return read_json_lines([path], path), str(path)
-
-
-def own_label(value, verbalizer: tuple) -> int:
-    """Number of a class
-
-    Args:
-        value: What stands in the column: a number, or a word of the verbalizer
-        verbalizer: Words of the classes
-
-    Returns:
-        int: The class; None if it is none
-    """
-    words, word = (
-        [w.strip() for w in verbalizer],
-        f'{value:g}' if type(value) is float else str(value).strip(),
-    )  # beside an empty cell, CSV has 1.0 for 1
-    if word in words:
-        return words.index(word)
-    if word.isdecimal() and int(word) < len(words) and not any(w.isdecimal() for w in words):
-        return int(word)
-
-
-# %% ../../nbs/tasks/22_builtin.ipynb #e302bab5
-def own_rows(source, columns: list, verbalizer: tuple, label: str):
-    """Read a table and check every row
-
-    Args:
-        source: As in `read_table`
-        columns: Columns that template and target name
-        verbalizer: Words of the classes, or ()
-        label: The column of labels
-
-    Returns:
-        A `datasets.Dataset`, checked, with an integer `label`
-    """
-    rows, where = read_table(source)
-    for name in [*columns, *([label] if verbalizer else [])]:
-        if name not in rows.column_names:
-            raise ValueError(
-                f'{where}: expected a column {name!r}, found {", ".join(rows.column_names)}.'
-            )
-    labels = []
-    for i, row in enumerate(rows):
-        for name in columns:
-            if not isinstance(row[name], (str, int, float)):
-                raise ValueError(
-                    f'{where}, row {i}, column {name!r}: received {row[name]!r}, expected text.'
-                )
-        if verbalizer and (number := own_label(row[label], verbalizer)) is None:
-            raise ValueError(
-                f'{where}, row {i}, column {label!r}: received {row[label]!r}, expected one of {", ".join(w.strip() for w in verbalizer)}, or its number (0 to {len(verbalizer) - 1}).'
-            )
-        labels.append(number if verbalizer else 0)
-    text = {name: list(map(str, rows[name][:])) for name in columns}
-    return type(rows).from_dict(text | ({'label': labels} if verbalizer else {}))
-
-
-def own_task(
-    name: str,
-    data,
-    template: str,
-    verbalizer: tuple = (),
-    target: str = None,
-    label: str = 'label',
-    **more,
-) -> Task:
-    """A task of your own rows
-
-    Args:
-        name: What it is called
-        data: A table (`.csv`, `.json`, `.jsonl`, `datasets.Dataset`), or split → table
-        template: Question with the columns in braces
-        verbalizer: Words of the classes
-        target: Or the answer, with the columns in braces
-        label: Column of the labels
-        **more: Other fields of `Task`
-    """
-    columns = list(
-        dict.fromkeys(
-            columns_of(template)
-            + columns_of(target or '')
-            + columns_of(more.get('reads') or '')
-            + columns_of(more.get('masked_template') or '')
-        )
-    )
-    read = lambda table: own_rows(table, columns, verbalizer, label)
-    if isinstance(data, dict):
-        splits = {k: read(table) for k, table in data.items()}
-    else:
-        rows = read(data)
-        order, n = fixed_order([template.format(**r) for r in rows]), len(rows) // 10
-        splits = {
-            k: rows.select(part)
-            for k, part in {
-                'train': order[2 * n :],
-                'validation': order[n : 2 * n],
-                'test': order[:n],
-            }.items()
-            if part
-        }
-    return Task(name, splits, template, verbalizer, target, source='own rows', **more)

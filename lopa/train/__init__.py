@@ -1,17 +1,43 @@
 "A recipe becomes an adapter"
 
-from .hardware import Execution, environment, is_main, start_of_memory
-from .loop import train
-from .recipes import RECIPES, Recipe, parameter_groups, recipe
+from .hardware import Execution, environment, explain_memory, is_main, start_of_memory
+from .loop import (
+    ProgressBar,
+    PromptTrainer,
+    check_run,
+    circumstances,
+    gate_spread,
+    make_trainer,
+    record,
+    run_plan,
+    test_scores,
+    train,
+    training_arguments,
+    training_data,
+)
+from .recipes import FAMILIES, RECIPES, Recipe, parameter_groups, recipe
 
 __all__ = [
+    'FAMILIES',
     'RECIPES',
     'Recipe',
     'parameter_groups',
     'recipe',
     'Execution',
     'environment',
+    'explain_memory',
     'is_main',
     'start_of_memory',
+    'ProgressBar',
+    'PromptTrainer',
+    'check_run',
+    'circumstances',
+    'gate_spread',
+    'make_trainer',
+    'record',
+    'run_plan',
+    'test_scores',
     'train',
+    'training_arguments',
+    'training_data',
 ]

@@ -5,19 +5,29 @@
 # %% auto #0
 __all__ = [
     'leave_out',
+    'weights_of',
     'say_fused',
     'fused_adamw',
     'rising',
     'entry',
+    'safer_ways',
     'advice',
     'complaint',
     'LeftOut',
+    'enter_step',
+    'Passes',
+    'Decided',
+    'fetch_steps',
+    'must_be_fused',
+    'Looks',
     'StepGuard',
 ]
 
 # %% ../../nbs/train/52_guard.ipynb #gd-imp
 import math
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,27 +36,39 @@ from transformers import TrainerCallback
 
 
 # %% ../../nbs/train/52_guard.ipynb #gd-leave
-def leave_out(optimiser, in_a_row: Tensor, patience: int = 3) -> Tensor:
+def leave_out(optimiser: torch.optim.Optimizer, in_a_row: Tensor, patience: int = 3) -> Tensor:
     """Tell an optimiser, without waiting, to leave a step out unless its gradients are finite
 
     Args:
-        optimiser: A fused optimiser of torch that is about to step
+        optimiser: A fused one that is about to step
         in_a_row: How many steps before this one were left out: a scalar on its device
         patience: After so many in a row, nothing is changed any more
 
     Returns:
         Tensor: The same with this step: 0 if the step is taken
     """
-    weights = [p for group in optimiser.param_groups for p in group['params']]
+    weights = weights_of(optimiser)
     norm = get_total_norm([p.grad for p in weights if p.grad is not None])
     good = norm.isfinite() & (in_a_row < patience)
     in_a_row = torch.where(good, torch.zeros_like(in_a_row), in_a_row + 1)
-    optimiser.found_inf = (in_a_row > 0).float()
+    optimiser.found_inf = (in_a_row > 0).float()  # type: ignore[attr-defined]
     return in_a_row
 
 
+def weights_of(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    """The weights of all groups
+
+    Args:
+        optimiser: Any of torch's
+
+    Returns:
+        list[Tensor]: All that it trains
+    """
+    return [p for group in optimiser.param_groups for p in group['params']]
+
+
 # %% ../../nbs/train/52_guard.ipynb #gd-fused-c
-def say_fused(optimiser, saved: dict) -> dict:
+def say_fused(optimiser: torch.optim.Optimizer, saved: dict) -> dict:
     """Before an optimiser takes back its state: it is fused, whatever wrote the state
 
     Args:
@@ -60,7 +82,7 @@ def say_fused(optimiser, saved: dict) -> dict:
     return saved | {'param_groups': groups}
 
 
-def fused_adamw(groups) -> torch.optim.AdamW:
+def fused_adamw(groups: list[dict]) -> torch.optim.AdamW:
     """AdamW without weight decay, of which a step can be left out
 
     Args:
@@ -75,23 +97,24 @@ def fused_adamw(groups) -> torch.optim.AdamW:
 
 
 # %% ../../nbs/train/52_guard.ipynb #gd-rising
-def rising(losses: list) -> bool:
+def rising(losses: list[float]) -> bool:
     """Did the loss go up by half before it broke? Fewer than ten losses cannot tell
 
     Args:
         losses: Losses of the steps that were taken, oldest first
     """
-    late, early = losses[-5:], losses[-15:-5]
+    late = losses[-5:]
+    early = losses[-15:-5]
     return len(early) >= 5 and sum(late) / len(late) > 1.5 * sum(early) / len(early)
 
 
 # %% ../../nbs/train/52_guard.ipynb #gd-entry
-def entry(step: int, shapes: list, loss: float, where: dict) -> dict:
+def entry(step: int, shapes: list[tuple[int, int]], loss: float, where: dict) -> dict:
     """Put a step that was left out on record
 
     Args:
         step: Which step
-        shapes: (rows, tokens) of each of its passes, prompt and padding included
+        shapes: (rows, tokens) of its passes, prompt and padding included
         loss: Its loss
         where: `dtype` and `attention`, in words
 
@@ -99,13 +122,35 @@ def entry(step: int, shapes: list, loss: float, where: dict) -> dict:
         dict: For the run's record
     """
     finite = math.isfinite(loss)
-    first, kept = ('gradient', loss) if finite else ('loss', None)
-    sizes = [list(shape) for shape in shapes]
-    return {'step': step, 'first': first, 'loss': kept, 'shapes': sizes, **where}
+    return {
+        'step': step,
+        'first': 'gradient' if finite else 'loss',
+        'loss': loss if finite else None,
+        'shapes': [list(shape) for shape in shapes],
+        **where,
+    }
+
+
+# %% ../../nbs/train/52_guard.ipynb #gd-safer
+def safer_ways(last: dict) -> list[str]:
+    """What differs from the safest way to compute a step?
+
+    Args:
+        last: From `entry`
+
+    Returns:
+        list[str]: Arguments of `load_foundation_model`, and the command line's
+    """
+    tries = []
+    if not last['attention'].startswith('eager'):
+        tries.append("attn_implementation='eager' (lopa train --attn-implementation eager)")
+    if last['dtype'] != 'float32':
+        tries.append('dtype=torch.float32 (lopa train --dtype float32)')
+    return tries
 
 
 # %% ../../nbs/train/52_guard.ipynb #gd-adv
-def advice(last: dict, losses: list, checkpoint: str, intact: bool) -> str:
+def advice(last: dict, losses: list[float], checkpoint: str, intact: bool) -> str:
     """What would change a step that went wrong?
 
     Args:
@@ -122,18 +167,15 @@ def advice(last: dict, losses: list, checkpoint: str, intact: bool) -> str:
         return f'the weights are not finite any more, so {again}'
     if rising(losses):
         return f'the loss had been rising (last {losses[-1]:.3g}), so {again}'
-    tries = []
-    if not last['attention'].startswith('eager'):
-        tries.append("attn_implementation='eager' (lopa train --attn-implementation eager)")
-    if last['dtype'] != 'float32':
-        tries.append('dtype=torch.float32 (lopa train --dtype float32)')
-    other = f'load the foundation model with {" or ".join(tries)}'
-    what = other if tries else 'look at the rows of these steps'
-    return what + ', and go on with resume=True (--resume)' * bool(checkpoint)
+    tries = safer_ways(last)
+    what = 'look at the rows of these steps'
+    if tries:
+        what = f'load the foundation model with {" or ".join(tries)}'
+    return f'{what}, and go on with resume=True (--resume)' if checkpoint else what
 
 
 # %% ../../nbs/train/52_guard.ipynb #gd-comp
-def complaint(left: list, losses: list, checkpoint: str, intact: bool = True) -> str:
+def complaint(left: list[dict], losses: list[float], checkpoint: str, intact: bool = True) -> str:
     """Say why a run ends
 
     Args:
@@ -145,56 +187,52 @@ def complaint(left: list, losses: list, checkpoint: str, intact: bool = True) ->
     Returns:
         str: One sentence
     """
-    last, steps = left[-1], ', '.join(str(e['step']) for e in left)
+    last = left[-1]
+    steps = ', '.join(str(e['step']) for e in left)
     loss = last['loss']
     what = 'the loss' if loss is None else f'the gradient (the loss was {loss:.3g})'
     rows = ', '.join(dict.fromkeys(f'{b} × {t}' for b, t in last['shapes']))
-    checkpoint = checkpoint if intact else ''
-    last_good = f'the last good checkpoint is {checkpoint}'
-    kept = last_good if checkpoint else 'there is no good checkpoint'
+    good = checkpoint if intact else ''
+    kept = f'the last good checkpoint is {good}' if good else 'there is no good checkpoint'
     return (
         f'Training ends: {len(left)} steps in a row ({steps}) were left out, since {what} was '
         f'not finite in rows × tokens {rows} (prompt included), {last["dtype"]}, attention '
         f'{last["attention"]}; no weight was changed by them, and {kept}: '
-        f'{advice(last, losses, checkpoint, intact)}.'
+        f'{advice(last, losses, good, intact)}.'
     )
 
 
 # %% ../../nbs/train/52_guard.ipynb #gd-book
+@dataclass
 class LeftOut:
     """The steps that were left out, and the end of a run after several in a row
 
-    Args:
+    Attributes:
         keep: Called with the `entry` of each step that was left out
         where: `dtype` and `attention`, in words
         checkpoint: Called for the name of the last good checkpoint
         weights: What is trained
         scaled: Does a gradient scaler search for its scale (float16)?
+        losses: Of the last twenty steps that were taken
+        left: Entries of the steps left out since then
     """
 
-    def __init__(self, keep, where: dict, checkpoint, weights: list, scaled: bool):
-        self.keep, self.where, self.checkpoint, self.weights = keep, where, checkpoint, weights
-        self.patience, self.warns = (20, False) if scaled else (3, True)
-        self.losses, self.left = [], []
+    keep: Callable[[dict], object]
+    where: dict
+    checkpoint: Callable[[], str]
+    weights: list[Tensor]
+    scaled: bool
+    losses: list[float] = field(default_factory=list)
+    left: list[dict] = field(default_factory=list)
 
-    def enter(self, step, shapes, loss, in_a_row):
-        "Note a step: whether it was taken, and its loss"
-        if in_a_row:
-            self.refuse(entry(step, shapes, loss, self.where))
-        else:
-            self.losses, self.left = [*self.losses[-19:], loss], []
+    @property
+    def patience(self) -> int:
+        """After how many steps in a row does the run end?
 
-    def refuse(self, what):
-        "Put a step on record, say so, and end the run if it is one too many"
-        self.left.append(what)
-        self.keep(what)
-        if len(self.left) == self.patience:
-            self.end()
-        words = (
-            'Step {step} was left out: its {first} was not finite ({dtype}, attention {attention}).'
-        )
-        if self.warns:
-            warnings.warn(words.format(**what), stacklevel=2)
+        Returns:
+            int: Steps
+        """
+        return 20 if self.scaled else 3
 
     def end(self):
         "Say what was seen, and end the run"
@@ -202,45 +240,127 @@ class LeftOut:
         raise FloatingPointError(complaint(self.left, self.losses, self.checkpoint(), intact))
 
 
-# %% ../../nbs/train/52_guard.ipynb #gd-guard
-class StepGuard(TrainerCallback):
-    """Leave out steps whose gradient is not finite, without waiting for the device
+# %% ../../nbs/train/52_guard.ipynb #gd-enter
+def enter_step(
+    book: LeftOut, step: int, shapes: list[tuple[int, int]], loss: float, in_a_row: float
+):
+    """Put a step on record, say if it was left out, and end the run if it is one too many
 
     Args:
-        optimiser: The fused optimiser
-        keep: Called with the `entry` of each step that was left out
-        where: `dtype` and `attention`, in words
-        checkpoint: Called for the name of the last good checkpoint
-        scaled: Does a gradient scaler search for its scale (float16)?
+        book: Where
+        step: Which step
+        shapes: (rows, tokens) of its passes
+        loss: Its loss
+        in_a_row: How many steps were left out up to this one; 0: it was taken
     """
+    if not in_a_row:
+        book.losses = [*book.losses[-19:], loss]
+        book.left = []
+        return
+    what = entry(step, shapes, loss, book.where)
+    book.left.append(what)
+    book.keep(what)
+    if len(book.left) == book.patience:
+        book.end()
+    if not book.scaled:
+        words = (
+            'Step {step} was left out: its {first} was not finite ({dtype}, attention {attention}).'
+        )
+        warnings.warn(words.format(**what), stacklevel=2)
 
-    def __init__(self, optimiser, keep, where: dict, checkpoint, scaled: bool = False):
-        weights = [p for group in optimiser.param_groups for p in group['params']]
-        if not all(group.get('fused') for group in optimiser.param_groups):
-            raise ValueError(
-                f'optimiser: received {type(optimiser).__name__} that is not fused, '
-                'expected fused=True, so that a step can be left out: use '
-                'lopa.train.guard.fused_adamw.'
-            )
-        self.optimiser, self.book = optimiser, LeftOut(keep, where, checkpoint, weights, scaled)
-        self.in_a_row = self.last_loss = None
-        self.passes, self.steps = [], []
 
-    def saw(self, loss, shape):
-        "Note the loss of a pass and its (rows, tokens); the loss to be averaged in the log"
+# %% ../../nbs/train/52_guard.ipynb #gd-passes
+class Passes:
+    "The passes of a step, their losses still on the device"
+
+    def __init__(self):
+        self.passes: list = []  # (loss, shape) of each
+        self.last_loss: Tensor | None = None  # that was finite
+
+    def saw(self, loss: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Note a pass
+
+        Args:
+            loss: Loss of a pass
+            shape: Its (rows, tokens)
+
+        Returns:
+            Tensor: The loss to be averaged in the log
+        """
         self.passes.append((loss, shape))
         last = loss if self.last_loss is None else self.last_loss
         self.last_loss = torch.where(loss.isfinite(), loss, last)
         return self.last_loss
 
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        "Decide on the device"
-        losses, shapes = zip(*self.passes)
-        before = torch.zeros_like(losses[0]) if self.in_a_row is None else self.in_a_row
-        self.in_a_row = leave_out(self.optimiser, before, self.book.patience)
-        numbers = torch.stack([sum(losses), self.in_a_row])
-        self.steps.append((state.global_step + 1, shapes, numbers))
+    def all_seen(self) -> tuple[Tensor, tuple]:
+        """The passes of a step that is about to be taken; the next ones belong to the next
+
+        Returns:
+            tuple[Tensor, tuple]: (loss of the step, shapes of its passes)
+        """
+        losses, shapes = zip(*self.passes, strict=True)
         self.passes = []
+        return sum(losses), shapes
+
+
+# %% ../../nbs/train/52_guard.ipynb #gd-steps
+class Decided:
+    "Steps that were taken or left out since the last look, which of them still on the device"
+
+    def __init__(self):
+        self.in_a_row: Tensor | None = None  # left out, up to the last step
+        self.steps: list = []  # (step, shapes, loss and count)
+
+    def decide(self, optimiser: torch.optim.Optimizer, patience: int, step: int, passes: Passes):
+        """Take a step or leave it out, on the device
+
+        Args:
+            optimiser: A fused one
+            patience: After so many in a row, nothing is changed any more
+            step: Which step
+            passes: Its passes
+        """
+        loss, shapes = passes.all_seen()
+        before = torch.zeros_like(loss) if self.in_a_row is None else self.in_a_row
+        self.in_a_row = leave_out(optimiser, before, patience)
+        self.steps.append((step, shapes, torch.stack([loss, self.in_a_row])))
+
+
+# %% ../../nbs/train/52_guard.ipynb #gd-fetch
+def fetch_steps(decided: Decided) -> list[tuple]:
+    """What happened since the last look
+
+    Args:
+        decided: What was decided; it is emptied
+
+    Returns:
+        list[tuple]: (step, shapes, loss, in a row) of each step, as plain numbers
+    """
+    steps = decided.steps
+    decided.steps = []
+    if not steps:
+        return []
+    numbers = torch.stack([both for _, _, both in steps]).tolist()
+    there = zip(steps, numbers, strict=True)
+    return [(step, shapes, *both) for (step, shapes, _), both in there]
+
+
+def must_be_fused(optimiser: torch.optim.Optimizer):
+    """Refuse an optimiser that cannot leave a step out
+
+    Args:
+        optimiser: The one that a guard is to watch
+    """
+    if not all(group.get('fused') for group in optimiser.param_groups):
+        raise ValueError(
+            f'optimiser: received {type(optimiser).__name__} that is not fused, expected '
+            'fused=True, so that a step can be left out: use lopa.train.guard.fused_adamw.'
+        )
+
+
+# %% ../../nbs/train/52_guard.ipynb #gd-looks
+class Looks(TrainerCallback):
+    "Looks when the Trainer logs, and when training ends"
 
     def on_log(self, args, state, control, **kwargs):
         self.look()
@@ -249,10 +369,39 @@ class StepGuard(TrainerCallback):
         self.look()
 
     def look(self):
-        "Fetch what happened since the last look: the one moment at which the device is waited for"
-        if not self.steps:
-            return
-        steps, self.steps = self.steps, []
-        numbers = torch.stack([both for *_, both in steps]).tolist()
-        for (step, shapes, _), (loss, in_a_row) in zip(steps, numbers):
-            self.book.enter(step, shapes, loss, in_a_row)
+        "To be filled in"
+
+
+# %% ../../nbs/train/52_guard.ipynb #gd-guard
+@dataclass(eq=False)
+class StepGuard(Passes, Looks):
+    """Leave out steps whose gradient is not finite, without waiting for the device
+
+    Attributes:
+        optimiser: A fused one
+        keep: Called with the `entry` of each step that was left out
+        where: `dtype` and `attention`, in words
+        checkpoint: Called for the name of the last good checkpoint
+        scaled: Does a gradient scaler search for its scale (float16)?
+    """
+
+    optimiser: torch.optim.Optimizer
+    keep: Callable[[dict], object]
+    where: dict
+    checkpoint: Callable[[], str]
+    scaled: bool = False
+
+    def __post_init__(self):
+        must_be_fused(self.optimiser)
+        weights = weights_of(self.optimiser)
+        super().__init__()
+        self.book = LeftOut(self.keep, self.where, self.checkpoint, weights, self.scaled)
+        self.decided = Decided()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.decided.decide(self.optimiser, self.book.patience, state.global_step + 1, self)
+
+    def look(self):
+        "Fetch what happened since the last look, and put it on record"
+        for step in fetch_steps(self.decided):
+            enter_step(self.book, *step)

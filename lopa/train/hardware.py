@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = [
+    'LOGGERS',
     'Execution',
     'is_main',
     'weight_format',
+    'is_out_of_memory',
     'explain_memory',
     'start_of_memory',
+    'peak_memory',
     'environment',
 ]
 
@@ -16,14 +19,17 @@ __all__ = [
 import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-
 # %% ../../nbs/train/51_hardware.ipynb #4df4d932
+LOGGERS = ('tensorboard', 'trackio', 'wandb', 'mlflow', 'swanlab')
+
+
 @dataclass
 class Execution:
     """How a recipe is carried out on a machine: none of it is meant to change what is learned
@@ -43,27 +49,33 @@ class Execution:
     report_to: str = 'none'
 
     def __post_init__(self):
-        if self.report_to in (
-            'tensorboard',
-            'trackio',
-            'wandb',
-            'mlflow',
-            'swanlab',
-        ) and not find_spec(self.report_to):
+        name = self.report_to
+        if name in LOGGERS and not find_spec(name):
             raise ModuleNotFoundError(
-                f'report_to={self.report_to!r} needs the package {self.report_to}: pip install {self.report_to}.'
+                f'report_to={name!r} needs the package {name}: pip install {name}.'
             )
 
-    def rows_per_pass(self, batch_size):
-        "Rows that one process handles at a time"
-        processes = int(os.environ.get('WORLD_SIZE', 1))
-        rows, rest = divmod(batch_size, self.gradient_accumulation_steps * processes)
-        if rest or not rows:
-            raise ValueError(
-                f'batch_size: received {batch_size} examples per step, expected a multiple of {self.gradient_accumulation_steps * processes} '
-                f'(passes × processes = {self.gradient_accumulation_steps} × {processes}): change batch_size or gradient_accumulation_steps.'
-            )
-        return rows
+    def rows_per_pass(self, batch_size: int) -> int:
+        """Rows that one process handles at a time
+
+        Returns:
+            int: For so many examples per step
+        """
+        return _shared_out(batch_size, self.gradient_accumulation_steps)
+
+
+# %% ../../nbs/train/51_hardware.ipynb #hw-share
+def _shared_out(batch_size, passes):
+    "Rows per pass and process, or what does not come out even"
+    processes = int(os.environ.get('WORLD_SIZE', 1))
+    rows, rest = divmod(batch_size, passes * processes)
+    if rest or not rows:
+        raise ValueError(
+            f'batch_size: received {batch_size} examples per step, expected a multiple of '
+            f'{passes * processes} (passes × processes = {passes} × {processes}): change '
+            'batch_size or gradient_accumulation_steps.'
+        )
+    return rows
 
 
 # %% ../../nbs/train/51_hardware.ipynb #a2fad7c7
@@ -86,33 +98,50 @@ def weight_format(base_model) -> str:
     Returns:
         str: e.g. `bits=4`, or `float32`
     """
-    bits = next((b for b in (4, 8) if getattr(base_model, f'is_loaded_in_{b}bit', False)), None)
-    return f'bits={bits}' if bits else f'no bits, {str(base_model.dtype).removeprefix("torch.")}'
+    for bits in 4, 8:
+        if getattr(base_model, f'is_loaded_in_{bits}bit', False):
+            return f'bits={bits}'
+    return f'no bits, {str(base_model.dtype).removeprefix("torch.")}'
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Does this error say that there was not enough memory?
+
+    Args:
+        error: What was raised
+    """
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or should_reduce_batch_size(error)
+
+
+# %% ../../nbs/train/51_hardware.ipynb #hw-explain
 @contextlib.contextmanager
-def explain_memory(base_model, batch_size: int, execution: Execution):
+def explain_memory(base_model, batch_size: int, execution: Execution) -> Iterator[None]:
     """Say what helps when memory runs out
 
     Args:
         base_model: The foundation model
         batch_size: Examples per step
         execution: What was tried
-    """
-    from accelerate.utils.memory import should_reduce_batch_size
 
+    Returns:
+        Iterator[None]: A context; what runs out of memory in it ends in a `MemoryError`
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as e:
-        if not isinstance(
-            e, (MemoryError, torch.OutOfMemoryError)
-        ) and not should_reduce_batch_size(e):
+        if not is_out_of_memory(e):
             raise
         passes = execution.gradient_accumulation_steps
         raise MemoryError(
-            f'Out of memory on {base_model.device}. Three settings help: gradient_accumulation_steps (tried {passes}, which is {execution.rows_per_pass(batch_size)} rows at a time), '
-            f'gradient_checkpointing (tried {execution.gradient_checkpointing}), bits of the foundation model (tried {weight_format(base_model)}); '
-            'the first two leave the result as it is, and `lopa plan` says what will fit.'
+            f'Out of memory on {base_model.device}. Three settings help: '
+            f'gradient_accumulation_steps (tried {passes}, which is '
+            f'{execution.rows_per_pass(batch_size)} rows at a time), gradient_checkpointing '
+            f'(tried {execution.gradient_checkpointing}), bits of the foundation model (tried '
+            f'{weight_format(base_model)}); the first two leave the result as it is, and '
+            '`lopa plan` says what will fit.'
         ) from e
 
 
@@ -125,40 +154,53 @@ def start_of_memory():
         Path('/proc/self/clear_refs').write_text('5')
 
 
-def environment(device) -> dict:
+def peak_memory(device: torch.device) -> float:
+    """The highest memory since `start_of_memory`, or since the process was started
+
+    Args:
+        device: Where the run took place
+
+    Returns:
+        float: MB of 2²⁰ bytes
+    """
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    unit = 2**20 if platform.system() == 'Darwin' else 2**10  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+# %% ../../nbs/train/51_hardware.ipynb #hw-env
+def environment(device: torch.device) -> dict:
     """Where a run took place
 
     Args:
-        device: A torch device
+        device: Where the run took place
 
     Returns:
-        dict: Versions, device, processor threads, peak memory in MB
+        dict: Versions, device, processor threads, processes, peak memory in MB
     """
     import accelerate
     import datasets
-    import psutil
     import transformers
 
     import lopa
 
-    gpu = torch.cuda.get_device_name(device) if device.type == 'cuda' else None
-    if gpu:
-        peak = torch.cuda.max_memory_allocated(device) / 2**20
-    else:
-        try:
-            import resource
-
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-                2**20 if platform.system() == 'Darwin' else 2**10
-            )
-        except ImportError:
-            peak = psutil.Process().memory_info().peak_wset / 2**20  # Windows
     versions = {
         m.__name__: m.__version__ for m in (lopa, torch, transformers, accelerate, datasets)
-    } | {'python': platform.python_version()}
+    }
+    if device.type == 'cuda':
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f'CPU ({platform.machine()}), {torch.get_num_threads()} threads'
     return {
-        'versions': versions,
-        'device': gpu or f'CPU ({platform.machine()}), {torch.get_num_threads()} threads',
+        'versions': versions | {'python': platform.python_version()},
+        'device': name,
         'processes': int(os.environ.get('WORLD_SIZE', 1)),
-        'peak_memory_mb': round(peak),
+        'peak_memory_mb': round(peak_memory(device)),
     }

@@ -4,17 +4,30 @@
 
 # %% auto #0
 __all__ = [
+    'SCHEDULES',
+    'CURVE',
     'gate_spread',
     'ProgressBar',
     'circumstances',
+    'newest_checkpoint',
+    'GuardedTrainer',
+    'LoggingTrainer',
+    'look_metrics',
+    'validation_score',
     'PromptTrainer',
     'training_arguments',
     'run_plan',
+    'curve_of',
     'record',
     'test_scores',
     'check_run',
     'training_data',
+    'Run',
     'make_trainer',
+    'carry_out',
+    'best_look',
+    'put_away',
+    'return_or_run',
     'train',
 ]
 
@@ -25,11 +38,13 @@ import math
 import os
 import shutil
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from lopa.evaluate import (
@@ -42,10 +57,14 @@ from lopa.evaluate import (
     write_predictions,
 )
 
+# %% ../../nbs/train/54_loop.ipynb #tr-imp
 from ..attention import describe_attention, looks_ahead
+from ..baselines import BaselineModel
 from ..factorize import count_parameters
 from ..files import write_files
+from ..model import PromptModel
 from ..sandbox import choose_rung, run_program
+from ..tasks import Collator, Task
 from .guard import StepGuard, fused_adamw
 from .hardware import Execution, environment, explain_memory, is_main, start_of_memory
 from .recipes import Recipe, parameter_groups, recipe
@@ -53,18 +72,20 @@ from .resume import ResumableTrainer, begin_run, last_checkpoint
 
 
 # %% ../../nbs/train/54_loop.ipynb #08a6b890
-def gate_spread(model, features) -> float:
+def gate_spread(model: PromptModel | BaselineModel, features: Tensor) -> float:
     """How much does the gate differ from instance to instance?
 
     Args:
-        model: A `PromptModel`
+        model: One whose generator has logits
         features: Features of some instances: `(n, e)`
 
     Returns:
         float: Standard deviation of the gate over instances, averaged over its entries
     """
+    to_logits: Callable = model.generator.logits  # type: ignore[assignment,union-attr]
     with torch.no_grad():
-        return model.generator.logits(features.to(model.device)).sigmoid().std(0).mean().item()
+        logits = to_logits(features.to(model.device))  # (n, m, d)
+        return logits.sigmoid().std(0).mean().item()
 
 
 # %% ../../nbs/train/54_loop.ipynb #11e0122c
@@ -72,26 +93,24 @@ class ProgressBar(ProgressCallback):
     "One bar that shows the latest numbers, instead of a line for each"
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar:
-            self.training_bar.set_postfix(
-                {
-                    k.removeprefix('eval_'): f'{logs[k]:.3g}'
-                    for k in ('loss', 'eval_accuracy')
-                    if k in logs
-                },
-                refresh=False,
-            )
+        if not self.training_bar:
+            return
+        shown = {}
+        for name in 'loss', 'eval_accuracy':
+            if name in logs:
+                shown[name.removeprefix('eval_')] = f'{logs[name]:.3g}'
+        self.training_bar.set_postfix(shown, refresh=False)
 
 
 # %% ../../nbs/train/54_loop.ipynb #e184dfec
-def circumstances(model) -> dict:
+def circumstances(model: PromptModel | BaselineModel) -> dict[str, str]:
     """Say how a model computes a training step
 
     Args:
-        model: A `PromptModel` or `BaselineModel`
+        model: What is trained
 
     Returns:
-        dict: `dtype` and `attention`, in words
+        dict[str, str]: `dtype` and `attention`, in words
     """
     base = model.base_model
     masked = model.task_type != 'CAUSAL_LM' or looks_ahead(base)
@@ -99,90 +118,179 @@ def circumstances(model) -> dict:
     return {'dtype': dtype, 'attention': describe_attention(base, masked)}
 
 
-# %% ../../nbs/train/54_loop.ipynb #4de00cfb
-class PromptTrainer(ResumableTrainer):
-    "The Trainer, for adapters and for answers in words"
+def newest_checkpoint(trainer: ResumableTrainer) -> str:
+    """Name the last good checkpoint
 
-    def __init__(self, *args, task=None, run=run_program, progress=True, **kwargs):
+    Args:
+        trainer: Any
+
+    Returns:
+        str: A path, or ''
+    """
+    return str(last_checkpoint(trainer.folder) or '')
+
+
+# %% ../../nbs/train/54_loop.ipynb #tr-guarded
+class GuardedTrainer(ResumableTrainer):
+    "A Trainer that leaves out steps whose gradient is not a number"
+
+    def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.task, self.run, self.progress = task, run, progress
-        self.kept['looking'] = 0.0  # seconds spent on the validation split
-        self.remove_callback(PrinterCallback)
-        self.guard = StepGuard(
-            self.optimizer,
-            self.keep,
-            circumstances(self.model),
-            self.newest,
-            self.accelerator.scaler is not None,
-        )
+        newest = partial(newest_checkpoint, self)
+        scaled = self.accelerator.scaler is not None
+        self.guard = StepGuard(self.optimizer, self.keep, circumstances(self.model), newest, scaled)
         self.add_callback(self.guard)
-        if progress:
-            self.add_callback(ProgressBar)
 
     def keep(self, entry):
-        "Put a step that the guard left out among what is kept with each checkpoint"
+        "Put a step that was left out among what is kept with each checkpoint"
         self.kept.setdefault('left_out', []).append(entry)
 
     def _save_checkpoint(self, model, trial):
-        "Nothing is kept before the guard has looked at it"
         self.guard.look()
         super()._save_checkpoint(model, trial)
 
-    def newest(self):
-        "Name of the last good checkpoint, or nothing"
-        return str(last_checkpoint(self.folder) or '')
-
     def training_step(self, model, inputs, num_items_in_batch=None):
-        "A pass, seen by the guard"
         rows, tokens = inputs['input_ids'].shape
         loss = super().training_step(model, inputs, num_items_in_batch)
         return self.guard.saw(loss, (rows, tokens + self.model.prompt_length))
 
+
+# %% ../../nbs/train/54_loop.ipynb #tr-log
+class LoggingTrainer(GuardedTrainer):
+    "A Trainer with one bar, and with the time of training in its log"
+
+    def __init__(self, *args, task=None, run=run_program, progress=True, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.task = task  # A `Task`
+        self.run = run  # Runs a program
+        self.progress = progress  # Show progress bars?
+        self.kept['looking'] = 0.0  # seconds spent on the validation split
+        self.remove_callback(PrinterCallback)
+        if progress:
+            self.add_callback(ProgressBar)
+
     def log(self, logs, *args):
         "With the seconds of training so far, looks at the validation split not counted"
-        finite = {k: v for k, v in logs.items() if not isinstance(v, float) or math.isfinite(v)}
-        seconds = self.seconds() - self.kept['looking']
-        super().log(finite | {'train_seconds': round(seconds, 2)}, *args)
+        kept = {k: v for k, v in logs.items() if not isinstance(v, float) or math.isfinite(v)}
+        kept['train_seconds'] = round(self.seconds() - self.kept['looking'], 2)
+        super().log(kept, *args)
+
+
+# %% ../../nbs/train/54_loop.ipynb #tr-metrics
+def look_metrics(
+    model: PromptModel | BaselineModel, data, score: dict, prefix: str = 'eval'
+) -> dict[str, float]:
+    """What the log is told of a look at the validation split
+
+    Args:
+        model: What is trained
+        data: The tokenized validation split
+        score: From `score_lines`
+        prefix: First word of the names
+
+    Returns:
+        dict[str, float]: `eval_accuracy`, `eval_score` and perhaps `eval_gate_spread`
+    """
+    metrics = {f'{prefix}_accuracy': score['accuracy'], f'{prefix}_score': main_score(score)}
+    if hasattr(model.generator, 'logits') and 'instance_features' in data.column_names:
+        features = torch.tensor(data['instance_features'][:256])
+        metrics[f'{prefix}_gate_spread'] = gate_spread(model, features)
+    return metrics
+
+
+# %% ../../nbs/train/54_loop.ipynb #tr-look
+def validation_score(trainer: LoggingTrainer, data) -> dict:
+    """Ask the model about every row, and judge what it says
+
+    Args:
+        trainer: With a `task`, and `run`, which runs a program
+        data: The tokenized validation split
+
+    Returns:
+        dict: From `score_lines`
+    """
+    lines = answer_lines(
+        trainer.model,
+        trainer.task,
+        data,
+        trainer.data_collator,
+        trainer.args.eval_batch_size,
+        trainer.progress,
+        trainer.run,
+    )
+    return score_lines(judging(trainer.task, 'validation'), lines)
+
+
+# %% ../../nbs/train/54_loop.ipynb #4de00cfb
+class PromptTrainer(LoggingTrainer):
+    "The Trainer, for adapters and for answers in words"
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval'):
         "The task's score, and the spread of the gate"
-        data, step, began = (
-            eval_dataset or self.eval_dataset,
-            self.state.global_step,
-            time.perf_counter(),
-        )
-        lines = answer_lines(
-            self.model,
-            self.task,
-            data,
-            self.data_collator,
-            self.args.eval_batch_size,
-            self.progress,
-            self.run,
-        )
-        score = score_lines(judging(self.task, 'validation'), lines)
+        began = time.perf_counter()
+        data = eval_dataset or self.eval_dataset
+        score = validation_score(self, data)
+        step = self.state.global_step
         self.kept['looks'].append((step, main_score(score), score))
         if self.best_step() == step and self.args.should_save:
             self.model.save_pretrained(self.folder / f'best-{step}')
-        metrics = {
-            f'{metric_key_prefix}_accuracy': score['accuracy'],
-            f'{metric_key_prefix}_score': main_score(score),
-        }
-        if hasattr(self.model.generator, 'logits') and 'instance_features' in data.column_names:
-            metrics[f'{metric_key_prefix}_gate_spread'] = gate_spread(
-                self.model, torch.tensor(data['instance_features'][:256])
-            )
+        metrics = look_metrics(self.model, data, score, metric_key_prefix)
         self.kept['looking'] += time.perf_counter() - began
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
+        told = self.args, self.state, self.control, metrics
+        self.control = self.callback_handler.on_evaluate(*told)
         return metrics
+
+
+# %% ../../nbs/train/54_loop.ipynb #tr-args
+SCHEDULES = {'linear': 'linear', 'constant': 'constant_with_warmup'}  # in the Trainer's words
+
+
+def _from_recipe(recipe):
+    "What a recipe says, in the Trainer's words"
+    eval_steps = recipe.eval_steps or recipe.steps
+    return dict(
+        max_steps=recipe.steps,
+        per_device_eval_batch_size=recipe.eval_batch_size,
+        eval_steps=eval_steps,
+        logging_steps=min(10, eval_steps),
+        lr_scheduler_type=SCHEDULES[recipe.schedule],
+        warmup_steps=round(recipe.warmup * recipe.steps),
+        max_grad_norm=recipe.max_grad_norm,
+        weight_decay=0.0,
+    )
+
+
+# %% ../../nbs/train/54_loop.ipynb #tr-args2
+def _from_execution(how, batch_size):
+    "What an execution says, in the Trainer's words"
+    return dict(
+        per_device_train_batch_size=how.rows_per_pass(batch_size),
+        gradient_accumulation_steps=how.gradient_accumulation_steps,
+        save_steps=how.save_steps,
+        report_to=how.report_to,
+        torch_compile=how.torch_compile,
+    )
+
+
+def _from_model(model):
+    "What follows from where a model is and how it multiplies"
+    device = model.device.type
+    if device == 'cpu':
+        backend = 'gloo' if 'WORLD_SIZE' in os.environ else None
+        return dict(use_cpu=True, ddp_backend=backend, dataloader_pin_memory=False)
+    half = device == 'cuda' and model.dtype == torch.float16
+    return dict(fp16=half, dataloader_pin_memory=True)
 
 
 # %% ../../nbs/train/54_loop.ipynb #159037c4
 def training_arguments(
-    recipe: Recipe, execution: Execution, folder: Path, seed: int, model, choose: bool = True
+    recipe: Recipe,
+    execution: Execution,
+    folder: Path,
+    seed: int,
+    model: PromptModel | BaselineModel,
+    choose: bool = True,
 ) -> TrainingArguments:
     """Say in the Trainer's words what recipe and execution say in ours
 
@@ -191,93 +299,100 @@ def training_arguments(
         execution: How it is carried out
         folder: Where the Trainer may write its logs
         seed: Order of the data and dropout
-        model: A `PromptModel` or `BaselineModel`
+        model: What is trained
         choose: Is there a validation split to choose by?
 
     Returns:
         TrainingArguments: For `PromptTrainer`
     """
-    device, how = model.device.type, execution
-    where = (
-        dict(use_cpu=True, ddp_backend='gloo' if 'WORLD_SIZE' in os.environ else None)
-        if device == 'cpu'
-        else dict(fp16=device == 'cuda' and model.dtype == torch.float16)
-    )
+    said = _from_recipe(recipe) | _from_model(model)
+    said |= _from_execution(execution, recipe.batch_size)
     args = TrainingArguments(
         output_dir=str(folder),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=how.rows_per_pass(recipe.batch_size),
-        gradient_accumulation_steps=how.gradient_accumulation_steps,
-        per_device_eval_batch_size=recipe.eval_batch_size,
-        eval_strategy='steps' if choose else 'no',
-        eval_steps=recipe.eval_steps,
-        lr_scheduler_type={'linear': 'linear', 'constant': 'constant_with_warmup'}[recipe.schedule],
-        warmup_steps=round(recipe.warmup * recipe.steps),
-        max_grad_norm=recipe.max_grad_norm,
-        weight_decay=0.0,
-        save_strategy='steps',
-        save_steps=how.save_steps,
-        logging_steps=min(10, recipe.eval_steps),
-        logging_nan_inf_filter=False,
-        report_to=how.report_to,
-        torch_compile=how.torch_compile,
         seed=seed,
+        eval_strategy='steps' if choose else 'no',
+        save_strategy='steps',
+        logging_nan_inf_filter=False,
         remove_unused_columns=False,
-        dataloader_pin_memory=device != 'cpu',
-        disable_tqdm=True,
-        **where,
-    )  # our own bar takes the place of theirs
-    args._n_gpu = min(args.n_gpu, 1)  # a process uses one GPU: more of them would each take a batch
+        disable_tqdm=True,  # our own bar takes the place of theirs
+        **said,
+    )
+    args._n_gpu = min(args.n_gpu, 1)  # a process uses one GPU: more would each take a batch
     return args
 
 
 # %% ../../nbs/train/54_loop.ipynb #df5823e7
-def run_plan(model, task, recipe, seed, rows: int) -> dict:
+def run_plan(
+    model: PromptModel | BaselineModel, task: Task, recipe: Recipe, seed: int, rows: int
+) -> dict:
     """Say what is to be run
 
     Args:
-        seed: The run
+        model: What is trained
+        task: On what
+        recipe: As decided
+        seed: Order of the data and dropout
         rows: Rows of the training split that fit
 
     Returns:
         dict: What makes it this run
     """
+    decided = asdict(recipe)
+    del decided['config']  # it stands beside
     return {
         'task': task.name,
         'method': model.adapter_config.method,
         'config': asdict(model.adapter_config),
-        'recipe': {k: v for k, v in asdict(recipe).items() if k != 'config'},
+        'recipe': decided,
         'seed': seed,
         'base_model': model.base_model.name_or_path,
         'data': {k: len(d) for k, d in task.splits.items()} | {'train': rows},
     }
 
 
+# %% ../../nbs/train/54_loop.ipynb #tr-curve
+CURVE = ('step', 'train_seconds', 'loss', 'grad_norm', 'eval_accuracy', 'eval_gate_spread')
+
+
+def curve_of(history: list[dict]) -> list[dict]:
+    """What a record keeps of a log
+
+    Args:
+        history: The Trainer's log
+
+    Returns:
+        list[dict]: Lines with a loss or a score, numbers with five decimals
+    """
+    curve = []
+    for line in history:
+        if 'loss' in line or 'eval_accuracy' in line:
+            kept = {k: v for k, v in line.items() if k in CURVE}
+            curve.append({k: round(v, 5) if isinstance(v, float) else v for k, v in kept.items()})
+    return curve
+
+
 # %% ../../nbs/train/54_loop.ipynb #b16ae448
-def record(model, task, plan: dict, scores: dict, history: list, seconds: dict) -> dict:
+def record(
+    model: PromptModel | BaselineModel,
+    task: Task,
+    plan: dict,
+    scores: dict,
+    history: list[dict],
+    seconds: dict[str, float],
+) -> dict:
     """Put a run on record
 
     Args:
-        task: The run
+        model: What was trained
+        task: On what
         plan: From `run_plan`
-        scores: `validation` and `test` → `score`; `test_predictions` → a digit per sentence, its
-            class
+        scores: `validation` and `test` → `score`; `test_predictions` → a digit per sentence
         history: The Trainer's log
         seconds: `prepare`, `train`, `total`
 
     Returns:
         dict: What a reader needs to believe or repeat a number
     """
-    curve = [
-        {
-            k: (round(v, 5) if isinstance(v, float) else v)
-            for k, v in entry.items()
-            if k
-            in ('step', 'train_seconds', 'loss', 'grad_norm', 'eval_accuracy', 'eval_gate_spread')
-        }
-        for entry in history
-        if 'loss' in entry or 'eval_accuracy' in entry
-    ]
     return {
         **plan,
         'source': task.source,
@@ -287,16 +402,29 @@ def record(model, task, plan: dict, scores: dict, history: list, seconds: dict) 
         'encoder_tuned': bool(model.encoder and model.encoder.tuned),
         'seconds': {k: round(v, 1) for k, v in seconds.items()},
         **environment(model.device),
-        'history': curve,
+        'history': curve_of(history),
     }
 
 
 # %% ../../nbs/train/54_loop.ipynb #96c42a57
-def test_scores(model, task, splits, collate, recipe, path, run, progress: bool) -> dict:
+def test_scores(
+    model: PromptModel | BaselineModel,
+    task: Task,
+    splits: dict,
+    collate: Collator,
+    recipe: Recipe,
+    path: Path,
+    run: Callable,
+    progress: bool,
+) -> dict:
     """Evaluate on the test split, if there is one
 
     Args:
-        recipe: The run
+        model: What was trained
+        task: On what
+        splits: Tokenized, from `training_data`
+        collate: From `training_data`
+        recipe: Its `eval_batch_size` is used
         path: Where the predictions go
         run: Runs a program
         progress: Show progress bars?
@@ -306,56 +434,50 @@ def test_scores(model, task, splits, collate, recipe, path, run, progress: bool)
     """
     if 'test' not in splits:
         return {}
-    lines, about = (
-        answer_lines(model, task, splits['test'], collate, recipe.eval_batch_size, progress, run),
-        judging(task, 'test'),
-    )
+    rows = recipe.eval_batch_size
+    lines = answer_lines(model, task, splits['test'], collate, rows, progress, run)
+    about = judging(task, 'test')
     if is_main():
         write_predictions(path, about, lines)
+    scores: dict = {'test': score_lines(about, lines)}
     words = {w.strip(): str(i) for i, w in enumerate(task.verbalizer)}
-    return {'test': score_lines(about, lines)} | (
-        {'test_predictions': ''.join(words[l['answer']] for l in lines)}
-        if 0 < len(words) < 10
-        else {}
-    )
+    if 0 < len(words) < 10:
+        scores['test_predictions'] = ''.join(words[line['answer']] for line in lines)
+    return scores
 
 
 # %% ../../nbs/train/54_loop.ipynb #2e6ad478
-def check_run(task, recipe, execution: Execution, weak: bool):
+def check_run(task: Task, recipe: Recipe, execution: Execution, weak: bool):
     """Refuse what cannot work, before anything is computed
 
     Args:
-        recipe: The run
+        task: On what is to be trained
+        recipe: As decided
         execution: How it is carried out
         weak: Is a weak sandbox accepted?
     """
     execution.rows_per_pass(recipe.batch_size)
     if 'train' not in task.splits:
         raise ValueError(
-            f'{task.name}: expected a training split, found only {", ".join(task.splits)}; train on another task and evaluate on this one.'
+            f'{task.name}: expected a training split, found only {", ".join(task.splits)}; '
+            'train on another task and evaluate on this one.'
         )
     if needs_sandbox(task):
         choose_rung(weak=weak)
 
 
 # %% ../../nbs/train/54_loop.ipynb #d4abb0c0
-def training_data(model, task) -> tuple:
+def training_data(model: PromptModel | BaselineModel, task: Task) -> tuple[dict, Collator]:
     """Tokenize all splits, and leave long texts out of training
 
     Args:
-        task: The run
+        model: What is to be trained
+        task: On what
 
     Returns:
-        tuple: (split → tokenized data set, with `fits`: the training rows that fit; `Collator`)
+        tuple[dict, Collator]: Tokenized splits with `fits`, the training rows that fit; batches
     """
-    from accelerate import PartialState
-
-    alone = (
-        PartialState(cpu=model.device.type == 'cpu').main_process_first()
-        if 'WORLD_SIZE' in os.environ
-        else contextlib.nullcontext()
-    )
-    with alone:
+    with _one_goes_first(model.device):
         splits, collate = prepare(model, task)
         fits = splits['train'].filter(
             lambda n: n <= task.max_length or task.verbalizer, input_columns='length'
@@ -363,117 +485,186 @@ def training_data(model, task) -> tuple:
     return splits | {'fits': fits}, collate
 
 
-# %% ../../nbs/train/54_loop.ipynb #269e1408
-def make_trainer(
-    model,
-    task,
-    recipe,
-    seed,
-    execution: Execution,
-    folder: Path,
-    splits,
-    collate,
-    run,
-    progress: bool,
-) -> PromptTrainer:
-    """Put everything that training needs together
+def _one_goes_first(device):
+    "A context: of several processes, the first goes through it alone"
+    from accelerate import PartialState
 
-    Args:
-        seed: The run
+    if 'WORLD_SIZE' not in os.environ:
+        return contextlib.nullcontext()
+    return PartialState(cpu=device.type == 'cpu').main_process_first()
+
+
+# %% ../../nbs/train/54_loop.ipynb #269e1408
+@dataclass
+class Run:
+    """All that one run is made of
+
+    Attributes:
+        model: What is trained
+        task: On what
+        recipe: As decided, in steps
+        seed: Order of the data and dropout
         execution: How it is carried out
         folder: The run's folder
+        splits: From `training_data`
         collate: From `training_data`
         run: Runs a program
         progress: Show progress bars?
     """
-    if execution.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+
+    model: PromptModel | BaselineModel
+    task: Task
+    recipe: Recipe
+    seed: int
+    execution: Execution
+    folder: Path
+    splits: dict
+    collate: Collator
+    run: Callable
+    progress: bool
+
+
+# %% ../../nbs/train/54_loop.ipynb #tr-make
+def make_trainer(r: Run) -> PromptTrainer:
+    """Put everything that training needs together
+
+    Args:
+        r: What is to be run
+    """
+    if r.execution.gradient_checkpointing:
+        r.model.gradient_checkpointing_enable()
+    choose = 'validation' in r.splits
     return PromptTrainer(
-        model,
-        training_arguments(recipe, execution, folder, seed, model, 'validation' in splits),
-        folder / 'checkpoints',
-        recipe.batch_size,
-        data_collator=collate,
-        train_dataset=splits['fits'],
-        eval_dataset=splits.get('validation'),
-        task=task,
-        run=run,
-        progress=progress,
-        optimizers=(fused_adamw(parameter_groups(model, recipe)), None),
+        r.model,
+        training_arguments(r.recipe, r.execution, r.folder, r.seed, r.model, choose),
+        r.folder / 'checkpoints',
+        r.recipe.batch_size,
+        data_collator=r.collate,
+        train_dataset=r.splits['fits'],
+        eval_dataset=r.splits.get('validation'),
+        task=r.task,
+        run=r.run,
+        progress=r.progress,
+        optimizers=(fused_adamw(parameter_groups(r.model, r.recipe)), None),
     )
+
+
+# %% ../../nbs/train/54_loop.ipynb #tr-carry
+def carry_out(r: Run, plan: dict, prepare_seconds: float) -> dict:
+    """Train, evaluate on test, and record everything
+
+    Args:
+        r: What is to be run
+        plan: From `run_plan`
+        prepare_seconds: What it took to get here
+
+    Returns:
+        dict: The result record
+    """
+    trainer = make_trainer(r)
+    path = r.folder / 'predictions.jsonl'
+    with explain_memory(r.model.base_model, r.recipe.batch_size, r.execution):
+        trainer.to_the_end()
+        trained = trainer.seconds()
+        r.model.eval()
+        on_test = r.model, r.task, r.splits, r.collate, r.recipe, path, r.run, r.progress
+        scores = best_look(trainer) | test_scores(*on_test)
+    total = prepare_seconds + trainer.seconds()
+    seconds = {'prepare': prepare_seconds, 'train': trained, 'total': total}
+    result = record(r.model, r.task, plan, scores, trainer.state.log_history, seconds)
+    result['execution'] = asdict(r.execution)
+    result['resumed_at'] = trainer.kept['resumed_at']
+    result['left_out'] = trainer.kept.get('left_out', [])
+    put_away(trainer, r, result)
+    return result
+
+
+# %% ../../nbs/train/54_loop.ipynb #tr-away
+def best_look(trainer: PromptTrainer) -> dict:
+    """The score by which the adapter was chosen
+
+    Args:
+        trainer: That came to its end
+
+    Returns:
+        dict: `validation` → `score`, if there was a look
+    """
+    looks = {step: score for step, _, score in trainer.kept['looks']}
+    return {'validation': looks[trainer.best_step()]} if looks else {}
+
+
+def put_away(trainer: PromptTrainer, r: Run, result: dict):
+    """Write adapter and record, and remove the checkpoints
+
+    Args:
+        trainer: That came to its end
+        r: What was run
+        result: Its record
+    """
+    if is_main():
+        r.model.save_pretrained(r.folder / 'adapter')
+        write_files(r.folder, {'result.json': json.dumps(result, indent=1).encode()})
+    trainer.accelerator.wait_for_everyone()  # all have taken the best adapter back
+    if is_main():
+        shutil.rmtree(r.folder / 'checkpoints', ignore_errors=True)
+
+
+# %% ../../nbs/train/54_loop.ipynb #tr-begin
+def return_or_run(r: Run, resume: bool, start: float) -> dict:
+    """The result that is there, if it is this run's; else that of a new run
+
+    Args:
+        r: What is to be run
+        resume: Go on, if something is there?
+        start: When it all began, by `time.perf_counter`
+
+    Returns:
+        dict: The result record
+    """
+    from accelerate.utils import broadcast_object_list
+
+    plan = run_plan(r.model, r.task, r.recipe, r.seed, len(r.splits['fits']))
+    prepare_seconds = time.perf_counter() - start
+    there = [begin_run(r.folder, plan, resume) if is_main() else None]
+    there = broadcast_object_list(there)  # the first process has looked for all
+    return there[0] or carry_out(r, plan, prepare_seconds)
 
 
 # %% ../../nbs/train/54_loop.ipynb #a9dbe791
 def train(
-    model,
-    task,
+    model: PromptModel | BaselineModel,
+    task: Task,
     recipe: Recipe,
-    output_dir='runs/latest',
+    output_dir: str | Path = 'runs/latest',
     seed: int = 0,
     progress: bool = True,
     allow_weak_isolation: bool = False,
     resume: bool = False,
-    execution: Execution = None,
+    execution: Execution | None = None,
 ) -> dict:
     """Train, select on validation if there is any, evaluate once on test, and record everything
 
     Args:
-        model: A `PromptModel` or `BaselineModel`
-        task: A `Task`
+        model: What is trained
+        task: On what
         recipe: What was decided; its `config` should be the model's
-        output_dir: Where `adapter/`, `predictions.jsonl` and `result.json` go, and `checkpoints/`
-            meanwhile
+        output_dir: For `adapter/`, `predictions.jsonl`, `result.json`
         seed: Order of the data and dropout
         progress: Show progress bars?
-        allow_weak_isolation: Run model-written programs without a strong sandbox, too?
-        resume: Go on where an interrupted run of the same kind stopped, if there is one?
+        allow_weak_isolation: Run model-written programs without a strong sandbox?
+        resume: Go on where an interrupted run of the same kind stopped?
         execution: How to carry it out on this machine
 
     Returns:
         dict: The result record, as in `result.json`
     """
-    from accelerate.utils import broadcast_object_list
-
-    start, folder, how, progress = (
-        time.perf_counter(),
-        Path(output_dir),
-        execution or Execution(),
-        progress and is_main(),
-    )
-    run = partial(run_program, timeout=10.0, allow_weak_isolation=allow_weak_isolation)
+    start = time.perf_counter()
+    how = execution or Execution()
     check_run(task, recipe, how, allow_weak_isolation)
     start_of_memory()
     splits, collate = training_data(model, task)
-    recipe = recipe.counted(len(splits['fits']))
-    plan, prepared = run_plan(model, task, recipe, seed, len(splits['fits'])), time.perf_counter()
-    there = broadcast_object_list([begin_run(folder, plan, resume) if is_main() else None])[0]
-    if there:
-        return there
-    trainer = make_trainer(model, task, recipe, seed, how, folder, splits, collate, run, progress)
-    with explain_memory(model.base_model, recipe.batch_size, how):
-        trainer.to_the_end()
-        trained, looks = (
-            trainer.seconds(),
-            {step: score for step, _, score in trainer.kept['looks']},
-        )
-        scores = {'validation': looks[trainer.best_step()]} if looks else {}
-        scores |= test_scores(
-            model.eval(), task, splits, collate, recipe, folder / 'predictions.jsonl', run, progress
-        )
-    seconds = {
-        'prepare': prepared - start,
-        'train': trained,
-        'total': prepared - start + trainer.seconds(),
-    }
-    result = record(model, task, plan, scores, trainer.state.log_history, seconds) | {
-        'execution': asdict(how),
-        'resumed_at': trainer.kept['resumed_at'],
-        'left_out': trainer.kept.get('left_out', []),
-    }
-    if is_main():
-        model.save_pretrained(folder / 'adapter')
-        write_files(folder, {'result.json': json.dumps(result, indent=1).encode()})
-    trainer.accelerator.wait_for_everyone()  # all have taken the best adapter back
-    if is_main():
-        shutil.rmtree(folder / 'checkpoints', ignore_errors=True)
-    return result
+    plan = recipe.counted(len(splits['fits']))
+    run = partial(run_program, timeout=10.0, allow_weak_isolation=allow_weak_isolation)
+    folder, shown = Path(output_dir), progress and is_main()
+    r = Run(model, task, plan, seed, how, folder, splits, collate, run, shown)
+    return return_or_run(r, resume, start)

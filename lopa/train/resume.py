@@ -6,22 +6,41 @@
 __all__ = [
     'StepSampler',
     'differences',
+    'is_same_run',
     'last_checkpoint',
     'step_of',
+    'Found',
+    'find_run',
+    'Next',
+    'what_next',
+    'why_work_is_lost',
+    'why_other',
     'begin_run',
     'SetEpoch',
+    'OrderedTrainer',
+    'RememberingTrainer',
+    'keep_only',
+    'saving',
+    'not_written',
+    'put_in_place',
+    'WholeCheckpoints',
     'ResumableTrainer',
 ]
 
 # %% ../../nbs/train/53_resume.ipynb #024343cb
+import contextlib
 import json
 import shutil
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 import torch
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer_utils import get_last_checkpoint
 
 from ..files import write_files
 
@@ -36,26 +55,33 @@ class StepSampler(Sampler):
         seed: Another seed, another order
     """
 
-    def __init__(self, lengths: list, batch_size: int, seed: int):
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int):  # Of which epoch the order is asked for, from 0
         self.epoch = epoch
 
     def __len__(self):
-        return len(self.lengths) // self.batch_size * self.batch_size or len(self.lengths)
+        whole = len(self.lengths) // self.batch_size * self.batch_size
+        return whole or len(self.lengths)
 
-    def __iter__(self):
-        from transformers.trainer_pt_utils import get_length_grouped_indices
+    def __iter__(self) -> Iterator[int]:
+        return iter(_order(self))
 
-        chance = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
-        rows = torch.randperm(len(self.lengths), generator=chance)[: len(self)].tolist()
-        return (
-            rows[i]
-            for i in get_length_grouped_indices(
-                [self.lengths[i] for i in rows], self.batch_size, generator=chance
-            )
-        )
+
+# %% ../../nbs/train/53_resume.ipynb #rs-order
+def _order(sampler):
+    "Numbers of the rows, for the sampler's seed and epoch"
+    from transformers.trainer_pt_utils import get_length_grouped_indices
+
+    chance = torch.Generator().manual_seed(1_000_003 * sampler.seed + sampler.epoch)
+    rows = torch.randperm(len(sampler.lengths), generator=chance)[: len(sampler)].tolist()
+    lengths = [sampler.lengths[i] for i in rows]
+    grouped = get_length_grouped_indices(lengths, sampler.batch_size, generator=chance)
+    return [rows[i] for i in grouped]
 
 
 # %% ../../nbs/train/53_resume.ipynb #3025801a
@@ -70,29 +96,44 @@ def differences(mine: dict, theirs: dict) -> str:
         str: e.g. `seed (0, here 1)`; empty if they agree
     """
     mine = json.loads(json.dumps(mine))
-    inner = lambda k: isinstance(mine[k], dict) and isinstance(theirs.get(k), dict)
-    parts = [
-        differences(mine[k], theirs[k]) if inner(k) else f'{k} ({theirs.get(k)}, here {mine[k]})'
-        for k in mine
-        if mine[k] != theirs.get(k)
-    ]
+    parts = []
+    for name, here in mine.items():
+        there = theirs.get(name)
+        if here == there:
+            continue
+        if isinstance(here, dict) and isinstance(there, dict):
+            parts.append(differences(here, there))
+        else:
+            parts.append(f'{name} ({there}, here {here})')
     return ', '.join(parts)
 
 
-def last_checkpoint(folder):
+# %% ../../nbs/train/53_resume.ipynb #rs-same
+def is_same_run(plan: dict, other: dict) -> bool:
+    """Is it there, and does it agree with the plan?
+
+    Args:
+        plan: What is to be run
+        other: A plan or a result; empty if there is none
+    """
+    return bool(other) and not differences(plan, other)
+
+
+# %% ../../nbs/train/53_resume.ipynb #rs-last
+def last_checkpoint(folder: str | Path) -> Path | None:
     """The newest whole checkpoint
 
     Args:
-        folder: The folder of checkpoints
+        folder: The folder of checkpoints; it need not exist
 
     Returns:
-        The newest one, or None
+        Path | None: The newest one, if there is any
     """
-    found = [p for p in Path(folder).glob('checkpoint-*') if p.name.split('-')[1].isdecimal()]
-    return max(found, key=step_of, default=None)
+    found = get_last_checkpoint(folder) if Path(folder).exists() else None
+    return Path(found) if found else None
 
 
-def step_of(checkpoint) -> int:
+def step_of(checkpoint: str | Path) -> int:
     """After which step was this checkpoint written?
 
     Args:
@@ -104,8 +145,104 @@ def step_of(checkpoint) -> int:
     return int(Path(checkpoint).name.split('-')[1])
 
 
+# %% ../../nbs/train/53_resume.ipynb #rs-found
+@dataclass
+class Found:
+    """What a run's folder holds
+
+    Attributes:
+        result: Record of the run that came to its end here; empty if there is none
+        begun: Plan of the run that was begun last; empty if there is none
+        checkpoint: That run's newest checkpoint
+    """
+
+    result: dict
+    begun: dict
+    checkpoint: Path | None = None
+
+
+def find_run(folder: str | Path) -> Found:
+    """Look at what a folder holds
+
+    Args:
+        folder: Where a run writes
+    """
+    checkpoints = Path(folder) / 'checkpoints'
+    result = _read_json(Path(folder) / 'result.json')
+    begun = _read_json(checkpoints / 'plan.json')
+    return Found(result, begun, last_checkpoint(checkpoints))
+
+
+def _read_json(path):
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+# %% ../../nbs/train/53_resume.ipynb #rs-next
+class Next(Enum):
+    "What is to be done in a run's folder"
+
+    BEGIN = 'begin a new run'
+    GO_ON = 'go on from the newest checkpoint'
+    RETURN = 'return the result that is there'
+    OTHER_RUN = 'refuse: what was begun is another run'
+    WORK_IS_LOST = 'refuse: an unfinished run would be overwritten'
+
+
+def what_next(found: Found, plan: dict, resume: bool) -> Next:
+    """Decide what is to be done
+
+    Args:
+        found: What the folder holds
+        plan: What is to be run
+        resume: Go on, if something is there?
+    """
+    if resume and is_same_run(plan, found.result):
+        return Next.RETURN
+    if resume and found.begun:
+        return Next.GO_ON if is_same_run(plan, found.begun) else Next.OTHER_RUN
+    unfinished = found.begun and not is_same_run(found.begun, found.result)
+    return Next.WORK_IS_LOST if unfinished and found.checkpoint else Next.BEGIN
+
+
+# %% ../../nbs/train/53_resume.ipynb #rs-why
+def why_work_is_lost(folder: str | Path, found: Found) -> str:
+    """Say why a run cannot be begun here
+
+    Args:
+        folder: Where the run would write
+        found: What it holds
+
+    Returns:
+        str: One sentence
+    """
+    begun = found.begun
+    done = step_of(found.checkpoint) if found.checkpoint else 0
+    return (
+        f'{folder} holds an unfinished run ({begun["method"]} on {begun["task"]}, {done} of '
+        f'{begun["recipe"]["steps"]} steps): continue it with --resume (resume=True), name '
+        f'another folder, or delete {Path(folder) / "checkpoints"}.'
+    )
+
+
+def why_other(folder: str | Path, plan: dict, begun: dict) -> str:
+    """Say why the run that was begun here cannot go on
+
+    Args:
+        folder: Where the run would write
+        plan: What is to be run
+        begun: Plan of the run that was begun there
+
+    Returns:
+        str: One sentence
+    """
+    return (
+        f'{folder} holds an unfinished run of another kind: {differences(plan, begun)}; '
+        f'change it back, name another folder, or delete {Path(folder) / "checkpoints"}.'
+    )
+
+
 # %% ../../nbs/train/53_resume.ipynb #515d7697
-def begin_run(folder, plan: dict, resume: bool):
+def begin_run(folder: str | Path, plan: dict, resume: bool) -> dict | None:
     """Look at what a folder holds, and make it ready
 
     Args:
@@ -114,59 +251,144 @@ def begin_run(folder, plan: dict, resume: bool):
         resume: Go on, if something is there?
 
     Returns:
-        The result, if there is one already
+        dict | None: The result, if there is one already
     """
-    result, begun = (
-        json.loads(p.read_text()) if p.exists() else None
-        for p in (Path(folder) / 'result.json', Path(folder) / 'checkpoints' / 'plan.json')
-    )
-    finished = result and not differences(plan, result)
-    if resume and finished:
-        return result
-    if begun and resume and (wrong := differences(plan, begun)):
-        raise ValueError(
-            f'{folder} holds an unfinished run of another kind: {wrong}; change it back, name another folder, or delete {Path(folder) / "checkpoints"}.'
-        )
-    done = last_checkpoint(Path(folder) / 'checkpoints')
-    if begun and done and not resume and not (result and not differences(begun, result)):
-        raise ValueError(
-            f'{folder} holds an unfinished run ({begun["method"]} on {begun["task"]}, {step_of(done)} of {begun["recipe"]["steps"]} steps): '
-            f'continue it with --resume (resume=True), name another folder, or delete {done.parent}.'
-        )
-    if not (begun and resume):
-        shutil.rmtree(Path(folder) / 'checkpoints', ignore_errors=True)
-        write_files(
-            Path(folder) / 'checkpoints', {'plan.json': json.dumps(plan, indent=1).encode()}
-        )
+    found = find_run(folder)
+    what = what_next(found, plan, resume)
+    if what is Next.RETURN:
+        return found.result
+    if what is Next.OTHER_RUN:
+        raise ValueError(why_other(folder, plan, found.begun))
+    if what is Next.WORK_IS_LOST:
+        raise ValueError(why_work_is_lost(folder, found))
+    if what is Next.BEGIN:
+        checkpoints = Path(folder) / 'checkpoints'
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        write_files(checkpoints, {'plan.json': json.dumps(plan, indent=1).encode()})
+    return None
 
 
 # %% ../../nbs/train/53_resume.ipynb #2b4f7774
 class SetEpoch(TrainerCallback):
-    "Tell the sampler which epoch it is"
+    """Tell the sampler which epoch it is
 
-    def __init__(self, sampler):
+    Args:
+        sampler: That of a Trainer
+    """
+
+    def __init__(self, sampler: StepSampler):
         self.sampler = sampler
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
-class ResumableTrainer(Trainer):
-    "A Trainer whose checkpoints are whole or not there, and which goes on from one to the last bit"
+class OrderedTrainer(Trainer):
+    "A Trainer whose rows come in an order that depends on seed and epoch only"
 
-    def __init__(self, model, args, folder, batch_size, **kwargs):
+    def __init__(self, model, args, batch_size, **kwargs):
         super().__init__(model, args, **kwargs)
-        self.folder, self.started = Path(folder), time.perf_counter()
-        self.kept = {
-            'seconds': 0.0,
-            'resumed_at': [],
-            'looks': [],
-        }  # looks: (step, score) of every look at validation
         self.sampler = StepSampler(self.train_dataset['length'][:], batch_size, args.seed)
         self.add_callback(SetEpoch(self.sampler))
 
     def _get_train_sampler(self, *args):
         return self.sampler
+
+
+# %% ../../nbs/train/53_resume.ipynb #rs-kept
+class RememberingTrainer(OrderedTrainer):
+    "A Trainer that keeps times, interruptions and scores beside its checkpoints"
+
+    def __init__(self, model, args, folder, batch_size, **kwargs):
+        super().__init__(model, args, batch_size, **kwargs)
+        self.folder = Path(folder)  # of the checkpoints
+        self.started = time.perf_counter()
+        self.kept = {'seconds': 0.0, 'resumed_at': [], 'looks': []}  # looks: (step, score, …)
+
+    def seconds(self) -> float:
+        "Seconds of training so far, those before an interruption included"
+        return self.kept['seconds'] + time.perf_counter() - self.started
+
+    def best_step(self) -> int | None:
+        "Step of the best look at the validation split, if there was one"
+        looks = self.kept['looks']
+        return max(looks, key=lambda look: look[1])[0] if looks else None
+
+    def kept_file(self) -> dict[str, bytes]:
+        "What is written beside a checkpoint"
+        kept = self.kept | {'seconds': self.seconds()}
+        return {'kept.json': json.dumps(kept).encode()}
+
+
+# %% ../../nbs/train/53_resume.ipynb #rs-clean
+def keep_only(folder: Path, names: set[str]):
+    """Remove everything else
+
+    Args:
+        folder: The folder of checkpoints
+        names: What stays
+    """
+    for path in folder.iterdir():
+        if path.name not in names:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def saving(folder: Path, step: int) -> Iterator[None]:
+    """If it cannot be written, leave the last good checkpoint, and say what to do
+
+    Args:
+        folder: The folder of checkpoints
+        step: After which step
+
+    Returns:
+        Iterator[None]: A context in which a checkpoint is written
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as e:
+        shutil.rmtree(folder / 'part', ignore_errors=True)
+        raise OSError(not_written(folder, step, e)) from e
+
+
+# %% ../../nbs/train/53_resume.ipynb #rs-clean-say
+def not_written(folder: Path, step: int, error: Exception) -> str:
+    """Say that a checkpoint could not be written, and what to do
+
+    Args:
+        folder: The folder of checkpoints
+        step: After which step the checkpoint was to be written
+        error: What went wrong
+
+    Returns:
+        str: One sentence
+    """
+    last = last_checkpoint(folder)
+    return (
+        f'{folder}: the checkpoint after step {step} could not be written '
+        f'({" ".join(str(error).split())[:200]}); the last good one is '
+        f'{last.name if last else "none yet"}: make room, and continue with --resume (resume=True).'
+    )
+
+
+# %% ../../nbs/train/53_resume.ipynb #rs-place
+def put_in_place(folder: Path, name: str, beside: dict[str, bytes]):
+    """Make a checkpoint of it: one rename
+
+    Args:
+        folder: The folder of checkpoints
+        name: Of the checkpoint that is all there, under `part`
+        beside: Files to be written beside it
+    """
+    part = folder / 'part' / name
+    write_files(part, beside)
+    shutil.rmtree(folder / name, ignore_errors=True)
+    part.rename(folder / name)
+
+
+# %% ../../nbs/train/53_resume.ipynb #rs-write
+class WholeCheckpoints(RememberingTrainer):
+    "A Trainer whose checkpoints are whole or not there"
 
     def _get_output_dir(self, trial=None):
         return str(self.folder / 'part')
@@ -174,47 +396,23 @@ class ResumableTrainer(Trainer):
     def _save(self, output_dir=None, state_dict=None):
         self.model.save_pretrained(output_dir)
 
-    def seconds(self):
-        return self.kept['seconds'] + time.perf_counter() - self.started
-
-    def best_step(self):
-        return max(self.kept['looks'], key=lambda look: look[1])[0] if self.kept['looks'] else None
-
     def _save_checkpoint(self, model, trial):
         "Write under another name; rename when all is there; remove what is replaced"
-        name = f'checkpoint-{self.state.global_step}'
-        try:
+        step = self.state.global_step
+        with saving(self.folder, step):
             super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError) as e:
-            self.give_up(e)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            try:
-                write_files(
-                    self.folder / 'part' / name,
-                    {'kept.json': json.dumps(self.kept | {'seconds': self.seconds()}).encode()},
-                )
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-                (self.folder / 'part' / name).rename(self.folder / name)
-            except OSError as e:
-                self.give_up(e)
-            self.tidy({name, f'best-{self.best_step()}', 'plan.json'})
+            name = f'checkpoint-{step}'
+            with saving(self.folder, step):
+                put_in_place(self.folder, name, self.kept_file())
+            keep_only(self.folder, {name, f'best-{self.best_step()}', 'plan.json'})
         self.accelerator.wait_for_everyone()
 
-    def tidy(self, keep):
-        "Remove everything else from the folder of checkpoints"
-        for path in self.folder.iterdir():
-            if path.name not in keep:
-                shutil.rmtree(path, ignore_errors=True)
 
-    def give_up(self, error):
-        "Leave the last good checkpoint, and say what to do"
-        shutil.rmtree(self.folder / 'part', ignore_errors=True)
-        last = last_checkpoint(self.folder)
-        raise OSError(
-            f'{self.folder}: the checkpoint after step {self.state.global_step} could not be written ({" ".join(str(error).split())[:200]}); '
-            f'the last good one is {last.name if last else "none yet"}: make room, and continue with --resume (resume=True).'
-        ) from error
+# %% ../../nbs/train/53_resume.ipynb #rs-read
+class ResumableTrainer(WholeCheckpoints):
+    "A Trainer whose checkpoints are whole or not there, and which goes on from one to the last bit"
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         "Take back the adapter, and what else was kept"
