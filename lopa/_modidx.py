@@ -782,59 +782,65 @@ d = {
             'lopa.factorize.low_rank': ('factorize.html#low_rank', 'lopa/factorize.py'),
         },
         'lopa.figures.axes': {
-            'lopa.figures.axes.Explorer': ('figures/axes.html#explorer', 'lopa/figures/axes.py'),
-            'lopa.figures.axes.Explorer.__init__': (
-                'figures/axes.html#explorer.__init__',
+            'lopa.figures.axes._at': ('figures/axes.html#_at', 'lopa/figures/axes.py'),
+            'lopa.figures.axes._counted': ('figures/axes.html#_counted', 'lopa/figures/axes.py'),
+            'lopa.figures.axes._draw_price': (
+                'figures/axes.html#_draw_price',
                 'lopa/figures/axes.py',
             ),
-            'lopa.figures.axes.Explorer.draw': (
-                'figures/axes.html#explorer.draw',
+            'lopa.figures.axes._draw_prices': (
+                'figures/axes.html#_draw_prices',
                 'lopa/figures/axes.py',
             ),
-            'lopa.figures.axes.Explorer.go': (
-                'figures/axes.html#explorer.go',
+            'lopa.figures.axes._figure3_names': (
+                'figures/axes.html#_figure3_names',
                 'lopa/figures/axes.py',
             ),
-            'lopa.figures.axes.Explorer.known': (
-                'figures/axes.html#explorer.known',
+            'lopa.figures.axes._figure3_task': (
+                'figures/axes.html#_figure3_task',
                 'lopa/figures/axes.py',
             ),
-            'lopa.figures.axes.Explorer.take_axes': (
-                'figures/axes.html#explorer.take_axes',
+            'lopa.figures.axes._figure4_part': (
+                'figures/axes.html#_figure4_part',
                 'lopa/figures/axes.py',
             ),
-            'lopa.figures.axes.Explorer.take_tasks': (
-                'figures/axes.html#explorer.take_tasks',
+            'lopa.figures.axes._level': ('figures/axes.html#_level', 'lopa/figures/axes.py'),
+            'lopa.figures.axes._look': ('figures/axes.html#_look', 'lopa/figures/axes.py'),
+            'lopa.figures.axes._name_axes': (
+                'figures/axes.html#_name_axes',
                 'lopa/figures/axes.py',
             ),
-            'lopa.figures.axes._focus': ('figures/axes.html#_focus', 'lopa/figures/axes.py'),
-            'lopa.figures.axes._line': ('figures/axes.html#_line', 'lopa/figures/axes.py'),
-            'lopa.figures.axes._order': ('figures/axes.html#_order', 'lopa/figures/axes.py'),
-            'lopa.figures.axes._percent': ('figures/axes.html#_percent', 'lopa/figures/axes.py'),
-            'lopa.figures.axes._say': ('figures/axes.html#_say', 'lopa/figures/axes.py'),
-            'lopa.figures.axes.exact_table': (
-                'figures/axes.html#exact_table',
+            'lopa.figures.axes._name_places': (
+                'figures/axes.html#_name_places',
                 'lopa/figures/axes.py',
             ),
-            'lopa.figures.axes.explore_ablations': (
-                'figures/axes.html#explore_ablations',
+            'lopa.figures.axes._points': ('figures/axes.html#_points', 'lopa/figures/axes.py'),
+            'lopa.figures.axes._rank_lines': (
+                'figures/axes.html#_rank_lines',
+                'lopa/figures/axes.py',
+            ),
+            'lopa.figures.axes._shared_legend': (
+                'figures/axes.html#_shared_legend',
+                'lopa/figures/axes.py',
+            ),
+            'lopa.figures.axes._spread': ('figures/axes.html#_spread', 'lopa/figures/axes.py'),
+            'lopa.figures.axes._unit': ('figures/axes.html#_unit', 'lopa/figures/axes.py'),
+            'lopa.figures.axes.draw_line': ('figures/axes.html#draw_line', 'lopa/figures/axes.py'),
+            'lopa.figures.axes.draw_lines': (
+                'figures/axes.html#draw_lines',
+                'lopa/figures/axes.py',
+            ),
+            'lopa.figures.axes.in_words': ('figures/axes.html#in_words', 'lopa/figures/axes.py'),
+            'lopa.figures.axes.leave_out_far_below': (
+                'figures/axes.html#leave_out_far_below',
                 'lopa/figures/axes.py',
             ),
             'lopa.figures.axes.lines_of': ('figures/axes.html#lines_of', 'lopa/figures/axes.py'),
-            'lopa.figures.axes.overrides': ('figures/axes.html#overrides', 'lopa/figures/axes.py'),
-            'lopa.figures.axes.plot_added': (
-                'figures/axes.html#plot_added',
-                'lopa/figures/axes.py',
-            ),
+            'lopa.figures.axes.moves': ('figures/axes.html#moves', 'lopa/figures/axes.py'),
+            'lopa.figures.axes.ordered': ('figures/axes.html#ordered', 'lopa/figures/axes.py'),
+            'lopa.figures.axes.percent': ('figures/axes.html#percent', 'lopa/figures/axes.py'),
+            'lopa.figures.axes.places_of': ('figures/axes.html#places_of', 'lopa/figures/axes.py'),
             'lopa.figures.axes.plot_axis': ('figures/axes.html#plot_axis', 'lopa/figures/axes.py'),
-            'lopa.figures.axes.plot_bytes': (
-                'figures/axes.html#plot_bytes',
-                'lopa/figures/axes.py',
-            ),
-            'lopa.figures.axes.plot_convergence': (
-                'figures/axes.html#plot_convergence',
-                'lopa/figures/axes.py',
-            ),
             'lopa.figures.axes.plot_figure3': (
                 'figures/axes.html#plot_figure3',
                 'lopa/figures/axes.py',
@@ -843,25 +849,256 @@ d = {
                 'figures/axes.html#plot_figure4',
                 'lopa/figures/axes.py',
             ),
-            'lopa.figures.axes.plot_heatmap': (
-                'figures/axes.html#plot_heatmap',
-                'lopa/figures/axes.py',
-            ),
-            'lopa.figures.axes.plot_pareto': (
-                'figures/axes.html#plot_pareto',
-                'lopa/figures/axes.py',
-            ),
             'lopa.figures.axes.plot_price': (
                 'figures/axes.html#plot_price',
                 'lopa/figures/axes.py',
             ),
+            'lopa.figures.axes.prices': ('figures/axes.html#prices', 'lopa/figures/axes.py'),
+        },
+        'lopa.figures.comparisons': {
+            'lopa.figures.comparisons._bar_of_bytes': (
+                'figures/comparisons.html#_bar_of_bytes',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons._bars': (
+                'figures/comparisons.html#_bars',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons._best_level': (
+                'figures/comparisons.html#_best_level',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons._bytes_in_words': (
+                'figures/comparisons.html#_bytes_in_words',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons._difference_in_words': (
+                'figures/comparisons.html#_difference_in_words',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons._draw_curves': (
+                'figures/comparisons.html#_draw_curves',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons._front_in_words': (
+                'figures/comparisons.html#_front_in_words',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons._heat': (
+                'figures/comparisons.html#_heat',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons._last_in_words': (
+                'figures/comparisons.html#_last_in_words',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons._numbers': (
+                'figures/comparisons.html#_numbers',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons._place_in_words': (
+                'figures/comparisons.html#_place_in_words',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons._priced': (
+                'figures/comparisons.html#_priced',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons._steps': (
+                'figures/comparisons.html#_steps',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons.configurations': (
+                'figures/comparisons.html#configurations',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons.front_of': (
+                'figures/comparisons.html#front_of',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons.gains_and_losses': (
+                'figures/comparisons.html#gains_and_losses',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons.last_accuracy': (
+                'figures/comparisons.html#last_accuracy',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons.plot_added': (
+                'figures/comparisons.html#plot_added',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons.plot_bytes': (
+                'figures/comparisons.html#plot_bytes',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons.plot_convergence': (
+                'figures/comparisons.html#plot_convergence',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons.plot_heatmap': (
+                'figures/comparisons.html#plot_heatmap',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons.plot_pareto': (
+                'figures/comparisons.html#plot_pareto',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons.published_table': (
+                'figures/comparisons.html#published_table',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons.storage': (
+                'figures/comparisons.html#storage',
+                'lopa/figures/comparisons.py',
+            ),
+            'lopa.figures.comparisons.trained': (
+                'figures/comparisons.html#trained',
+                'lopa/figures/comparisons.py',
+            ),
+        },
+        'lopa.figures.explorer': {
+            'lopa.figures.explorer.Choices': (
+                'figures/explorer.html#choices',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.Choices.__init__': (
+                'figures/explorer.html#choices.__init__',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.Choices.draw': (
+                'figures/explorer.html#choices.draw',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.Choices.take_axes': (
+                'figures/explorer.html#choices.take_axes',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.Choices.take_tasks': (
+                'figures/explorer.html#choices.take_tasks',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.Explorer': (
+                'figures/explorer.html#explorer',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.Explorer.__init__': (
+                'figures/explorer.html#explorer.__init__',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.Explorer.draw': (
+                'figures/explorer.html#explorer.draw',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.Explorer.go': (
+                'figures/explorer.html#explorer.go',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.Handles': (
+                'figures/explorer.html#handles',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.Handles.__init__': (
+                'figures/explorer.html#handles.__init__',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.Handles.ours': (
+                'figures/explorer.html#handles.ours',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.Handles.settings': (
+                'figures/explorer.html#handles.settings',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.View': (
+                'figures/explorer.html#view',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.View.__init__': (
+                'figures/explorer.html#view.__init__',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.View.draw': (
+                'figures/explorer.html#view.draw',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer._arranged': (
+                'figures/explorer.html#_arranged',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer._cells': (
+                'figures/explorer.html#_cells',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer._held': (
+                'figures/explorer.html#_held',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer._in_short': (
+                'figures/explorer.html#_in_short',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer._menu': (
+                'figures/explorer.html#_menu',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer._offer': (
+                'figures/explorer.html#_offer',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer._row': (
+                'figures/explorer.html#_row',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer._slider': (
+                'figures/explorer.html#_slider',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer._trained': (
+                'figures/explorer.html#_trained',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.exact_table': (
+                'figures/explorer.html#exact_table',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.explore_ablations': (
+                'figures/explorer.html#explore_ablations',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.known_values': (
+                'figures/explorer.html#known_values',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.overrides': (
+                'figures/explorer.html#overrides',
+                'lopa/figures/explorer.py',
+            ),
+            'lopa.figures.explorer.tasks_of': (
+                'figures/explorer.html#tasks_of',
+                'lopa/figures/explorer.py',
+            ),
         },
         'lopa.figures.gallery': {
+            'lopa.figures.gallery._drawing': (
+                'figures/gallery.html#_drawing',
+                'lopa/figures/gallery.py',
+            ),
+            'lopa.figures.gallery._singular_values': (
+                'figures/gallery.html#_singular_values',
+                'lopa/figures/gallery.py',
+            ),
             'lopa.figures.gallery.draw': ('figures/gallery.html#draw', 'lopa/figures/gallery.py'),
+            'lopa.figures.gallery.drawable': (
+                'figures/gallery.html#drawable',
+                'lopa/figures/gallery.py',
+            ),
+            'lopa.figures.gallery.of': ('figures/gallery.html#of', 'lopa/figures/gallery.py'),
             'lopa.figures.gallery.save_gallery': (
                 'figures/gallery.html#save_gallery',
                 'lopa/figures/gallery.py',
             ),
+            'lopa.figures.gallery.shown': ('figures/gallery.html#shown', 'lopa/figures/gallery.py'),
             'lopa.figures.gallery.stored': (
                 'figures/gallery.html#stored',
                 'lopa/figures/gallery.py',
@@ -873,8 +1110,44 @@ d = {
             'lopa.figures.gallery.words': ('figures/gallery.html#words', 'lopa/figures/gallery.py'),
         },
         'lopa.figures.pictures': {
+            'lopa.figures.pictures._accuracy_at_the_right': (
+                'figures/pictures.html#_accuracy_at_the_right',
+                'lopa/figures/pictures.py',
+            ),
+            'lopa.figures.pictures._gate_in_words': (
+                'figures/pictures.html#_gate_in_words',
+                'lopa/figures/pictures.py',
+            ),
+            'lopa.figures.pictures._matrix': (
+                'figures/pictures.html#_matrix',
+                'lopa/figures/pictures.py',
+            ),
+            'lopa.figures.pictures._name_singular_values': (
+                'figures/pictures.html#_name_singular_values',
+                'lopa/figures/pictures.py',
+            ),
+            'lopa.figures.pictures._named_row': (
+                'figures/pictures.html#_named_row',
+                'lopa/figures/pictures.py',
+            ),
+            'lopa.figures.pictures._point': (
+                'figures/pictures.html#_point',
+                'lopa/figures/pictures.py',
+            ),
+            'lopa.figures.pictures.curve': (
+                'figures/pictures.html#curve',
+                'lopa/figures/pictures.py',
+            ),
+            'lopa.figures.pictures.draw_levels': (
+                'figures/pictures.html#draw_levels',
+                'lopa/figures/pictures.py',
+            ),
             'lopa.figures.pictures.explore_gate': (
                 'figures/pictures.html#explore_gate',
+                'lopa/figures/pictures.py',
+            ),
+            'lopa.figures.pictures.legend_beside': (
+                'figures/pictures.html#legend_beside',
                 'lopa/figures/pictures.py',
             ),
             'lopa.figures.pictures.picture_widget': (
@@ -905,12 +1178,24 @@ d = {
                 'figures/pictures.html#plot_training',
                 'lopa/figures/pictures.py',
             ),
+            'lopa.figures.pictures.relative': (
+                'figures/pictures.html#relative',
+                'lopa/figures/pictures.py',
+            ),
+            'lopa.figures.pictures.score_so_far': (
+                'figures/pictures.html#score_so_far',
+                'lopa/figures/pictures.py',
+            ),
             'lopa.figures.pictures.start_axes': (
                 'figures/pictures.html#start_axes',
                 'lopa/figures/pictures.py',
             ),
             'lopa.figures.pictures.to_png': (
                 'figures/pictures.html#to_png',
+                'lopa/figures/pictures.py',
+            ),
+            'lopa.figures.pictures.widgets': (
+                'figures/pictures.html#widgets',
                 'lopa/figures/pictures.py',
             ),
         },
@@ -923,32 +1208,56 @@ d = {
                 'figures/schematics.html#_canvas',
                 'lopa/figures/schematics.py',
             ),
+            'lopa.figures.schematics._embedding': (
+                'figures/schematics.html#_embedding',
+                'lopa/figures/schematics.py',
+            ),
             'lopa.figures.schematics._encoder': (
                 'figures/schematics.html#_encoder',
+                'lopa/figures/schematics.py',
+            ),
+            'lopa.figures.schematics._gated': (
+                'figures/schematics.html#_gated',
+                'lopa/figures/schematics.py',
+            ),
+            'lopa.figures.schematics._head': (
+                'figures/schematics.html#_head',
+                'lopa/figures/schematics.py',
+            ),
+            'lopa.figures.schematics._keys_and_values': (
+                'figures/schematics.html#_keys_and_values',
+                'lopa/figures/schematics.py',
+            ),
+            'lopa.figures.schematics._kronecker': (
+                'figures/schematics.html#_kronecker',
+                'lopa/figures/schematics.py',
+            ),
+            'lopa.figures.schematics._layers': (
+                'figures/schematics.html#_layers',
                 'lopa/figures/schematics.py',
             ),
             'lopa.figures.schematics._legend': (
                 'figures/schematics.html#_legend',
                 'lopa/figures/schematics.py',
             ),
-            'lopa.figures.schematics._lopa': (
-                'figures/schematics.html#_lopa',
-                'lopa/figures/schematics.py',
-            ),
-            'lopa.figures.schematics._lora': (
-                'figures/schematics.html#_lora',
+            'lopa.figures.schematics._low_rank': (
+                'figures/schematics.html#_low_rank',
                 'lopa/figures/schematics.py',
             ),
             'lopa.figures.schematics._operation': (
                 'figures/schematics.html#_operation',
                 'lopa/figures/schematics.py',
             ),
-            'lopa.figures.schematics._prefix': (
-                'figures/schematics.html#_prefix',
+            'lopa.figures.schematics._parts': (
+                'figures/schematics.html#_parts',
                 'lopa/figures/schematics.py',
             ),
             'lopa.figures.schematics._product': (
                 'figures/schematics.html#_product',
+                'lopa/figures/schematics.py',
+            ),
+            'lopa.figures.schematics._server': (
+                'figures/schematics.html#_server',
                 'lopa/figures/schematics.py',
             ),
             'lopa.figures.schematics._shared': (
@@ -959,12 +1268,24 @@ d = {
                 'figures/schematics.html#_text',
                 'lopa/figures/schematics.py',
             ),
+            'lopa.figures.schematics._two_heads': (
+                'figures/schematics.html#_two_heads',
+                'lopa/figures/schematics.py',
+            ),
             'lopa.figures.schematics._user': (
                 'figures/schematics.html#_user',
                 'lopa/figures/schematics.py',
             ),
+            'lopa.figures.schematics._ways': (
+                'figures/schematics.html#_ways',
+                'lopa/figures/schematics.py',
+            ),
             'lopa.figures.schematics._wide': (
                 'figures/schematics.html#_wide',
+                'lopa/figures/schematics.py',
+            ),
+            'lopa.figures.schematics._words_in': (
+                'figures/schematics.html#_words_in',
                 'lopa/figures/schematics.py',
             ),
             'lopa.figures.schematics.arrow': (
@@ -1005,6 +1326,12 @@ d = {
             ),
         },
         'lopa.figures.web': {
+            'lopa.figures.web._application': (
+                'figures/web.html#_application',
+                'lopa/figures/web.py',
+            ),
+            'lopa.figures.web._say_where': ('figures/web.html#_say_where', 'lopa/figures/web.py'),
+            'lopa.figures.web._stays': ('figures/web.html#_stays', 'lopa/figures/web.py'),
             'lopa.figures.web.find_notebook': (
                 'figures/web.html#find_notebook',
                 'lopa/figures/web.py',
@@ -1013,7 +1340,6 @@ d = {
                 'figures/web.html#for_visitors',
                 'lopa/figures/web.py',
             ),
-            'lopa.figures.web.free_port': ('figures/web.html#free_port', 'lopa/figures/web.py'),
             'lopa.figures.web.page_settings': (
                 'figures/web.html#page_settings',
                 'lopa/figures/web.py',

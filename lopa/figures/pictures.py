@@ -8,45 +8,107 @@ __all__ = [
     'ORANGE',
     'GREEN',
     'GREY',
+    'PURPLE',
+    'AMBER',
+    'SKY',
+    'COLOURS',
+    'STYLES',
     'start_axes',
+    'draw_levels',
+    'legend_beside',
+    'curve',
     'plot_training',
     'plot_accuracy',
     'plot_comparison',
+    'score_so_far',
     'plot_reliability',
     'plot_gate',
     'to_png',
+    'widgets',
     'picture_widget',
     'explore_gate',
+    'relative',
     'plot_singular_values',
 ]
 
 # %% ../../nbs/figures/80_pictures.ipynb #c07ea3ad
 import io
 import textwrap
+from types import ModuleType
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY = '#0072B2', '#D55E00', '#009E73', '#999999'
+PURPLE, AMBER, SKY = '#CC79A7', '#E69F00', '#56B4E9'
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, GREY)
 
 
-def start_axes(ax, **kw):
+def start_axes(ax: Axes = None, **kw) -> Axes:
     """Axes to draw on
 
     Args:
         ax: matplotlib axes, or None for new ones
-        **kw: For a new figure
+        **kw: For a new figure, as in `matplotlib.figure.Figure`
 
     Returns:
-        Axes without the box
+        Axes: Axes without the box
     """
-    ax = ax or Figure(**({'figsize': (6, 3), 'layout': 'constrained'} | kw)).subplots()
+    if ax is None:
+        ax = Figure(**({'figsize': (6, 3), 'layout': 'constrained'} | kw)).subplots()
     ax.spines[['top', 'right']].set_visible(False)
     return ax
 
 
+# %% ../../nbs/figures/80_pictures.ipynb #pics-levels-e
+STYLES = ('--', ':', '-.')  # of the lines that have to be beaten
+
+
+def draw_levels(draw, lines: dict):
+    """A grey line for each thing that has to be beaten
+
+    Args:
+        draw: `ax.axhline` or `ax.axvline`
+        lines: Name → accuracy (0 to 1), at most three
+    """
+    for (name, value), style in zip(lines.items(), STYLES, strict=False):
+        draw(100 * value, c=GREY, ls=style, lw=1, label=f'{name} {100 * value:.1f}')
+
+
+def legend_beside(ax: Axes):
+    """A legend to the right of the picture
+
+    Args:
+        ax: What was drawn
+    """
+    ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
+
+
+# %% ../../nbs/figures/80_pictures.ipynb #pics-right-e
+def _accuracy_at_the_right(ax, steps, accuracies):
+    "The second scale of a picture of training"
+    ax.plot(steps, [100 * a for a in accuracies], 'o-', c=ORANGE)
+    ax.set_ylabel('validation accuracy (%)', color=ORANGE)
+    ax.set_ylim(40, 100)
+    ax.spines[['top']].set_visible(False)
+
+
 # %% ../../nbs/figures/80_pictures.ipynb #0a516daf
-def plot_training(history: list, ax=None):
+def curve(history: list, key: str) -> list:
+    """One measured thing against steps
+
+    Args:
+        history: Entries of a run: dicts with `step` and whatever was measured there
+        key: What was measured, e.g. `loss`
+
+    Returns:
+        list: The steps, and the values; empty if it never was
+    """
+    return list(zip(*[(h['step'], h[key]) for h in history if key in h], strict=True))
+
+
+def plot_training(history: list, ax: Axes = None) -> Axes:
     """Training loss and validation accuracy against steps
 
     Args:
@@ -54,23 +116,29 @@ def plot_training(history: list, ax=None):
         ax: matplotlib axes
 
     Returns:
-        The axes
+        Axes: The axes
     """
     ax = start_axes(ax)
-    curve = lambda key: list(zip(*[(h['step'], h[key]) for h in history if key in h]))
-    ax.plot(*curve('loss'), c=BLUE)
+    ax.plot(*curve(history, 'loss'), c=BLUE)
     ax.set(xlabel='step', ylabel='training loss (nats)', ylim=(0, None), title='Training')
-    if seen := curve('eval_accuracy'):
-        right = ax.twinx()
-        right.plot(seen[0], [100 * a for a in seen[1]], 'o-', c=ORANGE)
-        right.set_ylabel('validation accuracy (%)', color=ORANGE)
-        right.set_ylim(40, 100)
-        right.spines[['top']].set_visible(False)
+    if seen := curve(history, 'eval_accuracy'):
+        _accuracy_at_the_right(ax.twinx(), *seen)
     return ax
 
 
 # %% ../../nbs/figures/80_pictures.ipynb #6063af77
-def plot_accuracy(rows: list, ax=None):
+def _point(ax, row, colour, marker):
+    "A method that trains something: its accuracy and interval at its number of parameters"
+    accuracy = 100 * row['accuracy']
+    interval = [[accuracy - 100 * row['low']], [100 * row['high'] - accuracy]]
+    style = dict(fmt=marker, c=colour, mfc=colour, capsize=3, zorder=3, label=row['name'])
+    if row.get('quoted'):
+        style |= dict(mfc='w', zorder=2, label=f'{row["name"]} (quoted)')
+    ax.errorbar(row['parameters'], accuracy, interval, **style)
+
+
+# %% ../../nbs/figures/80_pictures.ipynb #pics-price-e
+def plot_accuracy(rows: list, ax: Axes = None) -> Axes:
     """Accuracy against trainable parameters
 
     Args:
@@ -79,41 +147,31 @@ def plot_accuracy(rows: list, ax=None):
         ax: matplotlib axes
 
     Returns:
-        The axes
+        Axes: The axes
     """
     ax = start_axes(ax)
     for i, row in enumerate(rows):
-        y, colour, quoted = (
-            100 * row['accuracy'],
-            [BLUE, ORANGE, GREEN, '#CC79A7', '#E69F00', '#56B4E9', GREY][i % 7],
-            row.get('quoted'),
-        )
-        if not row['parameters']:
-            ax.axhline(y, c=colour, ls='--', lw=1, label=row['name'])
+        colour = COLOURS[i % 7]
+        if row['parameters']:
+            _point(ax, row, colour, 'osD^'[i // 7 % 4])
         else:
-            ax.errorbar(
-                row['parameters'],
-                y,
-                [[y - 100 * row['low']], [100 * row['high'] - y]],
-                fmt='osD^'[i // 7 % 4],
-                c=colour,
-                mfc='w' if quoted else colour,
-                capsize=3,
-                zorder=2 if quoted else 3,
-                label=row['name'] + (' (quoted)' if quoted else ''),
-            )
-    ax.set(
-        xscale='log',
-        xlabel='trained parameters',
-        ylabel='accuracy (%)',
-        title='Accuracy and its price',
-    )
-    ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
+            ax.axhline(100 * row['accuracy'], c=colour, ls='--', lw=1, label=row['name'])
+    ax.set(xscale='log', xlabel='trained parameters', ylabel='accuracy (%)')
+    ax.set_title('Accuracy and its price')
+    legend_beside(ax)
     return ax
 
 
 # %% ../../nbs/figures/80_pictures.ipynb #6a1e9af2
-def plot_comparison(rows: list, lines: dict, ax=None):
+def _named_row(ax, y, row):
+    "One method: interval, mean, and a small dot for each seed"
+    ax.plot([100 * row['low'], 100 * row['high']], [y, y], c=BLUE, lw=2, solid_capstyle='butt')
+    ax.plot(100 * row['accuracy'], y, 'o', c=BLUE)
+    seeds = [100 * s for s in row['seeds']]
+    ax.plot(seeds, [y + 0.25] * len(seeds), '.', c=ORANGE, ms=4)
+
+
+def plot_comparison(rows: list, lines: dict, ax: Axes = None) -> Axes:
     """Accuracy of many methods, with intervals and seeds
 
     Args:
@@ -123,28 +181,42 @@ def plot_comparison(rows: list, lines: dict, ax=None):
         ax: matplotlib axes
 
     Returns:
-        The axes
+        Axes: The axes
     """
     ax = start_axes(ax, figsize=(8, 0.32 * len(rows) + 1.2))
     for y, row in enumerate(reversed(rows)):
-        ax.plot([100 * row['low'], 100 * row['high']], [y, y], c=BLUE, lw=2, solid_capstyle='butt')
-        ax.plot(100 * row['accuracy'], y, 'o', c=BLUE)
-        ax.plot(
-            [100 * s for s in row['seeds']], [y + 0.25] * len(row['seeds']), '.', c=ORANGE, ms=4
-        )
-    for (name, value), style in zip(lines.items(), ['--', ':', '-.']):
-        ax.axvline(100 * value, c=GREY, ls=style, lw=1, label=f'{name} {100 * value:.1f}')
-    ax.set_yticks(range(len(rows)), [r['name'] for r in reversed(rows)])
-    ax.set(
-        xlabel='test accuracy (%); dot and bar: mean and 95 % interval, small dots: seeds',
-        title='All methods, same budget',
-    )
+        _named_row(ax, y, row)
+    draw_levels(ax.axvline, lines)
+    ax.set_yticks(range(len(rows)), [row['name'] for row in reversed(rows)])
+    ax.set_xlabel('test accuracy (%); dot and bar: mean and 95 % interval, small dots: seeds')
+    ax.set_title('All methods, same budget')
     ax.legend(frameon=False, fontsize=8, loc='lower right')
     return ax
 
 
 # %% ../../nbs/figures/80_pictures.ipynb #91b38f0f
-def plot_reliability(correct, lines=(), ax=None):
+def score_so_far(correct) -> list:
+    """The score after so many examples, and Wilson's 95 % interval (0 to 1)
+
+    Args:
+        correct: Right or wrong, one per example, in any fixed order: `(n,)`
+
+    Returns:
+        list: `(examples, score, low, high)`: at each of the first 50, later at every tenth
+    """
+    from scipy.stats import binomtest
+
+    right = np.cumsum([int(c) for c in correct])
+    early, later = range(1, min(len(right), 50) + 1), range(50, len(right), 10)
+    found = []
+    for n in sorted({*early, *later, len(right)} - {0}):
+        band = binomtest(int(right[n - 1]), n).proportion_ci(method='wilson')
+        found.append((n, right[n - 1] / n, band.low, band.high))
+    return found
+
+
+# %% ../../nbs/figures/80_pictures.ipynb #pics-reliability-e
+def plot_reliability(correct, lines=(), ax: Axes = None) -> Axes:
     """A score and its interval against the number of examples
 
     Args:
@@ -153,76 +225,63 @@ def plot_reliability(correct, lines=(), ax=None):
         ax: matplotlib axes
 
     Returns:
-        The axes
+        Axes: The axes
     """
-    from scipy.stats import binomtest
-
-    ax, right = start_axes(ax), [sum(correct[:n]) for n in range(1, len(correct) + 1)]
-    steps = sorted(
-        {*range(1, min(len(right), 50) + 1), *range(50, len(right), 10), len(right)} - {0}
-    )
-    bands = [binomtest(int(right[n - 1]), n).proportion_ci(method='wilson') for n in steps]
-    ax.fill_between(
-        steps,
-        [100 * b.low for b in bands],
-        [100 * b.high for b in bands],
-        color=BLUE,
-        alpha=0.2,
-        lw=0,
-        label='95 % interval',
-    )
-    ax.plot(steps, [100 * right[n - 1] / n for n in steps], c=BLUE, label='score so far')
-    for (name, value), style in zip(dict(lines).items(), ['--', ':', '-.']):
-        ax.axhline(100 * value, c=GREY, ls=style, lw=1, label=f'{name} {100 * value:.1f}')
-    ax.set(
-        xscale='log',
-        xlabel='examples',
-        ylabel='accuracy (%)',
-        ylim=(0, 100),
-        title='How sure is the score?',
-    )
+    ax = start_axes(ax)
+    steps, scores, low, high = np.array(score_so_far(correct)).T
+    band = ax.fill_between(steps, 100 * low, 100 * high, color=BLUE, alpha=0.2, lw=0)
+    band.set_label('95 % interval')
+    ax.plot(steps, 100 * scores, c=BLUE, label='score so far')
+    draw_levels(ax.axhline, dict(lines))
+    ax.set(xscale='log', xlabel='examples', ylabel='accuracy (%)', ylim=(0, 100))
+    ax.set_title('How sure is the score?')
     ax.legend(frameon=False, fontsize=8, loc='lower right')
     return ax
 
 
+# %% ../../nbs/figures/80_pictures.ipynb #pics-gate-e
+def _matrix(ax, values, title, **look):
+    "A matrix as a picture, with a scale beside it"
+    picture = ax.imshow(values, aspect='auto', interpolation='nearest', **look)
+    ax.figure.colorbar(picture, ax=ax)
+    ax.set(ylabel='prompt position', title=title)
+
+
+def _gate_in_words(average, largest):
+    "What is seen"
+    what = 'The gate of one instance, and its difference from the average gate'
+    return f'{what}: {average:.3f} per entry on average, {largest:.3f} at most in any.'
+
+
 # %% ../../nbs/figures/80_pictures.ipynb #63693718
-def plot_gate(gates, index: int, title: str = '', figure=None, mean=None):
+def plot_gate(gates, index: int, title: str = '', figure: Figure = None, mean=None) -> Figure:
     """An instance's gate, and how it differs from the average instance's
 
     Args:
-        gates: Gates of n instances: `(n, m, d)`
+        gates: Gates of n instances, values from 0 to 1: `(n, m, d)`
         index: Which instance
         title: e.g. the sentence
         figure: A matplotlib figure
         mean: The average instance's gate, if it is that of others: `(m, d)`
 
     Returns:
-        The figure
+        Figure: The figure; its label says what is seen
     """
     figure = figure or Figure(figsize=(9, 3), layout='constrained')
     mean = gates.mean(0) if mean is None else mean
     limit = max(float((gates - mean).abs().max()), 1e-6)
-    panels = [
-        (gates[index], 'gate', dict(cmap='Greys', vmin=0, vmax=1)),
-        (
-            gates[index] - mean,
-            'gate minus its average',
-            dict(cmap='RdBu_r', vmin=-limit, vmax=limit),
-        ),
-    ]
-    for ax, (values, name, style) in zip(figure.subplots(2, 1, sharex=True), panels):
-        figure.colorbar(ax.imshow(values, aspect='auto', interpolation='nearest', **style), ax=ax)
-        ax.set(ylabel='prompt position', title=name)
-    ax.set_xlabel('dimension of the embedding')
+    apart = gates[index] - mean
+    above, below = figure.subplots(2, 1, sharex=True)
+    _matrix(above, gates[index], 'gate', cmap='Greys', vmin=0, vmax=1)
+    _matrix(below, apart, 'gate minus its average', cmap='RdBu_r', vmin=-limit, vmax=limit)
+    below.set_xlabel('dimension of the embedding')
     figure.suptitle(textwrap.shorten(title, 110, placeholder=' …'), fontsize=10)
-    figure.set_label(
-        f'The gate of one instance, and its difference from the average gate: {float((gates[index] - mean).abs().mean()):.3f} per entry on average, {limit:.3f} at most in any.'
-    )
+    figure.set_label(_gate_in_words(float(apart.abs().mean()), limit))
     return figure
 
 
 # %% ../../nbs/figures/80_pictures.ipynb #dd5ae791
-def to_png(figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
     """Draw a figure into memory
 
     Args:
@@ -236,34 +295,45 @@ def to_png(figure) -> bytes:
     return buffer.getvalue()
 
 
+def widgets() -> ModuleType:
+    """What sliders and menus are made of; raises a `ModuleNotFoundError` where it is missing
+
+    Returns:
+        ModuleType: The module `ipywidgets`
+    """
+    try:
+        import ipywidgets
+    except ModuleNotFoundError as e:
+        says = 'Sliders need ipywidgets, which is not installed: pip install "lopa[figures]".'
+        raise ModuleNotFoundError(says) from e
+    return ipywidgets
+
+
 def picture_widget():
     """A place for a PNG that keeps its size
 
     Returns:
         An `ipywidgets.Image`
     """
-    import ipywidgets as w
-
+    w = widgets()
     return w.Image(format='png', layout=w.Layout(max_width='100%', align_self='flex-start'))
 
 
+# %% ../../nbs/figures/80_pictures.ipynb #pics-explore-e
 def explore_gate(gates, texts: list, mean=None):
     """Slide through the gates of single sentences
 
     Args:
-        gates: Gates of n instances: `(n, m, d)`
+        gates: Gates of n instances, values from 0 to 1: `(n, m, d)`
         texts: Their sentences
         mean: As in `plot_gate`
 
     Returns:
-        A widget
+        A widget, `ipywidgets.VBox`: the slider and the picture
     """
-    import ipywidgets as w
-
-    image, slider = (
-        picture_widget(),
-        w.IntSlider(0, 0, len(texts) - 1, description='sentence', continuous_update=False),
-    )
+    w = widgets()
+    image = picture_widget()
+    slider = w.IntSlider(0, 0, len(texts) - 1, description='sentence', continuous_update=False)
 
     def draw(change=None):
         image.value = to_png(plot_gate(gates, slider.value, texts[slider.value], mean=mean))
@@ -274,40 +344,48 @@ def explore_gate(gates, texts: list, mean=None):
 
 
 # %% ../../nbs/figures/80_pictures.ipynb #6e5c311d
-def plot_singular_values(values: dict, ax=None):
+def relative(values) -> np.ndarray:
+    """Singular values relative to the largest
+
+    Args:
+        values: Singular values of n instances, each from large to small: `(n, k)`
+
+    Returns:
+        np.ndarray: The same, the first of each being 1, none below 1e-7: `(n, k)`
+    """
+    values = np.asarray(values, dtype=float)
+    return np.maximum(values / values[:, :1], 1e-7)
+
+
+def _name_singular_values(ax, places, said):
+    "Scale, names and words of a picture of singular values"
+    ax.set(yscale='log', xlabel='number of the singular value', ylabel='relative to the first')
+    ax.set_title('How many directions?')
+    ax.set_xticks(places)
+    ax.legend(frameon=False, fontsize=8)
+    ax.set_label('Singular values. ' + '; '.join(said) + '.')
+
+
+# %% ../../nbs/figures/80_pictures.ipynb #pics-names-e
+def plot_singular_values(values: dict, ax: Axes = None) -> Axes:
     """Singular values of matrices, relative to the largest
 
     Args:
-        values: Name → singular values of several instances: `(n, k)`
+        values: Name → singular values of several instances: `(n, k)`, four names at most
         ax: matplotlib axes
 
     Returns:
-        The axes
+        Axes: The axes; their label says what is seen
     """
-    ax, said = start_axes(ax, figsize=(7, 3.4)), []
-    for (name, s), (colour, marker) in zip(
-        values.items(), [(BLUE, 'o'), (ORANGE, 's'), (GREEN, '^'), ('#CC79A7', 'D')]
-    ):
-        s = np.asarray(s, dtype=float)
-        s = np.maximum(s / s[:, :1], 1e-7)
-        ax.plot(range(1, s.shape[1] + 1), s[:40].T, c=colour, lw=0.5, alpha=0.25)
-        ax.plot(
-            range(1, s.shape[1] + 1),
-            np.median(s, 0),
-            marker + '-',
-            c=colour,
-            label=f'{name} (median of {len(s)})',
-        )
+    ax = start_axes(ax, figsize=(7, 3.4))
+    said = []
+    for (name, s), colour, marker in zip(values.items(), COLOURS, 'os^D', strict=False):
+        s = relative(s)
+        places, middle = range(1, s.shape[1] + 1), np.median(s, 0)
+        ax.plot(places, s[:40].T, c=colour, lw=0.5, alpha=0.25)
+        ax.plot(places, middle, f'{marker}-', c=colour, label=f'{name} (median of {len(s)})')
         said.append(
-            f'{name}: the second is {np.median(s, 0)[1]:.2g} of the first, the last {np.median(s, 0)[-1]:.2g}'
+            f'{name}: the second is {middle[1]:.2g} of the first, the last {middle[-1]:.2g}'
         )
-    ax.set(
-        yscale='log',
-        xlabel='number of the singular value',
-        ylabel='relative to the first',
-        title='How many directions?',
-    )
-    ax.set_xticks(range(1, s.shape[1] + 1))
-    ax.legend(frameon=False, fontsize=8)
-    ax.set_label('Singular values. ' + '; '.join(said) + '.')
+    _name_singular_values(ax, places, said)
     return ax
