@@ -253,51 +253,57 @@ d = {
                 'baselines.html#baseline.__init__',
                 'lopa/baselines.py',
             ),
-            'lopa.baselines.Baseline.about': ('baselines.html#baseline.about', 'lopa/baselines.py'),
-            'lopa.baselines.Baseline.part': ('baselines.html#baseline.part', 'lopa/baselines.py'),
-            'lopa.baselines.Baseline.take_state': (
-                'baselines.html#baseline.take_state',
-                'lopa/baselines.py',
-            ),
-            'lopa.baselines.Baseline.train': ('baselines.html#baseline.train', 'lopa/baselines.py'),
-            'lopa.baselines.Baseline.trained_state': (
-                'baselines.html#baseline.trained_state',
-                'lopa/baselines.py',
-            ),
             'lopa.baselines.BaselineConfig': ('baselines.html#baselineconfig', 'lopa/baselines.py'),
             'lopa.baselines.BaselineConfig.__post_init__': (
                 'baselines.html#baselineconfig.__post_init__',
                 'lopa/baselines.py',
             ),
             'lopa.baselines.BaselineModel': ('baselines.html#baselinemodel', 'lopa/baselines.py'),
-            'lopa.baselines.BaselineModel.by_rule': (
-                'baselines.html#baselinemodel.by_rule',
-                'lopa/baselines.py',
-            ),
-            'lopa.baselines.BaselineModel.forward': (
-                'baselines.html#baselinemodel.forward',
-                'lopa/baselines.py',
-            ),
-            'lopa.baselines.BaselineModel.from_pretrained': (
-                'baselines.html#baselinemodel.from_pretrained',
-                'lopa/baselines.py',
-            ),
-            'lopa.baselines.BaselineModel.generate': (
-                'baselines.html#baselinemodel.generate',
-                'lopa/baselines.py',
-            ),
-            'lopa.baselines.BaselineModel.pad_right': (
-                'baselines.html#baselinemodel.pad_right',
-                'lopa/baselines.py',
-            ),
-            'lopa.baselines.BaselineModel.precision': (
-                'baselines.html#baselinemodel.precision',
-                'lopa/baselines.py',
-            ),
             'lopa.baselines.adapt_model': ('baselines.html#adapt_model', 'lopa/baselines.py'),
+            'lopa.baselines.baseline_forward': (
+                'baselines.html#baseline_forward',
+                'lopa/baselines.py',
+            ),
+            'lopa.baselines.baseline_generate': (
+                'baselines.html#baseline_generate',
+                'lopa/baselines.py',
+            ),
+            'lopa.baselines.baseline_input': ('baselines.html#baseline_input', 'lopa/baselines.py'),
+            'lopa.baselines.baseline_state': ('baselines.html#baseline_state', 'lopa/baselines.py'),
+            'lopa.baselines.describe_baseline': (
+                'baselines.html#describe_baseline',
+                'lopa/baselines.py',
+            ),
+            'lopa.baselines.foundation_model': (
+                'baselines.html#foundation_model',
+                'lopa/baselines.py',
+            ),
             'lopa.baselines.generate_rows': ('baselines.html#generate_rows', 'lopa/baselines.py'),
+            'lopa.baselines.group_rows': ('baselines.html#group_rows', 'lopa/baselines.py'),
+            'lopa.baselines.is_in_front': ('baselines.html#is_in_front', 'lopa/baselines.py'),
+            'lopa.baselines.length_in_front': (
+                'baselines.html#length_in_front',
+                'lopa/baselines.py',
+            ),
             'lopa.baselines.load_adapted': ('baselines.html#load_adapted', 'lopa/baselines.py'),
+            'lopa.baselines.load_baseline': ('baselines.html#load_baseline', 'lopa/baselines.py'),
+            'lopa.baselines.lora_config': ('baselines.html#lora_config', 'lopa/baselines.py'),
+            'lopa.baselines.make_trainable': ('baselines.html#make_trainable', 'lopa/baselines.py'),
+            'lopa.baselines.one_group': ('baselines.html#one_group', 'lopa/baselines.py'),
+            'lopa.baselines.p_tuning_config': (
+                'baselines.html#p_tuning_config',
+                'lopa/baselines.py',
+            ),
+            'lopa.baselines.pad_right': ('baselines.html#pad_right', 'lopa/baselines.py'),
             'lopa.baselines.peft_config': ('baselines.html#peft_config', 'lopa/baselines.py'),
+            'lopa.baselines.precision': ('baselines.html#precision', 'lopa/baselines.py'),
+            'lopa.baselines.prefix_config': ('baselines.html#prefix_config', 'lopa/baselines.py'),
+            'lopa.baselines.stack_rows': ('baselines.html#stack_rows', 'lopa/baselines.py'),
+            'lopa.baselines.take_baseline_state': (
+                'baselines.html#take_baseline_state',
+                'lopa/baselines.py',
+            ),
+            'lopa.baselines.train_added': ('baselines.html#train_added', 'lopa/baselines.py'),
             'lopa.baselines.word_prefix': ('baselines.html#word_prefix', 'lopa/baselines.py'),
         },
         'lopa.cli': {
@@ -1110,31 +1116,21 @@ d = {
         },
         'lopa.peft': {
             'lopa.peft.Adapters': ('peft.html#adapters', 'lopa/peft.py'),
-            'lopa.peft.Adapters._pre_injection_hook': (
-                'peft.html#adapters._pre_injection_hook',
+            'lopa.peft.Adapters._check_merge_allowed': (
+                'peft.html#adapters._check_merge_allowed',
                 'lopa/peft.py',
             ),
-            'lopa.peft.Adapters.inject_adapter': (
-                'peft.html#adapters.inject_adapter',
+            'lopa.peft.Adapters.disable_adapter_layers': (
+                'peft.html#adapters.disable_adapter_layers',
                 'lopa/peft.py',
             ),
-            'lopa.peft.ChosenAdapters': ('peft.html#chosenadapters', 'lopa/peft.py'),
-            'lopa.peft.ChosenAdapters._enable_peft_forward_hooks': (
-                'peft.html#chosenadapters._enable_peft_forward_hooks',
+            'lopa.peft.Adapters.enable_adapter_layers': (
+                'peft.html#adapters.enable_adapter_layers',
                 'lopa/peft.py',
             ),
-            'lopa.peft.ChosenAdapters.chosen': ('peft.html#chosenadapters.chosen', 'lopa/peft.py'),
-            'lopa.peft.FollowingAdapters': ('peft.html#followingadapters', 'lopa/peft.py'),
-            'lopa.peft.FollowingAdapters._apply': (
-                'peft.html#followingadapters._apply',
-                'lopa/peft.py',
-            ),
-            'lopa.peft.FollowingAdapters.gradient_checkpointing_enable': (
-                'peft.html#followingadapters.gradient_checkpointing_enable',
-                'lopa/peft.py',
-            ),
-            'lopa.peft.FollowingAdapters.train': (
-                'peft.html#followingadapters.train',
+            'lopa.peft.Adapters.set_adapter': ('peft.html#adapters.set_adapter', 'lopa/peft.py'),
+            'lopa.peft.Adapters.set_requires_grad': (
+                'peft.html#adapters.set_requires_grad',
                 'lopa/peft.py',
             ),
             'lopa.peft.LopaConfig': ('peft.html#lopaconfig', 'lopa/peft.py'),
@@ -1144,8 +1140,12 @@ d = {
                 'lopa/peft.py',
             ),
             'lopa.peft.LopaModel': ('peft.html#lopamodel', 'lopa/peft.py'),
-            'lopa.peft.LopaModel.forward': ('peft.html#lopamodel.forward', 'lopa/peft.py'),
-            'lopa.peft.LopaModel.generate': ('peft.html#lopamodel.generate', 'lopa/peft.py'),
+            'lopa.peft.LopaModel._apply': ('peft.html#lopamodel._apply', 'lopa/peft.py'),
+            'lopa.peft.LopaModel.gradient_checkpointing_enable': (
+                'peft.html#lopamodel.gradient_checkpointing_enable',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.LopaModel.train': ('peft.html#lopamodel.train', 'lopa/peft.py'),
             'lopa.peft.RowwisePromptModel': ('peft.html#rowwisepromptmodel', 'lopa/peft.py'),
             'lopa.peft.RowwisePromptModel.__init__': (
                 'peft.html#rowwisepromptmodel.__init__',
@@ -1159,41 +1159,24 @@ d = {
                 'peft.html#rowwisepromptmodel.reads_text_first',
                 'lopa/peft.py',
             ),
-            'lopa.peft.SwitchedAdapters': ('peft.html#switchedadapters', 'lopa/peft.py'),
-            'lopa.peft.SwitchedAdapters._check_merge_allowed': (
-                'peft.html#switchedadapters._check_merge_allowed',
-                'lopa/peft.py',
-            ),
-            'lopa.peft.SwitchedAdapters.delete_adapter': (
-                'peft.html#switchedadapters.delete_adapter',
-                'lopa/peft.py',
-            ),
-            'lopa.peft.SwitchedAdapters.disable_adapter_layers': (
-                'peft.html#switchedadapters.disable_adapter_layers',
-                'lopa/peft.py',
-            ),
-            'lopa.peft.SwitchedAdapters.enable_adapter_layers': (
-                'peft.html#switchedadapters.enable_adapter_layers',
-                'lopa/peft.py',
-            ),
-            'lopa.peft.SwitchedAdapters.set_adapter': (
-                'peft.html#switchedadapters.set_adapter',
-                'lopa/peft.py',
-            ),
-            'lopa.peft.SwitchedAdapters.set_requires_grad': (
-                'peft.html#switchedadapters.set_requires_grad',
-                'lopa/peft.py',
-            ),
             'lopa.peft.TunedTensors': ('peft.html#tunedtensors', 'lopa/peft.py'),
             'lopa.peft.TunedTensors.add': ('peft.html#tunedtensors.add', 'lopa/peft.py'),
             'lopa.peft.add_peft_type': ('peft.html#add_peft_type', 'lopa/peft.py'),
             'lopa.peft.behind': ('peft.html#behind', 'lopa/peft.py'),
             'lopa.peft.check_adapter': ('peft.html#check_adapter', 'lopa/peft.py'),
+            'lopa.peft.choose_adapters': ('peft.html#choose_adapters', 'lopa/peft.py'),
+            'lopa.peft.delete_adapter': ('peft.html#delete_adapter', 'lopa/peft.py'),
+            'lopa.peft.forward': ('peft.html#forward', 'lopa/peft.py'),
+            'lopa.peft.generate': ('peft.html#generate', 'lopa/peft.py'),
             'lopa.peft.join': ('peft.html#join', 'lopa/peft.py'),
             'lopa.peft.lay_out_groups': ('peft.html#lay_out_groups', 'lopa/peft.py'),
+            'lopa.peft.make_adapter': ('peft.html#make_adapter', 'lopa/peft.py'),
+            'lopa.peft.make_room': ('peft.html#make_room', 'lopa/peft.py'),
+            'lopa.peft.name_adapters': ('peft.html#name_adapters', 'lopa/peft.py'),
             'lopa.peft.refuse_empty': ('peft.html#refuse_empty', 'lopa/peft.py'),
             'lopa.peft.refuse_unread': ('peft.html#refuse_unread', 'lopa/peft.py'),
             'lopa.peft.split_inputs': ('peft.html#split_inputs', 'lopa/peft.py'),
+            'lopa.peft.widen': ('peft.html#widen', 'lopa/peft.py'),
         },
         'lopa.plan.bench': {
             'lopa.plan.bench.bench_report': ('plan/bench.html#bench_report', 'lopa/plan/bench.py'),

@@ -841,7 +841,9 @@ def build(base_model: 'PreTrainedModel', config: PromptConfig, start: Tensor) ->
     Returns:
         PromptModel: The prompted model, on the device of `base_model`
     """
-    method, encoder, name = METHODS[config.method], None, config.encoder_name_or_path
+    method: Any = METHODS[config.method]
+    name = config.encoder_name_or_path
+    encoder: Any = None
     base_model.requires_grad_(False)
     if method.uses_instance and name:
         encoder = make_encoder(name, base_model, config.encoder_pooling, config.train_encoder)
