@@ -24,14 +24,20 @@ __all__ = [
     'check_base',
     'leave_out_frozen',
     'miss_nothing_frozen',
-    'TrainedState',
+    'trainable_names',
+    'trained_state',
+    'keep_trained',
     'pack',
     'unpack',
     'read_adapter',
+    'describe',
     'check_state',
-    'SelfDescribing',
-    'Saved',
+    'extra_state',
+    'check_extra_state',
+    'save_adapter',
+    'take_state',
     'shapes',
+    'load_adapter',
     'StoredAdapter',
 ]
 
@@ -290,49 +296,64 @@ TRAINER_FILE = 'model.safetensors'  # where transformers' Trainer puts a module'
 SAID = '_extra_state'  # torch's name for the entry that is no parameter
 
 
-def leave_out_frozen(module: 'TrainedState', state: dict, prefix: str, metadata: dict):
+def leave_out_frozen(model: 'StoredAdapter', state: dict, prefix: str, metadata: dict):
     """Keep what was trained, when a state is taken
 
     Args:
-        module: Whose state it is
+        model: Whose state it is
         state: Name → tensor; changed in place
-        prefix: What stands before the module's own names
+        prefix: What stands before the model's own names
         metadata: Not used
     """
-    kept = {prefix + name for name in (*module.kept(), SAID)}
+    kept = {prefix + name for name in (*model.kept(), SAID)}
     for name in [n for n in state if n.startswith(prefix) and n not in kept]:
         del state[name]
 
 
-def miss_nothing_frozen(module: 'TrainedState', keys: Any):
+def miss_nothing_frozen(model: 'StoredAdapter', keys: Any):
     """Miss only what was trained, when a state is loaded
 
     Args:
-        module: Into which a state was loaded
+        model: Into which a state was loaded
         keys: Torch's lists `missing_keys` and `unexpected_keys`; the first changes in place
     """
-    trained = tuple(module.kept())
+    trained = tuple(model.kept())
     keys.missing_keys[:] = [name for name in keys.missing_keys if name.endswith(trained)]
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-trained
-class TrainedState(nn.Module):
-    "A module whose state is what was trained in it"
+def trainable_names(model: nn.Module) -> set:
+    """Names of what an adapter has to hold: of all that trains
 
-    _keys_to_ignore_on_save = None  # the Trainer asks for it where it warns of missing names
+    Args:
+        model: Any module
 
-    def __init__(self):
-        super().__init__()
-        self.register_state_dict_post_hook(leave_out_frozen)
-        self.register_load_state_dict_post_hook(miss_nothing_frozen)
+    Returns:
+        set: Names of parameters
+    """
+    return {name for name, p in model.named_parameters() if p.requires_grad}
 
-    def kept(self) -> set:
-        "Names of what an adapter has to hold: here, of all that trains"
-        return {name for name, p in self.named_parameters() if p.requires_grad}
 
-    def trained_state(self) -> dict:
-        "Name → tensor of all that an adapter has to hold"
-        return {name: value for name, value in self.state_dict().items() if name != SAID}
+def trained_state(model: nn.Module) -> dict:
+    """All that an adapter has to hold
+
+    Args:
+        model: An adapted model
+
+    Returns:
+        dict: Name → tensor
+    """
+    return {name: value for name, value in model.state_dict().items() if name != SAID}
+
+
+def keep_trained(model: 'StoredAdapter'):
+    """Let the state of a model be what was trained in it
+
+    Args:
+        model: It says in `kept` which names those are
+    """
+    model.register_state_dict_post_hook(leave_out_frozen)
+    model.register_load_state_dict_post_hook(miss_nothing_frozen)
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-checkpoint
@@ -379,6 +400,24 @@ def read_adapter(folder: str | Path) -> tuple:
     return read_pair(Path(folder))
 
 
+# %% ../nbs/10_adapter.ipynb #adapter-describe
+def describe(model: 'StoredAdapter') -> dict:
+    """Say what was adapted, and how
+
+    Args:
+        model: An adapted model
+
+    Returns:
+        dict: What `adapter_config.json` says
+    """
+    return {
+        'base_model_name_or_path': model.base_model.name_or_path,
+        'task_type': model.task_type,
+        'config': asdict(model.adapter_config),
+        'base_model': model.signature,
+    }
+
+
 # %% ../nbs/10_adapter.ipynb #adapter-about
 def check_state(theirs: dict, mine: dict, path: Path):
     """Refuse the state of another configuration or for another model, with a `ValueError`
@@ -399,72 +438,110 @@ def check_state(theirs: dict, mine: dict, path: Path):
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-extra
-class SelfDescribing(TrainedState):
-    "A module that says what it was trained for, and takes the state of its like only"
+def extra_state(model: 'StoredAdapter') -> Tensor:
+    """What goes along with a state
+
+    Args:
+        model: An adapted model
+
+    Returns:
+        Tensor: What it says about itself, as bytes: `(n,)`
+    """
+    return pack(model.about())
+
+
+def check_extra_state(model: 'StoredAdapter', state: Tensor):
+    """Refuse the state of another model, with a `ValueError`
+
+    Args:
+        model: The one that shall take a state
+        state: What came along with it, from `extra_state`
+    """
+    path = Path('checkpoint') / TRAINER_FILE
+    check_state(unpack(state, path), model.about(), path)
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-files
+def save_adapter(model: 'StoredAdapter', folder: str | Path, card: str | None = None):
+    """Write `adapter_config.json` and `adapter_model.safetensors`, whole or not at all
+
+    Args:
+        model: An adapted model
+        folder: Where the files go; it is made if missing
+        card: A text for `README.md`, e.g. from `model_card`
+    """
+    more = {} if card is None else {'README.md': card.encode()}
+    write_adapter(folder, model.about(), model.trained_state(), **more)
+    model.came_from = Path(folder)
+
+
+def take_state(model: 'StoredAdapter', state: dict):
+    """Put tensors back under the names that `trained_state` gave them
+
+    Args:
+        model: It changes
+        state: Name → tensor
+    """
+    model.load_state_dict(state, strict=False)
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-load
+OTHER_TENSORS = 'the adapter holds other tensors than its configuration asks for: save it again.'
+
+
+def shapes(state: dict) -> dict:
+    """What two states have to agree in
+
+    Args:
+        state: Name → tensor
+
+    Returns:
+        dict: Name → shape
+    """
+    return {name: value.shape for name, value in state.items()}
+
+
+def load_adapter(model: 'StoredAdapter', folder: str | Path) -> 'StoredAdapter':
+    """Take the tensors of an adapter; raises `ValueError` if they are others than the model's
+
+    Args:
+        model: It changes
+        folder: With an adapter, or a Trainer's checkpoint, of the same configuration
+
+    Returns:
+        'StoredAdapter': The same model
+    """
+    state = read_adapter(folder)[1]
+    if shapes(state) == shapes(model.trained_state()):
+        model.take_state(state)
+    elif shapes(state) == shapes(trained_state(model)):
+        model.load_state_dict(state)  # a checkpoint, under the names of the modules
+    else:
+        raise ValueError(f'{folder}: {OTHER_TENSORS}')
+    model.came_from = Path(folder)
+    return model
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-class
+class StoredAdapter(nn.Module):
+    "A module that says what was trained in it, writes it, and takes it back"
 
     base_model: Any  # A transformers model
     adapter_config: Any  # A dataclass
     task_type: str  # `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
     signature: Any = property(lambda self: signature(self.base_model))
-
-    def about(self) -> dict:
-        "What `adapter_config.json` says"
-        name, config = self.base_model.name_or_path, asdict(self.adapter_config)
-        about = {'base_model_name_or_path': name, 'task_type': self.task_type, 'config': config}
-        return about | {'base_model': self.signature}
-
-    def get_extra_state(self) -> Tensor:
-        "What goes along with a state: `about`, as bytes `(n,)`"
-        return pack(self.about())
-
-    def set_extra_state(self, state: Tensor):
-        "Look at what came along with a state"
-        path = Path('checkpoint') / TRAINER_FILE
-        check_state(unpack(state, path), self.about(), path)
-
-
-# %% ../nbs/10_adapter.ipynb #adapter-files
-OTHER_TENSORS = 'the adapter holds other tensors than its configuration asks for: save it again.'
-
-
-class Saved(SelfDescribing):
-    "A module that writes what was trained in it"
-
     came_from: Path | None = None  # the folder that it was last written to or read from
+    _keys_to_ignore_on_save = None  # the Trainer asks for it where it warns of missing names
 
-    def save_pretrained(self, folder: str | Path, card: str | None = None):
-        """Write `adapter_config.json` and `adapter_model.safetensors`, whole or not at all
+    def __init__(self):
+        super().__init__()
+        keep_trained(self)
 
-        Args:
-            folder: Where the files go; it is made if missing
-            card: A text for `README.md`, e.g. from `model_card`
-        """
-        more = {} if card is None else {'README.md': card.encode()}
-        write_adapter(folder, self.about(), self.trained_state(), **more)
-        self.came_from = Path(folder)
-
-
-# %% ../nbs/10_adapter.ipynb #adapter-load
-def shapes(state):
-    "Name → shape: what two states have to agree in"
-    return {name: value.shape for name, value in state.items()}
-
-
-class StoredAdapter(Saved):
-    "A module that writes what was trained in it, and takes it back"
-
-    def take_state(self, state: dict):
-        "Put tensors back under the names that `trained_state` gave them"
-        self.load_state_dict(state, strict=False)
-
-    def load_pretrained(self, folder: str | Path) -> 'StoredAdapter':
-        "Take the tensors of an adapter, or of a Trainer's checkpoint, of the same configuration"
-        state = read_adapter(folder)[1]
-        if shapes(state) == shapes(self.trained_state()):
-            self.take_state(state)
-        elif shapes(state) == shapes(TrainedState.trained_state(self)):
-            self.load_state_dict(state)  # a checkpoint, under the names of the modules
-        else:
-            raise ValueError(f'{folder}: {OTHER_TENSORS}')
-        self.came_from = Path(folder)
-        return self
+    about = describe
+    kept = trainable_names
+    trained_state = trained_state
+    get_extra_state = extra_state
+    set_extra_state = check_extra_state
+    take_state = take_state
+    save_pretrained = save_adapter
+    load_pretrained = load_adapter

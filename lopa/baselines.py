@@ -6,30 +6,60 @@
 __all__ = [
     'BASELINES',
     'QKV',
+    'NO_CACHE',
+    'LOOKS_AHEAD',
+    'PEFTS',
     'BaselineConfig',
+    'lora_config',
+    'prefix_config',
+    'p_tuning_config',
     'peft_config',
     'word_prefix',
+    'group_rows',
+    'stack_rows',
     'generate_rows',
+    'make_trainable',
+    'foundation_model',
+    'train_added',
+    'one_group',
+    'baseline_state',
+    'take_baseline_state',
+    'describe_baseline',
     'Baseline',
+    'is_in_front',
+    'length_in_front',
+    'pad_right',
+    'baseline_input',
+    'precision',
+    'baseline_forward',
+    'baseline_generate',
+    'load_baseline',
     'BaselineModel',
     'adapt_model',
     'load_adapted',
 ]
 
 # %% ../nbs/13_baselines.ipynb #d48e70ad
-import contextlib
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .adapter import check_base, read_adapter, read_config, signature
+from .adapter import check_base, describe, read_adapter, read_config, signature
 from .attention import looks_ahead, without_mask
 from .layout import inner_order
 from .logits import ask, position_ids, task_type
-from .model import AdaptedModel, PromptModel, get_prompt_model
+from .model import AdaptedModel, PromptModel, get_prompt_model, refuse_masked
+from .prompts import PromptConfig
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
 
 # %% ../nbs/13_baselines.ipynb #a5519aa9
 BASELINES = ['lora', 'prefix', 'p-tuning', 'full']
@@ -82,7 +112,83 @@ QKV = {
 }
 
 
-def peft_config(base_model, config: BaselineConfig):
+# %% ../nbs/13_baselines.ipynb #base-lora
+def lora_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'PeftConfig':
+    """LoRA on queries, keys and values, in PEFT's words
+
+    Args:
+        base_model: A transformers language model
+        config: With `rank`, `alpha` and `dropout`
+
+    Returns:
+        'PeftConfig': PEFT's configuration
+    """
+    from peft import LoraConfig
+
+    family = task_type(base_model)
+    own = {name.rpartition('.')[2] for name, _ in base_model.named_modules()}
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=sorted(QKV & own),
+        task_type=None if family == 'MASKED_LM' else family,
+    )
+
+
+# %% ../nbs/13_baselines.ipynb #base-prefix
+NO_CACHE = (
+    'is a masked language model and has no cache to put a prefix into; use lora, p-tuning or full.'
+)
+LOOKS_AHEAD = (
+    'attends to later tokens (or could not be asked), so a prefix has no cache to stand in; '
+    'use lora, p-tuning or full, or configure it with is_decoder=True.'
+)
+
+
+def prefix_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'PeftConfig':
+    """Prefix tuning, in PEFT's words
+
+    Args:
+        base_model: With a cache; others are refused with a `ValueError`
+        config: With `num_virtual_tokens`
+
+    Returns:
+        'PeftConfig': PEFT's configuration
+    """
+    from peft import PrefixTuningConfig
+
+    family, name = task_type(base_model), type(base_model).__name__
+    if family == 'MASKED_LM':
+        raise ValueError(f'prefix: {name} {NO_CACHE}')
+    if family == 'CAUSAL_LM' and looks_ahead(base_model):
+        raise ValueError(f'prefix: {name} {LOOKS_AHEAD}')
+    return PrefixTuningConfig(task_type=family, num_virtual_tokens=config.num_virtual_tokens)
+
+
+# %% ../nbs/13_baselines.ipynb #base-ptuning
+def p_tuning_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'PeftConfig':
+    """P-tuning, in PEFT's words
+
+    Args:
+        base_model: A transformers language model
+        config: With `num_virtual_tokens` and `head_width`
+
+    Returns:
+        'PeftConfig': PEFT's configuration
+    """
+    from peft import PromptEncoderConfig
+
+    family = task_type(base_model)
+    return PromptEncoderConfig(
+        task_type='FEATURE_EXTRACTION' if family == 'MASKED_LM' else family,
+        num_virtual_tokens=config.num_virtual_tokens,
+        encoder_hidden_size=config.head_width,
+        num_transformer_submodules=1,
+    )
+
+
+def peft_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'PeftConfig':
     """Say in PEFT's words what the configuration says in ours
 
     Args:
@@ -90,64 +196,67 @@ def peft_config(base_model, config: BaselineConfig):
         config: Not `full`
 
     Returns:
-        PEFT's configuration
+        'PeftConfig': PEFT's configuration
     """
-    from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig
-
-    family, method = task_type(base_model), config.method
-    if method == 'lora':
-        names = sorted(QKV & {n.rpartition('.')[2] for n, _ in base_model.named_modules()})
-        return LoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            target_modules=names,
-            task_type=family if family != 'MASKED_LM' else None,
-        )
-    if method == 'prefix':
-        if family == 'MASKED_LM':
-            raise ValueError(
-                f'prefix: {type(base_model).__name__} is a masked language model and has no cache to put a prefix into; use lora, p-tuning or full.'
-            )
-        if family == 'CAUSAL_LM' and looks_ahead(base_model):
-            raise ValueError(
-                f'prefix: {type(base_model).__name__} attends to later tokens (or could not be asked), so '
-                'a prefix has no cache to stand in; use lora, p-tuning or full, or configure it with is_decoder=True.'
-            )
-        return PrefixTuningConfig(task_type=family, num_virtual_tokens=config.num_virtual_tokens)
-    return PromptEncoderConfig(
-        task_type=family if family != 'MASKED_LM' else 'FEATURE_EXTRACTION',
-        num_virtual_tokens=config.num_virtual_tokens,
-        encoder_hidden_size=config.head_width,
-        num_transformer_submodules=1,
-    )
+    methods = {'lora': lora_config, 'prefix': prefix_config, 'p-tuning': p_tuning_config}
+    return methods[config.method](base_model, config)
 
 
 # %% ../nbs/13_baselines.ipynb #31bcc948
-def word_prefix(base_model, m: int) -> Tensor:
-    """Let the model compute the keys and values of a few words
+def word_prefix(base_model: 'PreTrainedModel', m: int) -> Tensor:
+    """Let the model compute the keys and values of m random words
 
     Args:
         base_model: A transformers causal language model
         m: Length of the prefix
 
     Returns:
-        Tensor: Keys and values of m random words, in the order in which PEFT stores them: `(m,
-            layers · 2 · heads · width)`
+        Tensor: As PEFT stores keys and values: `(m, layers · 2 · heads · width)`
     """
-    words = torch.randperm(base_model.get_input_embeddings().weight.shape[0])[:m].to(
-        base_model.device
-    )
+    table: Any = base_model.get_input_embeddings().weight
+    words = torch.randperm(len(table))[:m].to(base_model.device)
+    inner: Any = base_model.base_model
     with torch.no_grad():
-        cache = base_model.base_model(input_ids=words[None], use_cache=True).past_key_values
-    both = torch.stack(
-        [torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers]
-    )  # (layers, 2, heads, m, width)
+        cache = inner(input_ids=words[None], use_cache=True).past_key_values
+    layers = [torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers]
+    both = torch.stack(layers)  # (layers, 2, heads, m, width)
     return both.permute(3, 0, 1, 2, 4).flatten(1).float()
 
 
 # %% ../nbs/13_baselines.ipynb #c22fa701
-def generate_rows(call, model, input_ids: Tensor, mask: Tensor, alike: bool, **kwargs) -> Tensor:
+def group_rows(lengths: Tensor, alike: bool) -> list:
+    """Which rows are generated together
+
+    Args:
+        lengths: Tokens of each row: `(b,)`
+        alike: Only rows of equal length together?
+
+    Returns:
+        list: For each group, which rows belong to it
+    """
+    if not alike:
+        return [torch.arange(len(lengths), device=lengths.device)]
+    return [(lengths == n).nonzero()[:, 0] for n in lengths.unique()]
+
+
+def stack_rows(rows: list, filler: int) -> Tensor:
+    """Put rows of different widths into one tensor
+
+    Args:
+        rows: Tensors `(each, new)` of different widths
+        filler: Token with which narrow ones are filled up
+
+    Returns:
+        Tensor: `(b · each, most new)`
+    """
+    width = max(row.shape[1] for row in rows)
+    return torch.cat([F.pad(row, (0, width - row.shape[1]), value=filler) for row in rows])
+
+
+# %% ../nbs/13_baselines.ipynb #base-generate
+def generate_rows(
+    call: Any, model: 'PreTrainedModel', input_ids: Tensor, mask: Tensor, alike: bool, **kwargs: Any
+) -> Tensor:
     """Generate for padded rows, and return the new tokens only
 
     Args:
@@ -162,22 +271,141 @@ def generate_rows(call, model, input_ids: Tensor, mask: Tensor, alike: bool, **k
         Tensor: New tokens: `(b, new)`
     """
     order, mask = inner_order(mask, mask.argmax(1), 0, 'left')
-    ids, lengths = input_ids.gather(1, order), mask.sum(1)
-    groups = (
-        [(lengths == n).nonzero()[:, 0] for n in lengths.unique()]
-        if alike
-        else [torch.arange(len(ids), device=ids.device)]
-    )
-    out, each = [None] * len(ids), kwargs.get('num_return_sequences') or 1
-    for rows in groups:
+    ids = input_ids.gather(1, order)
+    lengths = mask.sum(1)
+    each = kwargs.get('num_return_sequences') or 1
+    out: dict[int, Tensor] = {}
+    for rows in group_rows(lengths, alike):
         t = int(lengths[rows].max())
-        new = call.generate(input_ids=ids[rows, -t:], attention_mask=mask[rows, -t:], **kwargs)[
-            :, t if task_type(model) == 'CAUSAL_LM' else 1 :
-        ]
-        for i, row in enumerate(rows.tolist()):
-            out[row] = new[i * each : (i + 1) * each]
-    width, filler = max(o.shape[1] for o in out), model.generation_config.pad_token_id or 0
-    return torch.cat([F.pad(o, (0, width - o.shape[1]), value=filler) for o in out])
+        new = call.generate(input_ids=ids[rows, -t:], attention_mask=mask[rows, -t:], **kwargs)
+        start = t if task_type(model) == 'CAUSAL_LM' else 1
+        out.update(zip(rows.tolist(), new[:, start:].split(each), strict=True))
+    filler = getattr(model.generation_config, 'pad_token_id', None) or 0
+    return stack_rows([out[i] for i in range(len(ids))], filler)
+
+
+# %% ../nbs/13_baselines.ipynb #base-make
+def make_trainable(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any:
+    """Adapt a foundation model in PEFT's way, or let all of it train
+
+    Args:
+        base_model: It changes
+        config: Which method
+
+    Returns:
+        Any: The model itself, or PEFT's around it
+    """
+    if config.method == 'full':
+        return base_model.float().requires_grad_(True)
+    from peft import get_peft_model
+
+    settings = peft_config(base_model, config)
+    causal = task_type(base_model) == 'CAUSAL_LM'
+    start = None
+    if causal and config.method == 'prefix' and config.init == 'vocab':
+        start = word_prefix(base_model, config.num_virtual_tokens)
+    model = get_peft_model(base_model, settings)
+    if start is not None:
+        model.prompt_encoder['default'].embedding.weight.data.copy_(start)
+    return model
+
+
+# %% ../nbs/13_baselines.ipynb #base-within
+def foundation_model(model: 'Baseline') -> 'PreTrainedModel':
+    """The foundation model, with what a method has put into it
+
+    Args:
+        model: An adapted model
+
+    Returns:
+        'PreTrainedModel': The transformers model within it
+    """
+    return model.model if model.adapter_config.method == 'full' else model.model.get_base_model()
+
+
+# %% ../nbs/13_baselines.ipynb #base-train
+def train_added(model: 'Baseline', mode: bool = True) -> 'Baseline':
+    """Switch to training; what is frozen stays in evaluation mode
+
+    Args:
+        model: It changes
+        mode: False for evaluation
+
+    Returns:
+        'Baseline': The same model
+    """
+    nn.Module.train(model, mode)
+    if model.adapter_config.method != 'full':
+        for name, module in model.model.named_modules():
+            added = 'lora_' in name or 'prompt_encoder' in name
+            module.training = mode and added
+    return model
+
+
+def one_group(model: 'Baseline', name: str) -> str:
+    """Which learning rate a parameter gets: there is only one
+
+    Args:
+        model: An adapted model
+        name: Name of a parameter
+
+    Returns:
+        str: `prompt`
+    """
+    return 'prompt'
+
+
+# %% ../nbs/13_baselines.ipynb #base-state
+PEFTS = 'lora', 'prefix'  # methods whose tensors are stored under PEFT's names
+
+
+def baseline_state(model: 'Baseline') -> dict:
+    """All that an adapter has to hold
+
+    Args:
+        model: An adapted model
+
+    Returns:
+        dict: Name → tensor
+    """
+    from peft import get_peft_model_state_dict
+
+    if model.adapter_config.method in PEFTS:
+        return get_peft_model_state_dict(model.model, save_embedding_layers=False)
+    return {n: p for n, p in model.model.named_parameters() if p.requires_grad}
+
+
+# %% ../nbs/13_baselines.ipynb #base-take
+def take_baseline_state(model: 'Baseline', state: dict):
+    """Put stored tensors where they belong
+
+    Args:
+        model: It changes
+        state: From `baseline_state`
+    """
+    from peft import set_peft_model_state_dict
+
+    if model.adapter_config.method in PEFTS:
+        set_peft_model_state_dict(model.model, state)
+    else:
+        model.model.load_state_dict(state, strict=False)
+
+
+# %% ../nbs/13_baselines.ipynb #base-describe
+def describe_baseline(model: 'Baseline') -> dict:
+    """What we say of an adapter, among what PEFT says of it
+
+    Args:
+        model: An adapted model
+
+    Returns:
+        dict: What `adapter_config.json` says
+    """
+    ours = describe(model)
+    if model.adapter_config.method == 'full':
+        return ours
+    theirs = json.loads(json.dumps(model.model.peft_config['default'].to_dict(), default=list))
+    return theirs | ours | {'task_type': theirs.get('task_type', model.task_type)}
 
 
 # %% ../nbs/13_baselines.ipynb #ac64e960
@@ -189,180 +417,228 @@ class Baseline(AdaptedModel):
         config: Which method
     """
 
-    encoder = generator = encoder_tokenizer = None
-    signature = dtype = None  # taken before anything is trained, or held in 32 bits for it
+    encoder = generator = encoder_tokenizer = None  # nothing looks at the instance
+    signature = dtype = None  # set once, see above
+    base_model = property(foundation_model)
 
-    def __init__(self, base_model, config: BaselineConfig):
+    def __init__(self, base_model: 'PreTrainedModel', config: BaselineConfig):
         super().__init__()
-        self.signature, self.task_type, self.adapter_config, self.dtype = (
-            signature(base_model),
-            task_type(base_model),
-            config,
-            base_model.dtype,
-        )
-        if config.method == 'full':
-            self.model = base_model.float().requires_grad_(True)
-        else:
-            from peft import get_peft_model
-
-            settings = peft_config(base_model, config)
-            start = (
-                word_prefix(base_model, config.num_virtual_tokens)
-                if (config.method, config.init, self.task_type) == ('prefix', 'vocab', 'CAUSAL_LM')
-                else None
-            )
-            self.model = get_peft_model(base_model, settings)
-            if start is not None:
-                self.model.prompt_encoder['default'].embedding.weight.data.copy_(start)
+        self.signature, self.dtype = signature(base_model), base_model.dtype
+        self.task_type = task_type(base_model)
+        self.adapter_config = config
+        self.model = make_trainable(base_model, config)
         self.train(False)
 
-    base_model = property(
-        lambda self: (
-            self.model if self.adapter_config.method == 'full' else self.model.get_base_model()
-        )
-    )
-    in_front = property(lambda self: self.adapter_config.method in ('prefix', 'p-tuning'))
-    prompt_length = property(lambda self: self.in_front * self.adapter_config.num_virtual_tokens)
+    train = train_added
+    part = one_group
+    about = describe_baseline
+    trained_state = baseline_state
+    take_state = take_baseline_state
 
-    def train(self, mode=True):
-        "Switch to training; what is frozen stays in evaluation mode"
-        super().train(mode)
-        if self.adapter_config.method != 'full':
-            for name, module in self.model.named_modules():
-                module.training = mode and ('lora_' in name or 'prompt_encoder' in name)
-        return self
 
-    def part(self, name):
-        "Which learning rate a parameter gets: there is only one"
-        return 'prompt'
+# %% ../nbs/13_baselines.ipynb #base-front
+def is_in_front(model: 'BaselineModel') -> bool:
+    """Does the method put something before the text?
 
-    def trained_state(self):
-        "Name → tensor of all that an adapter has to hold; LoRA's and a prefix' under PEFT's names"
-        from peft import get_peft_model_state_dict
+    Args:
+        model: An adapted model
 
-        if self.adapter_config.method in ('lora', 'prefix'):
-            return get_peft_model_state_dict(self.model, save_embedding_layers=False)
-        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+    Returns:
+        bool: True for a prefix and for P-tuning
+    """
+    return model.adapter_config.method in ('prefix', 'p-tuning')
 
-    def take_state(self, state):
-        "Put stored tensors where they belong"
-        from peft import set_peft_model_state_dict
 
-        if self.adapter_config.method in ('lora', 'prefix'):
-            set_peft_model_state_dict(self.model, state)
-        else:
-            self.model.load_state_dict(state, strict=False)
+def length_in_front(model: 'BaselineModel') -> int:
+    """How many positions the method puts before the text
 
-    def about(self):
-        "What `adapter_config.json` says; for LoRA and prefix, PEFT understands it, too"
-        peft = (
-            {}
-            if self.adapter_config.method == 'full'
-            else json.loads(json.dumps(self.model.peft_config['default'].to_dict(), default=list))
-        )
-        return peft | super().about() | {'task_type': peft.get('task_type', self.task_type)}
+    Args:
+        model: An adapted model
+
+    Returns:
+        int: m, or 0
+    """
+    return model.adapter_config.num_virtual_tokens if is_in_front(model) else 0
+
+
+def pad_right(
+    model: 'BaselineModel', input_ids: Tensor, mask: Tensor, labels: Tensor | None
+) -> tuple:
+    """Move the padding of rows, their mask and labels to the right
+
+    Args:
+        model: An adapted model
+        input_ids: Tokens: `(b, t)`
+        mask: 1 for a token and 0 for padding: `(b, t)`
+        labels: Labels, -100 where there is none: `(b, t)`
+
+    Returns:
+        tuple: The three, with the padding on the right
+    """
+    order, mask = inner_order(mask, mask.argmax(1), 0, 'right')
+    if labels is not None and model.task_type != 'SEQ_2_SEQ_LM':
+        labels = labels.gather(1, order).masked_fill(mask == 0, -100)
+    return input_ids.gather(1, order), mask, labels
+
+
+# %% ../nbs/13_baselines.ipynb #base-inputs
+def baseline_input(
+    model: 'BaselineModel', input_ids: Tensor, mask: Tensor, labels: Tensor | None
+) -> tuple:
+    """What the foundation model is called with
+
+    Args:
+        model: An adapted model
+        input_ids: Tokens: `(b, t)`
+        mask: 1 for a token and 0 for padding: `(b, t)`
+        labels: Labels, -100 where there is none: `(b, t)`
+
+    Returns:
+        tuple: (arguments of the foundation model, labels where its logits stand)
+    """
+    method, causal = model.adapter_config.method, model.task_type == 'CAUSAL_LM'
+    asked = causal and labels is not None
+    more: dict = {}
+    if asked or is_in_front(model) or not causal:
+        input_ids, mask, labels = pad_right(model, input_ids, mask, labels)
+    else:
+        more |= position_ids(model.base_model, mask)
+    if not asked or looks_ahead(model.base_model):
+        more['attention_mask'] = mask
+    if causal and method != 'prefix':
+        more['use_cache'] = False
+    if method == 'p-tuning' and labels is not None and model.task_type != 'SEQ_2_SEQ_LM':
+        labels = F.pad(labels, (length_in_front(model), 0), value=-100)
+    return {'input_ids': input_ids, **more}, labels
+
+
+# %% ../nbs/13_baselines.ipynb #base-forward
+def precision(model: 'BaselineModel') -> Any:
+    """Multiply in the number format that the foundation model came in
+
+    Args:
+        model: An adapted model
+
+    Returns:
+        Any: A context
+    """
+    if model.adapter_config.method == 'full' and model.dtype != torch.float32:
+        return torch.autocast(model.device.type, model.dtype)
+    return nullcontext()
+
+
+# %% ../nbs/13_baselines.ipynb #base-call
+def baseline_forward(
+    model: 'BaselineModel',
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    labels: Tensor | None = None,
+    num_items_in_batch: Any = None,
+) -> Any:
+    """With labels, the loss and logits where they stand `(b, k, vocabulary)`; else all logits
+
+    Args:
+        model: An adapted model
+        input_ids: Tokens: `(b, t)`, padded on either side
+        attention_mask: 1 for a token and 0 for padding: `(b, t)`
+        labels: Labels, -100 where there is none: `(b, t)`
+        num_items_in_batch: Divide the loss by this, not by the number of labels
+
+    Returns:
+        Any: Transformers' output
+    """
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
+    inputs, placed = baseline_input(model, input_ids, mask, labels)
+    asked = labels is not None and model.task_type == 'CAUSAL_LM'
+    by_rule = asked and model.adapter_config.method == 'prefix'
+    rule = without_mask(model.base_model) if by_rule else nullcontext()
+    with precision(model), rule:
+        return ask(model.model, model.base_model, placed, num_items_in_batch, **inputs)
+
+
+# %% ../nbs/13_baselines.ipynb #base-gen
+@torch.no_grad()
+def baseline_generate(
+    model: 'BaselineModel', input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+) -> Tensor:
+    """Continue each row
+
+    Args:
+        model: An adapted model
+        input_ids: Tokens: `(b, t)`, padded on either side
+        attention_mask: 1 for a token and 0 for padding: `(b, t)`
+        **kwargs: What transformers' `generate` takes
+
+    Returns:
+        Tensor: New tokens: `(b, new)`
+    """
+    refuse_masked(model)
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    alike = is_in_front(model)
+    with precision(model):
+        return generate_rows(model.model, model.base_model, input_ids, mask, alike, **kwargs)
+
+
+# %% ../nbs/13_baselines.ipynb #base-load
+def load_baseline(base_model: 'PreTrainedModel', folder: str | Path) -> 'BaselineModel':
+    """The model that was saved, made from the foundation model it was made for
+
+    Args:
+        base_model: The foundation model it was made for; it changes
+        folder: Written by `save_pretrained`, or a Trainer's checkpoint
+
+    Returns:
+        'BaselineModel': As it was saved
+    """
+    about, _ = read_adapter(folder)
+    config = read_config(about, BaselineConfig, folder)
+    check_base(about, signature(base_model), folder, str(base_model.name_or_path))
+    model = BaselineModel(base_model, config)
+    model.load_pretrained(folder)
+    return model
 
 
 # %% ../nbs/13_baselines.ipynb #ede1cb06
 class BaselineModel(Baseline):
     "A foundation model, adapted by PEFT or trained as a whole"
 
-    def precision(self):
-        "Multiply in the number format that the foundation model came in"
-        return (
-            torch.autocast(self.device.type, self.dtype)
-            if self.adapter_config.method == 'full' and self.dtype != torch.float32
-            else contextlib.nullcontext()
-        )
+    in_front = property(is_in_front)
+    prompt_length = property(length_in_front)
 
-    def pad_right(self, input_ids, mask, labels):
-        "Rows, their mask and labels with the padding on the right; T5's labels are apart"
-        order, mask = inner_order(mask, mask.argmax(1), 0, 'right')
-        if labels is not None and self.task_type != 'SEQ_2_SEQ_LM':
-            labels = labels.gather(1, order).masked_fill(mask == 0, -100)
-        return input_ids.gather(1, order), mask, labels
-
-    def by_rule(self):
-        "The context in which a causal model attends without a mask"
-        if self.adapter_config.method != 'prefix':
-            return contextlib.nullcontext()
-        return without_mask(self.base_model)
-
-    def forward(self, input_ids, attention_mask=None, labels=None, num_items_in_batch=None):
-        """With labels, the loss and logits where they stand `(b, k, vocabulary)`; without, all logits
-
-        Args:
-            input_ids: Tokens: `(b, t)`, padded on either side
-            attention_mask: 1 for a token and 0 for padding: `(b, t)`
-            labels: Labels, -100 where there is none: `(b, t)`
-            num_items_in_batch: Divide the loss by this instead of by the number of labels
-        """
-        causal, method = self.task_type == 'CAUSAL_LM', self.adapter_config.method
-        asked, more = causal and labels is not None, {}
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
-        if asked or self.in_front or not causal:
-            input_ids, mask, labels = self.pad_right(input_ids, mask, labels)
-        else:
-            more |= position_ids(self.base_model, mask)
-        if not asked or looks_ahead(self.base_model):
-            more['attention_mask'] = mask
-        if causal and method != 'prefix':
-            more['use_cache'] = False
-        if method == 'p-tuning' and labels is not None and self.task_type != 'SEQ_2_SEQ_LM':
-            labels = F.pad(labels, (self.adapter_config.num_virtual_tokens, 0), value=-100)
-        with self.precision(), self.by_rule() if asked else contextlib.nullcontext():
-            return ask(
-                self.model, self.base_model, labels, num_items_in_batch, input_ids=input_ids, **more
-            )
-
-    def generate(self, input_ids, attention_mask=None, **kwargs):
-        "New tokens `(b, new)`; takes what transformers' `generate` takes"
-        self.refuse_masked()
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        with self.precision(), torch.no_grad():
-            return generate_rows(
-                self.model, self.base_model, input_ids, mask, self.in_front, **kwargs
-            )
-
-    @classmethod
-    def from_pretrained(cls, base_model, folder):
-        "The model that was saved in `folder`, made from the foundation model it was made for"
-        about, _ = read_adapter(folder)
-        config = read_config(about, BaselineConfig, folder)
-        check_base(about, signature(base_model), folder, base_model.name_or_path)
-        return cls(base_model, config).load_pretrained(folder)
+    forward = baseline_forward
+    generate = baseline_generate
+    from_pretrained = staticmethod(load_baseline)
 
 
 # %% ../nbs/13_baselines.ipynb #42e899e4
-def adapt_model(base_model, config):
+def adapt_model(
+    base_model: 'PreTrainedModel', config: PromptConfig | BaselineConfig
+) -> PromptModel | BaselineModel:
     """Adapt a foundation model by any method
 
     Args:
-        base_model: A transformers language model
-        config: A `PromptConfig` or a `BaselineConfig`
+        base_model: A transformers language model; it is frozen or changed
+        config: Which method
 
     Returns:
-        A `PromptModel` or a `BaselineModel`
+        PromptModel | BaselineModel: The adapted model
     """
-    return (
-        BaselineModel(base_model, config)
-        if isinstance(config, BaselineConfig)
-        else get_prompt_model(base_model, config)
-    )
+    if isinstance(config, BaselineConfig):
+        return BaselineModel(base_model, config)
+    return get_prompt_model(base_model, config)
 
 
 # %% ../nbs/13_baselines.ipynb #e09bdfdc
-def load_adapted(base_model, folder):
+def load_adapted(base_model: 'PreTrainedModel', folder: str | Path) -> PromptModel | BaselineModel:
     """Load an adapter of any method
 
     Args:
         base_model: The foundation model that the adapter was made for
-        folder: A folder written by `save_pretrained`
+        folder: Written by `save_pretrained`
 
     Returns:
-        A `PromptModel` or a `BaselineModel`
+        PromptModel | BaselineModel: As it was saved
     """
-    kind = (
-        BaselineModel if read_adapter(folder)[0]['config']['method'] in BASELINES else PromptModel
-    )
+    about, _ = read_adapter(folder)
+    kind: Any = BaselineModel if about['config']['method'] in BASELINES else PromptModel
     return kind.from_pretrained(base_model, folder)

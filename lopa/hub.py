@@ -25,6 +25,7 @@ __all__ = [
 import json
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -329,10 +330,9 @@ class OnHub(StoredAdapter):
         Returns:
             str: Address of the commit
         """
-        import tempfile
-
-        card, came_from = self.model_card(repo_id, result), self.came_from
-        with tempfile.TemporaryDirectory() as folder:
+        card = self.model_card(repo_id, result)
+        came_from = self.came_from
+        with TemporaryDirectory() as folder:
             self.save_pretrained(folder, card=card)
             self.came_from = came_from
             return upload(folder, repo_id, **kwargs)

@@ -10,25 +10,35 @@ __all__ = [
     'check_length',
     'too_long',
     'parameter_summary',
+    'refuse_masked',
     'of_base',
     'AdaptedModel',
-    'AnsweringForBase',
-    'FrozenAndGenerator',
-    'Parts',
-    'Prompting',
-    'Embedding',
-    'Placing',
+    'freeze',
+    'train_generator',
+    'encoder_tokenizer',
+    'learning_rate_group',
+    'kept_names',
+    'find_features',
+    'soft_prompt',
+    'place_prompt',
+    'embed_text',
+    'lay_out',
     'PromptedInput',
-    'TextFirst',
-    'TwoPasses',
+    'reads_text_first',
+    'read_text',
+    'ask_in_two_passes',
+    'ask_in_one_pass',
     'pipeline_asking',
     'refuse_fill_mask',
-    'Asking',
-    'Prompted',
+    'about_instance',
+    'forward',
     'new_tokens',
     'in_front',
-    'Generating',
-    'Answering',
+    'generation_input',
+    'generated_rows',
+    'generate',
+    'prompt_embeds',
+    'load_prompt_model',
     'PromptModel',
     'build',
     'get_prompt_model',
@@ -43,7 +53,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .adapter import check_base, read_adapter, read_config, signature
+from .adapter import check_base, read_adapter, read_config, signature, trainable_names
 from .assets import load_tokenizer
 from .attention import looks_ahead
 from .encoders import OWN, Encoder, make_encoder, without_autocast
@@ -115,8 +125,18 @@ def check_length(m: int, t: int, config: 'PretrainedConfig', new: int = 0):
 
 
 # %% ../nbs/12_model.ipynb #model-toolong
-def too_long(m, t, new, limit):
-    "The sentence for a row that is too long"
+def too_long(m: int, t: int, new: int, limit: int) -> str:
+    """Say that a row is too long
+
+    Args:
+        m: Length of the prompt
+        t: Length of the input
+        new: Tokens to be generated
+        limit: Positions that the foundation model has
+
+    Returns:
+        str: One sentence
+    """
     parts = f'Prompt ({m}), input ({t}) and new tokens ({new})'
     if not new:
         parts = f'Prompt ({m}) and input ({t})'
@@ -126,6 +146,7 @@ def too_long(m, t, new, limit):
     )
 
 
+# %% ../nbs/12_model.ipynb #model-summary
 def parameter_summary(model: nn.Module) -> str:
     """Count what trains and what there is
 
@@ -148,8 +169,26 @@ FILLS_IN = (
 )
 
 
-def of_base(name, about):
-    "A property of the foundation model, as one of the adapted model"
+def refuse_masked(model: 'AdaptedModel'):
+    """Refuse to generate with a masked language model, with a `ValueError`
+
+    Args:
+        model: It is about to generate
+    """
+    if model.task_type == 'MASKED_LM':
+        raise ValueError(f'generate: {type(model.base_model).__name__} {FILLS_IN}')
+
+
+def of_base(name: str, about: str) -> property:
+    """A property of the foundation model, as one of the adapted model
+
+    Args:
+        name: Name of an attribute
+        about: What it is, for `help`
+
+    Returns:
+        property: None where the foundation model has no such attribute
+    """
     return property(lambda self: getattr(self.base_model, name, None), doc=about)
 
 
@@ -172,29 +211,214 @@ class AdaptedModel(OnHub, Checkpointed):
         "Print what trains and what there is"
         print(parameter_summary(self))
 
-    def refuse_masked(self):
-        "Refuse to generate with a masked language model, with a `ValueError`"
-        if self.task_type == 'MASKED_LM':
-            raise ValueError(f'generate: {type(self.base_model).__name__} {FILLS_IN}')
-
-
-# %% ../nbs/12_model.ipynb #model-adapted
-class AnsweringForBase(AdaptedModel):
-    "An adapted model that answers for the foundation model within it"
-
-    main_input_name = 'input_ids'
-    config: Any = of_base('config', "The foundation model's configuration")
-    generation_config: Any = of_base('generation_config', 'How it generates; None if it does not')
-    name_or_path: Any = of_base('name_or_path', 'Name of the foundation model')
-
-    def can_generate(self) -> bool:
-        "Does the foundation model generate?"
-        return self.base_model.can_generate()
-
 
 # %% ../nbs/12_model.ipynb #2d12ea4b
-class FrozenAndGenerator(AnsweringForBase):
-    """A frozen foundation model, a prompt generator, and perhaps an encoder
+def freeze(base_model: 'PreTrainedModel') -> 'PreTrainedModel':
+    """Freeze a foundation model; ask a causal one whether it looks ahead, before any compilation
+
+    Args:
+        base_model: Causal, masked or sequence-to-sequence; it changes
+
+    Returns:
+        'PreTrainedModel': The same, in evaluation mode
+    """
+    base_model.requires_grad_(False).eval()
+    if task_type(base_model) == 'CAUSAL_LM':
+        looks_ahead(base_model)
+    return base_model
+
+
+def train_generator(model: 'PromptedInput', mode: bool = True) -> 'PromptedInput':
+    """Switch to training; the foundation model stays in evaluation mode
+
+    Args:
+        model: It changes
+        mode: False for evaluation
+
+    Returns:
+        'PromptedInput': The same model
+    """
+    nn.Module.train(model, mode)
+    model.base_model.eval()
+    return model
+
+
+# %% ../nbs/12_model.ipynb #model-parts
+def encoder_tokenizer(model: 'PromptedInput') -> str | None:
+    """Where `instance_input_ids` come from
+
+    Args:
+        model: With an encoder, or without
+
+    Returns:
+        str | None: Name of a tokenizer; None without an encoder
+    """
+    name = model.adapter_config.encoder_name_or_path
+    if not model.encoder:
+        return None
+    return model.base_model.name_or_path if name in OWN else name
+
+
+def learning_rate_group(model: 'PromptedInput', name: str) -> str:
+    """Which learning rate a parameter gets
+
+    Args:
+        model: The model that has the parameter
+        name: Name of the parameter
+
+    Returns:
+        str: `prompt`, `head` or `encoder`
+    """
+    if name.startswith('encoder.model.'):
+        return 'encoder'
+    return 'prompt' if name == 'generator.' + model.generator.task_part else 'head'
+
+
+# %% ../nbs/12_model.ipynb #model-kept
+def kept_names(model: 'PromptedInput') -> set:
+    """Names of what an adapter has to hold: the generator, and whatever else trains
+
+    Args:
+        model: A prompted model
+
+    Returns:
+        set: Names of parameters and buffers
+    """
+    return trainable_names(model) | {f'generator.{k}' for k in model.generator.state_dict()}
+
+
+# %% ../nbs/12_model.ipynb #model-prompt
+def find_features(
+    model: 'PromptedInput',
+    rows: int,
+    instance_features: Tensor | None = None,
+    instance_input_ids: Tensor | None = None,
+    instance_attention_mask: Tensor | None = None,
+) -> Tensor | None:
+    """Features of each instance, brought or encoded
+
+    Args:
+        model: The prompted model
+        rows: b, instances in the batch
+        instance_features: From a frozen encoder: `(b, e)`
+        instance_input_ids: For the encoder that the model holds: `(b, s)`
+        instance_attention_mask: 1 for a token, 0 for padding: `(b, s)`
+
+    Returns:
+        Tensor | None: `(b, e)`; None if the method does not look at the instance
+    """
+    if not model.generator.uses_instance:
+        return None
+    h, encoder = instance_features, model.encoder
+    if h is not None and encoder and encoder.trainable:
+        raise ValueError(
+            'The encoder is being tuned: pass instance_input_ids for it, not instance_features.'
+        )
+    if h is None and encoder and instance_input_ids is not None:
+        h = encoder(instance_input_ids, instance_attention_mask)
+    return check_features(h, rows, model.adapter_config.feature_width)
+
+
+# %% ../nbs/12_model.ipynb #model-soft
+def soft_prompt(model: 'PromptedInput', batch_size: int, *args: Any, **instance: Any) -> Tensor:
+    """Soft prompt Z of each instance
+
+    Args:
+        model: The prompted model
+        batch_size: b, instances in the batch
+        *args: As in `find_features`
+        **instance: As in `find_features`
+
+    Returns:
+        Tensor: `(b, m, d)`, in 32 bits
+    """
+    h = find_features(model, batch_size, *args, **instance)
+    with without_autocast(model.device):
+        return model.generator(h).expand(batch_size, -1, -1)
+
+
+# %% ../nbs/12_model.ipynb #model-place
+def place_prompt(model: 'PromptedInput', mask: Tensor, labels: Tensor | None = None) -> tuple:
+    """Where things go in each row of a padded batch
+
+    Args:
+        model: The prompted model
+        mask: 1 for a token and 0 for padding: `(b, t)`
+        labels: Labels, -100 where there is none: `(b, t)`
+
+    Returns:
+        tuple: Column before which the prompt goes `(b,)`, and where the question ends `(b,)`
+    """
+    causal = model.task_type == 'CAUSAL_LM'
+    position = model.adapter_config.position
+    end = insertion_point(mask, 'suffix', labels if causal else None)
+    return end if position == 'suffix' else insertion_point(mask, position), end
+
+
+# %% ../nbs/12_model.ipynb #model-embed
+def embed_text(model: 'PromptedInput', input_ids: Tensor, mask: Tensor, end: Tensor) -> Tensor:
+    """Embed the text, and change its question if the method does so
+
+    Args:
+        model: The prompted model
+        input_ids: Tokens: `(b, t)`
+        mask: 1 for a token and 0 for padding: `(b, t)`
+        end: Column where each question ends: `(b,)`
+
+    Returns:
+        Tensor: Input embeddings X_e: `(b, t, d)`
+    """
+    embeds = model.base_model.get_input_embeddings()(input_ids)
+    if not hasattr(model.generator, 'update'):
+        return embeds
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    question = mask.bool() & (columns < end[:, None])
+    place = torch.where(question, mask.cumsum(1) - 1, -1)
+    with without_autocast(model.device):
+        change = model.generator.update(place)
+    return embeds + change.to(embeds.dtype)
+
+
+# %% ../nbs/12_model.ipynb #model-layout
+def lay_out(
+    model: 'PromptedInput',
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    labels: Tensor | None = None,
+    padding: str | None = None,
+    align: bool = False,
+    new: int = 0,
+    **instance: Any,
+) -> tuple:
+    """Put the prompts into the text of a batch
+
+    Args:
+        model: The prompted model
+        input_ids: Tokens: `(b, t)`
+        attention_mask: 1 for a token and 0 for padding: `(b, t)`
+        labels: Labels, -100 where there is none: `(b, t)`
+        padding: `keep`, `left`, `right`; default: kept by causal models
+        align: Put all prompts into the same columns?
+        new: Tokens to be generated, for the check of the length
+        **instance: As in `find_features`
+
+    Returns:
+        tuple: Embeddings `(b, m + t, d)`, their mask and labels, columns before the prompts
+    """
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
+    at, end = place_prompt(model, mask, labels)
+    text = embed_text(model, input_ids, mask, end)  # (b, t, d)
+    prompt = soft_prompt(model, len(input_ids), **instance).to(text.dtype)  # (b, m, d)
+    check_length(prompt.shape[1], input_ids.shape[1], model.base_model.config, new)
+    side = padding or ('keep' if model.task_type == 'CAUSAL_LM' else 'right')
+    moving = None if model.task_type == 'SEQ_2_SEQ_LM' else labels
+    x, wide, moved, q = insert_prompt(prompt, text, mask, at, moving, side, align)
+    return x, wide, labels if moving is None else moved, q
+
+
+# %% ../nbs/12_model.ipynb #model-input
+class PromptedInput(AdaptedModel):
+    """The first half of `PromptModel`: its parts, and everything before the foundation model
 
     Args:
         base_model: Causal, masked or sequence-to-sequence; it is frozen
@@ -211,196 +435,131 @@ class FrozenAndGenerator(AnsweringForBase):
         encoder: Encoder | None = None,
     ):
         super().__init__()
-        self.base_model, self.adapter_config = base_model.requires_grad_(False), config
+        self.base_model, self.adapter_config = freeze(base_model), config
         self.generator, self.encoder = generator, encoder
         self.task_type = task_type(base_model)
         self.train(False)
-        if self.task_type == 'CAUSAL_LM':
-            looks_ahead(base_model)  # asked once, before any compilation
 
-    def train(self, mode: bool = True):
-        "Switch to training; the foundation model stays in evaluation mode"
-        super().train(mode)
-        self.base_model.eval()
-        return self
-
-
-# %% ../nbs/12_model.ipynb #model-parts
-class Parts(FrozenAndGenerator):
-    "What its parts are called, and which of them an adapter holds"
-
-    @property
-    def encoder_tokenizer(self) -> str | None:
-        "Name of the tokenizer that `instance_input_ids` come from, or None"
-        name = self.adapter_config.encoder_name_or_path
-        if not self.encoder:
-            return None
-        return self.base_model.name_or_path if name in OWN else name
-
-    def part(self, name: str) -> str:
-        "Which learning rate a parameter gets: `prompt`, `head` or `encoder`"
-        if name.startswith('encoder.model.'):
-            return 'encoder'
-        return 'prompt' if name == 'generator.' + self.generator.task_part else 'head'
-
-    def kept(self) -> set:
-        "Names of what an adapter has to hold: the generator, and whatever else trains"
-        return super().kept() | {f'generator.{name}' for name in self.generator.state_dict()}
-
-
-# %% ../nbs/12_model.ipynb #model-prompt
-class Prompting(Parts):
-    "From what is known of an instance to its prompt"
-
-    def features(
-        self,
-        rows: int,
-        instance_features: Tensor | None = None,
-        instance_input_ids: Tensor | None = None,
-        instance_attention_mask: Tensor | None = None,
-    ) -> Tensor | None:
-        """Features of each instance, brought or encoded
-
-        Args:
-            rows: b, instances in the batch
-            instance_features: From a frozen encoder: `(b, e)`
-            instance_input_ids: For the encoder that the model holds: `(b, s)`
-            instance_attention_mask: 1 for a token, 0 for padding: `(b, s)`
-
-        Returns:
-            Tensor | None: `(b, e)`; None if the method does not look at the instance
-        """
-        if not self.generator.uses_instance:
-            return None
-        h, encoder = instance_features, self.encoder
-        if h is not None and encoder and encoder.trainable:
-            raise ValueError(
-                'The encoder is being tuned: pass instance_input_ids for it, not instance_features.'
-            )
-        if h is None and encoder and instance_input_ids is not None:
-            h = encoder(instance_input_ids, instance_attention_mask)
-        return check_features(h, rows, self.adapter_config.feature_width)
-
-
-# %% ../nbs/12_model.ipynb #model-embed
-class Embedding(Prompting):
-    "The vectors of prompt and text, before they are joined"
-
-    def prompt(self, batch_size: int, *args: Any, **instance: Any) -> Tensor:
-        "Soft prompt Z of each instance, in 32 bits: `(b, m, d)`; takes what `features` takes"
-        h = self.features(batch_size, *args, **instance)
-        with without_autocast(self.device):
-            return self.generator(h).expand(batch_size, -1, -1)
-
-    def embed(self, input_ids: Tensor, mask: Tensor, end: Tensor) -> Tensor:
-        "Input embeddings X_e `(b, t, d)`, changed up to column `end` `(b,)` if the method does so"
-        embeds = self.base_model.get_input_embeddings()(input_ids)
-        if not hasattr(self.generator, 'update'):
-            return embeds
-        columns = torch.arange(mask.shape[1], device=mask.device)
-        question = mask.bool() & (columns < end[:, None])
-        place = torch.where(question, mask.cumsum(1) - 1, -1)
-        with without_autocast(self.device):
-            change = self.generator.update(place)
-        return embeds + change.to(embeds.dtype)
-
-
-# %% ../nbs/12_model.ipynb #model-place
-class Placing(Embedding):
-    "Where things go in a padded batch"
-
-    def place(self, mask: Tensor, labels: Tensor | None = None) -> tuple:
-        "Column before which the prompt goes in each row `(b,)`, and where its question ends `(b,)`"
-        causal, position = self.task_type == 'CAUSAL_LM', self.adapter_config.position
-        end = insertion_point(mask, 'suffix', labels if causal else None)
-        return end if position == 'suffix' else insertion_point(mask, position), end
-
-    def moving(self, labels: Tensor | None) -> Tensor | None:
-        "Labels that move with the input's tokens; those of T5 are apart from them"
-        return None if self.task_type == 'SEQ_2_SEQ_LM' else labels
-
-    def padding_side(self, padding: str | None = None) -> str:
-        "What was asked for, or where the padding goes: a causal model keeps it where it is"
-        return padding or ('keep' if self.task_type == 'CAUSAL_LM' else 'right')
-
-
-# %% ../nbs/12_model.ipynb #model-layout
-class PromptedInput(Placing):
-    "The first half of `PromptModel`: everything before the foundation model"
-
-    def lay_out(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        padding: str | None = None,
-        align: bool = False,
-        new: int = 0,
-        **instance: Any,
-    ) -> tuple:
-        """Prompted embeddings `(b, m + t, d)`, their mask and labels, columns before the prompts
-
-        Args:
-            input_ids: Tokens: `(b, t)`
-            attention_mask: 1 for a token and 0 for padding: `(b, t)`
-            labels: Labels, -100 where there is none: `(b, t)`
-            padding: `keep`, `left`, `right`; default: kept by causal models
-            align: Put all prompts into the same columns?
-            new: Tokens to be generated, for the check of the length
-            **instance: As in `features`
-        """
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
-        at, end = self.place(mask, labels)
-        text = self.embed(input_ids, mask, end)  # (b, t, d)
-        prompt = self.prompt(len(input_ids), **instance).to(text.dtype)  # (b, m, d)
-        check_length(prompt.shape[1], input_ids.shape[1], self.base_model.config, new)
-        moving, side = self.moving(labels), self.padding_side(padding)
-        x, wide, moved, q = insert_prompt(prompt, text, mask, at, moving, side, align)
-        return x, wide, labels if moving is None else moved, q
+    train = train_generator
+    encoder_tokenizer = property(encoder_tokenizer)
+    part = learning_rate_group
+    kept = kept_names
+    prompt = soft_prompt
+    place = place_prompt
+    embed = embed_text
+    lay_out = lay_out
 
 
 # %% ../nbs/12_model.ipynb #model-short
-class TextFirst(PromptedInput):
-    "The suffix's short cut: the text before the prompt is computed once, without a gradient"
+def reads_text_first(model: 'PromptModel') -> bool:
+    """Is the text before a suffix computed on its own?
 
-    def reads_text_first(self) -> bool:
-        "Is the text before a suffix computed on its own?"
-        model, config = self.base_model, self.adapter_config
-        if config.position != 'suffix' or config.num_virtual_tokens == 0:
-            return False
-        if hasattr(self.generator, 'update'):  # DePT's text does change
-            return False
-        if self.recomputes and torch.is_grad_enabled():  # a layer that writes a cache runs once
-            return False
-        if model.config._attn_implementation != 'eager':
-            return False
-        return counts_positions(model) and not looks_ahead(model)  # the second pass counts on
+    Args:
+        model: The prompted model
+
+    Returns:
+        bool: In two passes?
+    """
+    base_model, config = model.base_model, model.adapter_config
+    if config.position != 'suffix' or config.num_virtual_tokens == 0:
+        return False
+    if hasattr(model.generator, 'update'):  # DePT's text does change
+        return False
+    if model.recomputes and torch.is_grad_enabled():  # a layer that writes a cache runs once
+        return False
+    if base_model.config._attn_implementation != 'eager':
+        return False
+    return counts_positions(base_model) and not looks_ahead(base_model)  # the second counts on
 
 
 # %% ../nbs/12_model.ipynb #model-two
-class TwoPasses(TextFirst):
-    "The two passes of that short cut"
+def read_text(base_model: 'PreTrainedModel', x: Tensor, mask: Tensor, positions: dict) -> Any:
+    """Keys and values of a text, without a gradient
 
-    def read(self, x: Tensor, mask: Tensor, positions: dict) -> Any:
-        "Keys and values of the text `x` `(b, q, d)`, without a gradient; None if there is no text"
-        if x.shape[1] == 0:
-            return None
-        inner = self.base_model.base_model
-        with torch.no_grad():
-            read = inner(inputs_embeds=x, attention_mask=mask, use_cache=True, **positions)
-        return read.past_key_values
+    Args:
+        base_model: The foundation model
+        x: The embedded text before the prompts: `(b, q, d)`
+        mask: 1 for a token and 0 for padding: `(b, q)`
+        positions: What `position_ids` says of these columns
 
-    def text_first(self, ids, mask, labels, num_items_in_batch, **instance):
-        "What `forward` gives, in two passes: the text without a gradient, then prompt and answer"
-        model = self.base_model
-        x, wide, labels, q = self.lay_out(ids, mask, labels, align=True, **instance)
-        places = position_ids(model, wide)
-        before, behind = (
-            {k: v[:, s] for k, v in places.items()} for s in (slice(q), slice(q, None))
-        )
-        behind['past_key_values'] = self.read(x[:, :q], wide[:, :q], before)
-        rest = dict(inputs_embeds=x[:, q:], attention_mask=wide, use_cache=True, **behind)
-        return ask(model, model, labels[:, q:], num_items_in_batch, **rest)
+    Returns:
+        Any: Transformers' cache; None if there is no text
+    """
+    if x.shape[1] == 0:
+        return None
+    inner: Any = base_model.base_model
+    with torch.no_grad():
+        read = inner(inputs_embeds=x, attention_mask=mask, use_cache=True, **positions)
+    return read.past_key_values
+
+
+# %% ../nbs/12_model.ipynb #model-two-b
+def ask_in_two_passes(
+    model: 'PromptModel',
+    input_ids: Tensor,
+    mask: Tensor | None,
+    labels: Tensor,
+    num_items_in_batch: Any,
+    **instance: Any,
+) -> Any:
+    """First the text without a gradient, then prompt and answer
+
+    Args:
+        model: The prompted model
+        input_ids: Tokens: `(b, t)`
+        mask: 1 for a token and 0 for padding: `(b, t)`
+        labels: Labels, -100 where there is none: `(b, t)`
+        num_items_in_batch: Divide the loss by this, if it is not None
+        **instance: As in `find_features`
+
+    Returns:
+        Any: Transformers' output
+    """
+    base_model = model.base_model
+    x, wide, labels, q = model.lay_out(input_ids, mask, labels, align=True, **instance)
+    places = position_ids(base_model, wide)
+    before = {name: columns[:, :q] for name, columns in places.items()}
+    behind = {name: columns[:, q:] for name, columns in places.items()}
+    cache = read_text(base_model, x[:, :q], wide[:, :q], before)
+    more = {'inputs_embeds': x[:, q:], 'attention_mask': wide, **behind}
+    more |= {'past_key_values': cache, 'use_cache': True}
+    return ask(base_model, base_model, labels[:, q:], num_items_in_batch, **more)
+
+
+# %% ../nbs/12_model.ipynb #model-forward
+def ask_in_one_pass(
+    model: 'PromptModel',
+    input_ids: Tensor,
+    mask: Tensor | None,
+    labels: Tensor | None,
+    num_items_in_batch: Any,
+    **instance: Any,
+) -> Any:
+    """Text, prompt and answer together
+
+    Args:
+        model: The prompted model
+        input_ids: Tokens: `(b, t)`
+        mask: 1 for a token and 0 for padding: `(b, t)`
+        labels: Labels, -100 where there is none: `(b, t)`
+        num_items_in_batch: Divide the loss by this, if it is not None
+        **instance: As in `find_features`
+
+    Returns:
+        Any: Transformers' output
+    """
+    base_model, causal = model.base_model, model.task_type == 'CAUSAL_LM'
+    asked = causal and labels is not None
+    padding = 'right' if asked else None
+    x, wide, labels, _ = model.lay_out(input_ids, mask, labels, padding, **instance)
+    more: dict = {'inputs_embeds': x}
+    if causal:
+        more['use_cache'] = False
+    if not asked:
+        more |= position_ids(base_model, wide)
+    if not asked or looks_ahead(base_model):
+        more['attention_mask'] = wide
+    return ask(base_model, base_model, labels, num_items_in_batch, **more)
 
 
 # %% ../nbs/12_model.ipynb #model-pipe
@@ -429,63 +588,61 @@ def refuse_fill_mask():
         )
 
 
-# %% ../nbs/12_model.ipynb #model-forward
-class Asking(TwoPasses):
-    "From the prompted input to logits and loss"
+# %% ../nbs/12_model.ipynb #model-about
+def about_instance(
+    features: Tensor | None, input_ids: Tensor | None, attention_mask: Tensor | None
+) -> dict:
+    """What is known of the instances, by the names of `forward`
 
-    def one_pass(self, ids, mask, labels, num_items_in_batch, **instance):
-        "What `forward` gives, in one pass"
-        causal, model = self.task_type == 'CAUSAL_LM', self.base_model
-        asked = causal and labels is not None
-        padding = 'right' if asked else None
-        x, wide, labels, _ = self.lay_out(ids, mask, labels, padding, **instance)
-        more: dict = {'use_cache': False} if causal else {}
-        if not asked:
-            more |= position_ids(model, wide)
-        if not asked or looks_ahead(model):
-            more['attention_mask'] = wide
-        return ask(model, model, labels, num_items_in_batch, inputs_embeds=x, **more)
+    Args:
+        features: From a frozen encoder: `(b, e)`
+        input_ids: For the encoder that the model holds: `(b, s)`
+        attention_mask: 1 for a token, 0 for padding: `(b, s)`
 
-    def passes(self, labels: Tensor | None):
-        "The method that answers: `one_pass` or `text_first`"
-        if labels is None and self.task_type == 'MASKED_LM':
-            refuse_fill_mask()
-        asked = labels is not None and self.task_type == 'CAUSAL_LM'
-        return self.text_first if asked and self.reads_text_first() else self.one_pass
+    Returns:
+        dict: Name of an argument → what was given
+    """
+    return {
+        'instance_features': features,
+        'instance_input_ids': input_ids,
+        'instance_attention_mask': attention_mask,
+    }
 
 
 # %% ../nbs/12_model.ipynb #model-named
-class Prompted(Asking):
-    "A frozen foundation model with a generated prompt in its input, to be trained"
+def forward(
+    model: 'PromptModel',
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    labels: Tensor | None = None,
+    num_items_in_batch: Any = None,
+    instance_features: Tensor | None = None,
+    instance_input_ids: Tensor | None = None,
+    instance_attention_mask: Tensor | None = None,
+) -> Any:
+    """With labels, the loss and logits where they stand `(b, k, vocabulary)`; else all logits
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_items_in_batch: Any = None,
-        instance_features: Tensor | None = None,
-        instance_input_ids: Tensor | None = None,
-        instance_attention_mask: Tensor | None = None,
-    ):
-        """With labels, the loss and logits where they stand `(b, k, vocabulary)`; else all logits
+    Args:
+        model: The prompted model
+        input_ids: Tokens: `(b, t)`, padded on either side
+        attention_mask: 1 for a token and 0 for padding: `(b, t)`
+        labels: Labels, -100 where there is none: `(b, t)`
+        num_items_in_batch: Divide the loss by this, not by the number of labels
+        instance_features: From a frozen encoder: `(b, e)`
+        instance_input_ids: For the encoder that the model holds: `(b, s)`
+        instance_attention_mask: 1 for a token, 0 for padding: `(b, s)`
 
-        Args:
-            input_ids: Tokens: `(b, t)`, padded on either side
-            attention_mask: 1 for a token and 0 for padding: `(b, t)`
-            labels: Labels, -100 where there is none: `(b, t)`
-            num_items_in_batch: Divide the loss by this, not by the number of labels
-            instance_features: From a frozen encoder: `(b, e)`
-            instance_input_ids: For the encoder that the model holds: `(b, s)`
-            instance_attention_mask: 1 for a token, 0 for padding: `(b, s)`
-        """
-        instance = {
-            'instance_features': instance_features,
-            'instance_input_ids': instance_input_ids,
-            'instance_attention_mask': instance_attention_mask,
-        }
-        answer = self.passes(labels)
-        return answer(input_ids, attention_mask, labels, num_items_in_batch, **instance)
+    Returns:
+        Any: Transformers' output
+    """
+    if labels is None and model.task_type == 'MASKED_LM':
+        refuse_fill_mask()
+    asked = labels is not None and model.task_type == 'CAUSAL_LM'
+    answer: Any = ask_in_one_pass
+    if asked and model.reads_text_first():
+        answer = ask_in_two_passes
+    instance = about_instance(instance_features, instance_input_ids, instance_attention_mask)
+    return answer(model, input_ids, attention_mask, labels, num_items_in_batch, **instance)
 
 
 # %% ../nbs/12_model.ipynb #model-gen-a
@@ -517,97 +674,159 @@ def in_front(input_ids: Tensor, new: Tensor) -> Tensor:
 
 
 # %% ../nbs/12_model.ipynb #model-generate
-class Generating(Prompted):
-    "A frozen foundation model with a generated prompt in its input, that generates"
+def generation_input(
+    model: 'PromptModel',
+    input_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    settings: dict,
+    **instance: Any,
+) -> dict:
+    """What transformers' `generate` is given in the place of tokens
 
-    def new_rows(self, out: Any, input_ids: Tensor, with_input: bool | None) -> Any:
-        "What transformers generated, without T5's start token, with the input in front if asked"
-        rows = getattr(out, 'sequences', out)
-        asking = pipeline_asking() == 'text-generation' if with_input is None else with_input
-        if self.task_type == 'SEQ_2_SEQ_LM':  # T5 and BART return their start token, too
-            rows = rows[:, 1:]
-        elif asking:
-            rows = in_front(input_ids, rows)
-        if isinstance(out, Tensor):
-            return rows
-        out.sequences = rows
-        return out
+    Args:
+        model: The prompted model
+        input_ids: Tokens: `(b, t)`; None is refused
+        attention_mask: 1 for a token and 0 for padding: `(b, t)`
+        settings: What `generate` was given for transformers
+        **instance: As in `find_features`
 
-    def generation_input(self, input_ids, attention_mask, settings, **instance) -> dict:
-        "What transformers' `generate` is given in the place of tokens"
-        causal = self.task_type == 'CAUSAL_LM'
-        side, new = ('left', new_tokens(settings)) if causal else ('right', 0)
-        x, mask, *_ = self.lay_out(input_ids, attention_mask, None, side, new=new, **instance)
-        return {'inputs_embeds': x, 'attention_mask': mask}
+    Returns:
+        dict: Prompted embeddings and their mask, by transformers' names
+    """
+    refuse_masked(model)
+    if input_ids is None:  # a pipeline's way to say that a text is empty
+        raise ValueError('generate: received no tokens, expected at least one in each row.')
+    side, new = 'right', 0
+    if model.task_type == 'CAUSAL_LM':
+        side, new = 'left', new_tokens(settings)
+    x, mask, *_ = model.lay_out(input_ids, attention_mask, None, side, new=new, **instance)
+    return {'inputs_embeds': x, 'attention_mask': mask}
+
+
+# %% ../nbs/12_model.ipynb #model-rows
+def generated_rows(
+    model: 'PromptModel', out: Any, input_ids: Tensor, with_input: bool | None
+) -> Any:
+    """Take T5's start token off, and put the input in front if asked
+
+    Args:
+        model: The prompted model
+        out: From transformers' `generate`: a tensor, or a record with `sequences`
+        input_ids: Tokens: `(b, t)`
+        with_input: Input in front? None: for transformers' pipeline only
+
+    Returns:
+        Any: The same kind, with the rows that are to be returned
+    """
+    rows = getattr(out, 'sequences', out)
+    asking = pipeline_asking() == 'text-generation' if with_input is None else with_input
+    if model.task_type == 'SEQ_2_SEQ_LM':  # T5 and BART return their start token, too
+        rows = rows[:, 1:]
+    elif asking:
+        rows = in_front(input_ids, rows)
+    if isinstance(out, Tensor):
+        return rows
+    out.sequences = rows
+    return out
 
 
 # %% ../nbs/12_model.ipynb #model-gen-full
-class Answering(Generating):
-    "The public call"
+@torch.no_grad()
+def generate(
+    model: 'PromptModel',
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    instance_features: Tensor | None = None,
+    instance_input_ids: Tensor | None = None,
+    instance_attention_mask: Tensor | None = None,
+    with_input: bool | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Continue each row
 
-    @torch.no_grad()
-    def generate(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        instance_features: Tensor | None = None,
-        instance_input_ids: Tensor | None = None,
-        instance_attention_mask: Tensor | None = None,
-        with_input: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """New tokens `(b, new)`
+    Args:
+        model: The prompted model
+        input_ids: Tokens: `(b, t)`, padded on either side
+        attention_mask: 1 for a token and 0 for padding: `(b, t)`
+        instance_features: From a frozen encoder: `(b, e)`
+        instance_input_ids: For the encoder that the model holds: `(b, s)`
+        instance_attention_mask: 1 for a token, 0 for padding: `(b, s)`
+        with_input: Input in front? Default: for transformers' pipeline only
+        **kwargs: What transformers' `generate` takes
 
-        Args:
-            input_ids: Tokens: `(b, t)`, padded on either side
-            attention_mask: 1 for a token and 0 for padding: `(b, t)`
-            instance_features: From a frozen encoder: `(b, e)`
-            instance_input_ids: For the encoder that the model holds: `(b, s)`
-            instance_attention_mask: 1 for a token, 0 for padding: `(b, s)`
-            with_input: Input in front? Default: for transformers' pipeline only
-            **kwargs: What transformers' `generate` takes
-        """
-        self.refuse_masked()
-        if input_ids is None:  # a pipeline's way to say that a text is empty
-            raise ValueError('generate: received no tokens, expected at least one in each row.')
-        h, ids, mask = instance_features, instance_input_ids, instance_attention_mask
-        known = dict(instance_features=h, instance_input_ids=ids, instance_attention_mask=mask)
-        inputs = self.generation_input(input_ids, attention_mask, kwargs, **known)
-        return self.new_rows(self.base_model.generate(**inputs, **kwargs), input_ids, with_input)
+    Returns:
+        Any: New tokens `(b, new)`, or transformers' record with such `sequences`
+    """
+    instance = about_instance(instance_features, instance_input_ids, instance_attention_mask)
+    inputs = generation_input(model, input_ids, attention_mask, kwargs, **instance)
+    out = model.base_model.generate(**inputs, **kwargs)
+    return generated_rows(model, out, input_ids, with_input)
+
+
+# %% ../nbs/12_model.ipynb #model-embeds
+def prompt_embeds(
+    model: 'PromptModel', input_ids: Tensor, attention_mask: Tensor | None = None, **instance: Any
+) -> Tensor:
+    """What an inference server is sent: the prompted embeddings
+
+    Args:
+        model: The prompted model
+        input_ids: Tokens: `(b, t)`
+        attention_mask: 1 for a token and 0 for padding: `(b, t)`
+        **instance: As in `find_features`
+
+    Returns:
+        Tensor: `(b, m + t, d)`
+    """
+    return model.lay_out(input_ids, attention_mask, **instance)[0]
+
+
+# %% ../nbs/12_model.ipynb #model-load
+def load_prompt_model(
+    base_model: 'PreTrainedModel',
+    folder: str | Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> 'PromptModel':
+    """The model that was saved, around the foundation model it was made for
+
+    Args:
+        base_model: The foundation model it was made for
+        folder: Written by `save_pretrained`, a Trainer's checkpoint, or a hub id
+        revision: Branch, tag or commit on the hub
+        token: Access token of the hub
+
+    Returns:
+        'PromptModel': On the device of `base_model`
+    """
+    path = adapter_folder(folder, revision, token)
+    about, _ = read_adapter(path)
+    config = read_config(about, PromptConfig, path)
+    check_base(about, signature(base_model), path, str(base_model.name_or_path))
+    table: Any = base_model.get_input_embeddings().weight
+    model = build(base_model, config, torch.zeros(config.num_virtual_tokens, table.shape[1]))
+    model.load_pretrained(path)
+    return model
 
 
 # %% ../nbs/12_model.ipynb #0deddc88
-class PromptModel(Answering):
+class PromptModel(PromptedInput):
     "A frozen foundation model with a generated prompt in its input"
 
-    def prompt_embeds(self, input_ids: Tensor, attention_mask=None, **instance: Any) -> Tensor:
-        "What an inference server is sent: the prompted embeddings `(b, m + t, d)`"
-        return self.lay_out(input_ids, attention_mask, **instance)[0]
+    main_input_name = 'input_ids'
+    config: Any = of_base('config', "The foundation model's configuration")
+    generation_config: Any = of_base('generation_config', 'How it generates; None if it does not')
+    name_or_path: Any = of_base('name_or_path', 'Name of the foundation model')
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        base_model: 'PreTrainedModel',
-        folder: str | Path,
-        revision: str | None = None,
-        token: str | bool | None = None,
-    ) -> 'PromptModel':
-        """The model that was saved, around the foundation model it was made for
+    def can_generate(self) -> bool:
+        "Does the foundation model generate?"
+        return self.base_model.can_generate()
 
-        Args:
-            base_model: The foundation model it was made for
-            folder: Written by `save_pretrained`, a Trainer's checkpoint, or a hub id
-            revision: Branch, tag or commit on the hub
-            token: Access token of the hub
-        """
-        path = adapter_folder(folder, revision, token)
-        about, _ = read_adapter(path)
-        config = read_config(about, PromptConfig, path)
-        check_base(about, signature(base_model), path, str(base_model.name_or_path))
-        table: Any = base_model.get_input_embeddings().weight
-        model = build(base_model, config, torch.zeros(config.num_virtual_tokens, table.shape[1]))
-        model.load_pretrained(path)
-        return model
+    reads_text_first = reads_text_first
+    forward = forward
+    generate = generate
+    prompt_embeds = prompt_embeds
+    from_pretrained = staticmethod(load_prompt_model)
 
 
 # %% ../nbs/12_model.ipynb #56aeca8c
@@ -622,7 +841,9 @@ def build(base_model: 'PreTrainedModel', config: PromptConfig, start: Tensor) ->
     Returns:
         PromptModel: The prompted model, on the device of `base_model`
     """
-    method, encoder, name = METHODS[config.method], None, config.encoder_name_or_path
+    method: Any = METHODS[config.method]
+    name = config.encoder_name_or_path
+    encoder: Any = None
     base_model.requires_grad_(False)
     if method.uses_instance and name:
         encoder = make_encoder(name, base_model, config.encoder_pooling, config.train_encoder)

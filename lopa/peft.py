@@ -10,22 +10,28 @@ __all__ = [
     'check_adapter',
     'refuse_empty',
     'TunedTensors',
+    'widen',
     'join',
     'lay_out_groups',
     'RowwisePromptModel',
+    'make_room',
+    'make_adapter',
+    'delete_adapter',
     'Adapters',
-    'SwitchedAdapters',
-    'FollowingAdapters',
-    'ChosenAdapters',
+    'name_adapters',
+    'choose_adapters',
     'split_inputs',
     'behind',
     'refuse_unread',
+    'forward',
+    'generate',
     'LopaModel',
 ]
 
 # %% ../nbs/14_peft.ipynb #peft-imports
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from peft import PeftConfig
@@ -37,7 +43,7 @@ from torch.nn import functional as F
 
 from .adapter import check_base, signature
 from .logits import task_type
-from .model import PromptModel, get_prompt_model
+from .model import PromptModel, get_prompt_model, in_front
 from .prompts import PromptConfig
 
 
@@ -70,7 +76,7 @@ class LopaConfig(PeftConfig, PromptConfig):
         made_for: Signature of the foundation model; filled in when an adapter is made
     """
 
-    made_for: dict = None
+    made_for: dict | None = None
 
     def __new__(cls, *args, **kwargs):
         return object.__new__(cls)
@@ -101,7 +107,7 @@ def check_adapter(base_model: nn.Module, config: LopaConfig, name: str):
     if config.made_for:
         about = {'base_model_name_or_path': config.base_model_name_or_path}
         about['base_model'] = config.made_for
-        here = base_model.name_or_path
+        here = str(base_model.name_or_path)
         check_base(about, signature(base_model), f'adapter {name!r}', here)
 
 
@@ -123,7 +129,7 @@ def refuse_empty(asked: bool):
 class TunedTensors(nn.Module, BaseTunerLayer):
     "The trained tensors of several adapters, under the names that PEFT's files give them"
 
-    adapter_layer_names = ()
+    adapter_layer_names: tuple = ()
 
     def add(self, adapter_name: str, made: PromptModel, trainable: bool):
         """Keep the trained tensors of one adapter
@@ -143,7 +149,24 @@ class TunedTensors(nn.Module, BaseTunerLayer):
 
 
 # %% ../nbs/14_peft.ipynb #peft-join
-def join(parts: tuple, order: list, left: bool, fill: int) -> Tensor:
+def widen(part: Tensor, width: int, left: bool, fill: int) -> Tensor:
+    """Fill up with columns
+
+    Args:
+        part: `(rows, columns, …)`
+        width: Columns that there shall be
+        left: New ones on the left?
+        fill: What stands in them
+
+    Returns:
+        Tensor: `(rows, width, …)`
+    """
+    lacking = width - part.shape[1]
+    sides = (lacking, 0) if left else (0, lacking)
+    return F.pad(part, (0, 0) * (part.ndim - 2) + sides, value=fill)
+
+
+def join(parts: tuple, order: list, left: bool, fill: int) -> Tensor | None:
     """Put rows of different widths into one batch
 
     Args:
@@ -153,20 +176,13 @@ def join(parts: tuple, order: list, left: bool, fill: int) -> Tensor:
         fill: With which number
 
     Returns:
-        Tensor: One tensor for the batch, `(b, most columns, …)`; or None
+        Tensor | None: One tensor for the batch, `(b, most columns, …)`
     """
     if parts[0] is None:
         return None
     width = max(part.shape[1] for part in parts)
-
-    def widen(part):
-        "Fill up with columns"
-        lacking = width - part.shape[1]
-        sides = (lacking, 0) if left else (0, lacking)
-        return F.pad(part, (0, 0) * (part.ndim - 2) + sides, value=fill)
-
-    rows = torch.tensor(order, device=parts[0].device)
-    return torch.cat([widen(part) for part in parts])[rows.argsort()]
+    wide = torch.cat([widen(part, width, left, fill) for part in parts])
+    return wide[torch.tensor(order, device=wide.device).argsort()]
 
 
 # %% ../nbs/14_peft.ipynb #peft-groups
@@ -219,35 +235,75 @@ class RowwisePromptModel(PromptModel):
 
 
 # %% ../nbs/14_peft.ipynb #peft-adapters
+def make_room(tuner: 'Adapters', model: nn.Module, config: LopaConfig, adapter_name: str):
+    """Make what holds the adapters, and the one that adds nothing
+
+    Args:
+        tuner: It changes
+        model: The foundation model
+        config: Not used
+        adapter_name: Name of the first adapter
+    """
+    refuse_empty(False)
+    tuner.tensors = TunedTensors()
+    tuner.tensors.set_adapter(adapter_name)
+    none = PromptConfig('pt', num_virtual_tokens=0, init='zeros')
+    tuner.prompt_models = {'__base__': get_prompt_model(model, none)}
+
+
+# %% ../nbs/14_peft.ipynb #peft-make
+def make_adapter(
+    tuner: 'Adapters',
+    model: nn.Module,
+    adapter_name: str,
+    *,
+    low_cpu_mem_usage: bool = False,
+    **kwargs: Any,
+):
+    """Make one adapter; PEFT calls this `inject_adapter`
+
+    Args:
+        tuner: It changes
+        model: The foundation model
+        adapter_name: Its configuration is there already
+        low_cpu_mem_usage: Refused
+        **kwargs: Not used
+    """
+    refuse_empty(low_cpu_mem_usage)
+    config = tuner.peft_config[adapter_name]
+    check_adapter(model, config, adapter_name)
+    loaded = config.inference_mode  # PEFT is about to fill the tensors
+    made = get_prompt_model(model, replace(config, init='zeros') if loaded else config)
+    trainable = adapter_name in tuner.active_adapters and not loaded
+    tuner.tensors.add(adapter_name, made, trainable)
+    tuner.prompt_models[adapter_name] = made
+    config = replace(made.adapter_config, init=config.init, made_for=signature(model))
+    tuner.peft_config[adapter_name] = config
+
+
+# %% ../nbs/14_peft.ipynb #peft-delete
+def delete_adapter(tuner: 'Adapters', adapter_name: str):
+    """Delete one adapter; another one may become active
+
+    Args:
+        tuner: It changes
+        adapter_name: The one that goes
+    """
+    del tuner.peft_config[adapter_name], tuner.prompt_models[adapter_name]
+    tuner.tensors.delete_adapter(adapter_name)
+    tuner.active_adapter = tuner.tensors.active_adapters
+
+
+# %% ../nbs/14_peft.ipynb #peft-switch
 class Adapters(BaseTuner):
-    "First step to `LopaModel`: a prompt model for each adapter"
+    "The first half of `LopaModel`: which adapters there are, and which is active and trained"
 
     tuner_layer_cls = TunedTensors
     uses_shared_state = True  # is not injected into a model that PEFT does not wrap
     _create_and_replace = None  # no module of the foundation model is replaced
-
-    def _pre_injection_hook(self, model, config, adapter_name):
-        refuse_empty(False)
-        self.tensors = TunedTensors()
-        self.tensors.set_adapter(adapter_name)
-        none = PromptConfig('pt', num_virtual_tokens=0, init='zeros')
-        self.prompt_models = {'__base__': get_prompt_model(model, none)}
-
-    def inject_adapter(self, model, adapter_name, *, low_cpu_mem_usage=False, **kwargs):
-        refuse_empty(low_cpu_mem_usage)
-        config = self.peft_config[adapter_name]
-        check_adapter(model, config, adapter_name)
-        loaded = config.inference_mode  # PEFT is about to fill the tensors
-        made = get_prompt_model(model, replace(config, init='zeros') if loaded else config)
-        self.tensors.add(adapter_name, made, adapter_name in self.active_adapters and not loaded)
-        self.prompt_models[adapter_name] = made
-        config = replace(made.adapter_config, init=config.init, made_for=signature(model))
-        self.peft_config[adapter_name] = config
-
-
-# %% ../nbs/14_peft.ipynb #peft-switch
-class SwitchedAdapters(Adapters):
-    "Second step: which adapter is active, trained, switched off or gone"
+    _pre_injection_hook = make_room
+    inject_adapter = make_adapter
+    delete_adapter = delete_adapter
 
     def set_adapter(self, adapter_name, inference_mode=False):
         self.tensors.set_adapter(adapter_name, inference_mode=inference_mode)
@@ -262,60 +318,46 @@ class SwitchedAdapters(Adapters):
     def disable_adapter_layers(self):
         self.tensors.enable_adapters(False)
 
-    def delete_adapter(self, adapter_name):
-        del self.peft_config[adapter_name], self.prompt_models[adapter_name]
-        self.tensors.delete_adapter(adapter_name)
-        self.active_adapter = self.tensors.active_adapters
-
     def _check_merge_allowed(self):
         raise ValueError('merge: a prompt is an input and cannot become weights; keep the adapter.')
 
 
-# %% ../nbs/14_peft.ipynb #peft-follow
-class FollowingAdapters(SwitchedAdapters):
-    "Third step: what happens to the whole happens to each prompt model"
-
-    def train(self, mode=True):
-        super().train(mode)
-        for made in self.prompt_models.values():
-            made.train(mode)
-        return self
-
-    def _apply(self, fn, recurse=True):
-        for made in self.prompt_models.values():
-            made._apply(fn, recurse)
-        return super()._apply(fn, recurse)
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs=None):
-        for made in self.prompt_models.values():
-            made.gradient_checkpointing_enable()
-
-
 # %% ../nbs/14_peft.ipynb #peft-choose
-class ChosenAdapters(FollowingAdapters):
-    "Fourth step: which adapter for which row"
+@contextmanager
+def name_adapters(tuner: 'LopaModel', *args: Any, adapter_names: list | None = None, **kwargs: Any):
+    """The context in which PEFT calls a model
 
-    prefix = 'tuned_'  # of the tensors, for PEFT
-    adapter_names = None  # of the call that is going on
+    Args:
+        tuner: It remembers the names as long as the context is open
+        *args: Not used
+        adapter_names: For each row the name of its adapter
+        **kwargs: Not used
+    """
+    tuner.adapter_names = adapter_names
+    try:
+        yield
+    finally:
+        tuner.adapter_names = None
 
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args, adapter_names=None, **kwargs):
-        self.adapter_names = adapter_names
-        try:
-            yield
-        finally:
-            self.adapter_names = None
 
-    def chosen(self, b):
-        "The prompt model for a batch of b rows"
-        names = self.adapter_names
-        known = self.prompt_models
-        if names is None:
-            return known[self.active_adapters[0]]
-        if len(names) != b or not set(names) <= set(known):
-            some = ', '.join(map(repr, known))
-            raise ValueError(f'adapter_names: received {names}, expected {b} names out of {some}.')
-        return RowwisePromptModel([known[name] for name in names])
+# %% ../nbs/14_peft.ipynb #peft-which
+def choose_adapters(tuner: 'LopaModel', b: int) -> PromptModel:
+    """The prompt model for a batch
+
+    Args:
+        tuner: With names for the call that is going on, or without
+        b: Rows of the batch
+
+    Returns:
+        PromptModel: The active adapter's, or one with an adapter for each row
+    """
+    names, known = tuner.adapter_names, tuner.prompt_models
+    if names is None:
+        return known[tuner.active_adapters[0]]
+    if len(names) != b or not set(names) <= set(known):
+        some = ', '.join(map(repr, known))
+        raise ValueError(f'adapter_names: received {names}, expected {b} names out of {some}.')
+    return RowwisePromptModel([known[name] for name in names])
 
 
 # %% ../nbs/14_peft.ipynb #peft-split
@@ -334,7 +376,7 @@ def split_inputs(inputs: dict) -> tuple:
 
 
 # %% ../nbs/14_peft.ipynb #peft-behind
-def behind(start: Tensor, out):
+def behind(start: Tensor, out: Any) -> Any:
     """Put new tokens where transformers puts them
 
     Args:
@@ -342,13 +384,11 @@ def behind(start: Tensor, out):
         out: New tokens `(b · each, new)`, or transformers' record with such `sequences`
 
     Returns:
-        The same, and in each row what it began with before them
+        Any: The same, and in each row what it began with before them
     """
-    new = getattr(out, 'sequences', out)
-    rows = torch.cat([start.repeat_interleave(len(new) // len(start), 0), new], 1)
-    if new is out:
-        return rows
-    out.sequences = rows
+    if isinstance(out, Tensor):
+        return in_front(start, out)
+    out.sequences = in_front(start, out.sequences)
     return out
 
 
@@ -370,29 +410,83 @@ def refuse_unread(input_ids: Tensor, others: dict):
 
 
 # %% ../nbs/14_peft.ipynb #peft-model
-class LopaModel(ChosenAdapters):
+def forward(
+    tuner: 'LopaModel',
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    labels: Tensor | None = None,
+    **inputs: Any,
+) -> Any:
+    """As `PromptModel`; with the adapters off, as the foundation model
+
+    Args:
+        tuner: With the adapters on, or off
+        input_ids: Tokens: `(b, t)`
+        attention_mask: 1 for a token and 0 for padding: `(b, t)`
+        labels: Labels, -100 where there is none: `(b, t)`
+        **inputs: About the instance; with the adapters off, what the foundation model takes
+
+    Returns:
+        Any: Transformers' output
+    """
+    instance, more = split_inputs(inputs)
+    batch = {'input_ids': input_ids, 'attention_mask': attention_mask, 'labels': labels}
+    if tuner.tensors.disable_adapters:
+        return tuner.model(**batch, **more)
+    refuse_unread(input_ids, more)
+    return choose_adapters(tuner, len(input_ids))(**batch, **instance, **more)
+
+
+# %% ../nbs/14_peft.ipynb #peft-generate
+def generate(
+    tuner: 'LopaModel', input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
+) -> Any:
+    """What each row begins with, and the new tokens of `PromptModel` behind it
+
+    Args:
+        tuner: With the adapters on, or off
+        input_ids: Tokens: `(b, t)`
+        attention_mask: 1 for a token and 0 for padding: `(b, t)`
+        **inputs: About the instance, and what transformers' `generate` takes
+
+    Returns:
+        Any: Rows, or transformers' record with such `sequences`
+    """
+    instance, more = split_inputs(inputs)
+    batch = {'input_ids': input_ids, 'attention_mask': attention_mask}
+    if tuner.tensors.disable_adapters:
+        return tuner.model.generate(**batch, **more)
+    new = choose_adapters(tuner, len(input_ids)).generate(**batch, **instance, **more)
+    if task_type(tuner.model) == 'CAUSAL_LM':
+        return behind(input_ids, new)
+    start = tuner.model.config.decoder_start_token_id
+    return behind(torch.full_like(input_ids[:, :1], start), new)
+
+
+# %% ../nbs/14_peft.ipynb #peft-class
+class LopaModel(Adapters):
     "A frozen foundation model and prompts for it, as one of PEFT's tuners"
 
-    def forward(self, input_ids=None, attention_mask=None, labels=None, **inputs):
-        "As `PromptModel`; with the adapters off, as the foundation model"
-        instance, more = split_inputs(inputs)
-        batch = {'input_ids': input_ids, 'attention_mask': attention_mask, 'labels': labels}
-        if self.tensors.disable_adapters:
-            return self.model(**batch, **more)
-        refuse_unread(input_ids, more)
-        return self.chosen(len(input_ids))(**batch, **instance, **more)
+    prefix = 'tuned_'  # of the tensors, for PEFT
+    adapter_names: Any = None  # of the call that is going on
+    _enable_peft_forward_hooks = name_adapters
+    forward = forward
+    generate = generate
 
-    def generate(self, input_ids, attention_mask=None, **inputs):
-        "What each row begins with, and the new tokens of `PromptModel` behind it"
-        instance, more = split_inputs(inputs)
-        batch = {'input_ids': input_ids, 'attention_mask': attention_mask}
-        if self.tensors.disable_adapters:
-            return self.model.generate(**batch, **more)
-        new = self.chosen(len(input_ids)).generate(**batch, **instance, **more)
-        if task_type(self.model) == 'CAUSAL_LM':
-            return behind(input_ids, new)
-        start = self.model.config.decoder_start_token_id
-        return behind(torch.full_like(input_ids[:, :1], start), new)
+    def train(self, mode=True):
+        super().train(mode)
+        for made in self.prompt_models.values():
+            made.train(mode)
+        return self
+
+    def _apply(self, fn, recurse=True):
+        for made in self.prompt_models.values():
+            made._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs=None):
+        for made in self.prompt_models.values():
+            made.gradient_checkpointing_enable()
 
 
 # %% ../nbs/14_peft.ipynb #peft-register

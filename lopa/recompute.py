@@ -13,7 +13,8 @@ __all__ = [
     'fit_layers',
     'restore_layers',
     'recompute_layers',
-    'Recomputing',
+    'start_recomputing',
+    'stop_recomputing',
     'Checkpointed',
 ]
 
@@ -124,7 +125,8 @@ def restore_layers(model: nn.Module):
     layers: list[Any] = list(model.modules())
     for layer in layers:
         if getattr(layer, 'recomputed', False):
-            layer.forward, layer.recomputed = layer.forward.args[0], False
+            layer.forward = layer.forward.args[0]
+            layer.recomputed = False
 
 
 def recompute_layers(model: nn.Module, every_n_layers: int = 1, options: dict | None = None):
@@ -145,57 +147,55 @@ def recompute_layers(model: nn.Module, every_n_layers: int = 1, options: dict | 
 
 
 # %% ../nbs/09_recompute.ipynb #rec-mix
-class Recomputing(nn.Module):
-    "A module with a switch for gradient checkpointing"
+def start_recomputing(
+    model: 'Checkpointed',
+    options: dict | None = None,
+    every_n_layers: int = 1,
+    offload: bool = False,
+):
+    """From now on compute activations twice; raises `ValueError` for what cannot be honoured
 
-    adapter_config: Any
-    recomputes = False  # gradient checkpointing?
+    Args:
+        model: It, or what it holds, is a transformers model
+        options: Passed on to torch's `checkpoint`
+        every_n_layers: 1 for all layers, 2 for every second
+        offload: Not supported
+    """
+    if model.adapter_config.method == 'prefix':
+        raise ValueError(f'gradient_checkpointing: {IN_CACHE}')
+    check_options(options or {}, every_n_layers, offload)
+    recompute_layers(model, every_n_layers, options or {})
+    model.recomputes = True
 
-    def activation_checkpointing_enable(
-        self,
-        activation_checkpointing_kwargs: dict | None = None,
-        every_n_layers: int = 1,
-        offload: bool = False,
-    ):
-        """From now on compute activations twice; raises `ValueError` for what cannot be honoured
 
-        Args:
-            activation_checkpointing_kwargs: Passed on to torch's `checkpoint`
-            every_n_layers: 1 for all layers, 2 for every second
-            offload: Not supported
-        """
-        if self.adapter_config.method == 'prefix':
-            raise ValueError(f'gradient_checkpointing: {IN_CACHE}')
-        options = activation_checkpointing_kwargs or {}
-        check_options(options, every_n_layers, offload)
-        recompute_layers(self, every_n_layers, options)
-        self.recomputes = True
+def stop_recomputing(model: 'Checkpointed'):
+    """From now on keep activations
 
-    def activation_checkpointing_disable(self):
-        "From now on keep activations"
-        restore_layers(self)
-        self.recomputes = False
+    Args:
+        model: It, or what it holds, is a transformers model
+    """
+    restore_layers(model)
+    model.recomputes = False
 
 
 # %% ../nbs/09_recompute.ipynb #rec-old
-class Checkpointed(Recomputing):
-    "The same switch under the name that transformers gave it before"
+class Checkpointed(nn.Module):
+    "A module with a switch for gradient checkpointing, under transformers' newer and older names"
+
+    adapter_config: Any  # A dataclass with the name of a `method`
+    recomputes = False  # gradient checkpointing?
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict | None = None, every_n_layers=1, offload=False
+    ):
+        "From now on compute activations twice; as `start_recomputing`"
+        start_recomputing(self, activation_checkpointing_kwargs, every_n_layers, offload)
 
     def gradient_checkpointing_enable(
-        self,
-        gradient_checkpointing_kwargs: dict | None = None,
-        every_n_layers: int = 1,
-        offload: bool = False,
+        self, gradient_checkpointing_kwargs: dict | None = None, every_n_layers=1, offload=False
     ):
-        """From now on compute activations twice instead of keeping them
+        "From now on compute activations twice; as `start_recomputing`"
+        start_recomputing(self, gradient_checkpointing_kwargs, every_n_layers, offload)
 
-        Args:
-            gradient_checkpointing_kwargs: Passed on to torch's `checkpoint`
-            every_n_layers: 1 for all layers, 2 for every second
-            offload: Not supported
-        """
-        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, every_n_layers, offload)
-
-    def gradient_checkpointing_disable(self):
-        "From now on keep activations"
-        self.activation_checkpointing_disable()
+    activation_checkpointing_disable = stop_recomputing
+    gradient_checkpointing_disable = stop_recomputing
