@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutput
 
-from .assets import ENCODER, load_encoder, load_tokenizer
+from .assets import load_encoder
 from .files import cache_dir
 
 if TYPE_CHECKING:

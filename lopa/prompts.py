@@ -30,7 +30,7 @@ __all__ = [
 # %% ../nbs/08_prompts.ipynb #deb55d97
 import difflib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, TypeVar
 

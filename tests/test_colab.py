@@ -136,7 +136,7 @@ def test_nothing_there_and_no_address(session, code, none, do):
 
 def test_a_wheel_is_enough_without_stored_results(session, capsys):
     session.upload(wheel)
-    for again in range(2):
+    for _ in range(2):
         assert session.run() is None
         assert session.asked('pip') == installs(wheel) and Path.cwd() == session.content
         assert capsys.readouterr().out == f'lopa is installed from {wheel}\n'

@@ -45,7 +45,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from .child import below, python, tell
-from .values import decode, encode
+from .values import decode
 from .walls import bubblewrap, map_users, nobody, readable, threads
 
 # %% ../../nbs/sandbox/33_host.ipynb #11156cf6

@@ -67,7 +67,7 @@ from ..sandbox import choose_rung, run_program
 from ..tasks import Collator, Task
 from .guard import StepGuard, fused_adamw
 from .hardware import Execution, environment, explain_memory, is_main, start_of_memory
-from .recipes import Recipe, parameter_groups, recipe
+from .recipes import Recipe, parameter_groups
 from .resume import ResumableTrainer, begin_run, last_checkpoint
 
 
