@@ -628,7 +628,7 @@ def test_encoder_in_its_own_format(models):
 
 
 def test_how_an_encoder_runs_its_model():
-    "In the asked format if it is tuned, without a cache, and without a gradient if nobody wants one"
+    "In the asked format if it is tuned, without a cache, with a gradient if somebody wants one"
     encoder, seen = Encoder(tiny().model, 'mean', True, torch.float16), []
     encoder.model.layers[0].mlp.up_proj.register_forward_hook(
         lambda module, args, out: seen.append(out.dtype)
