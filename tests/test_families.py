@@ -348,6 +348,13 @@ def test_who_reads_all_at_once(config):
     assert not prompted(eager(), **config).reads_text_first()
 
 
+def test_one_vector_is_a_prompt_and_bloom_counts_by_itself():
+    assert prompted(eager(), 'pt', position='suffix', num_virtual_tokens=1).reads_text_first()
+    bloom = tiny('bloom')
+    bloom.config._attn_implementation = 'eager'
+    assert not prompted(bloom, 'pt', position='suffix').reads_text_first()
+
+
 def test_kernels_other_than_eager_read_all_at_once():
     base = tiny()
     base.set_attn_implementation('sdpa')
