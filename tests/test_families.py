@@ -348,6 +348,13 @@ def test_who_reads_all_at_once(config):
     assert not prompted(eager(), **config).reads_text_first()
 
 
+def test_one_vector_is_a_prompt_and_bloom_counts_by_itself():
+    assert prompted(eager(), 'pt', position='suffix', num_virtual_tokens=1).reads_text_first()
+    bloom = tiny('bloom')
+    bloom.config._attn_implementation = 'eager'
+    assert not prompted(bloom, 'pt', position='suffix').reads_text_first()
+
+
 def test_kernels_other_than_eager_read_all_at_once():
     base = tiny()
     base.set_attn_implementation('sdpa')
@@ -628,7 +635,7 @@ def test_encoder_in_its_own_format(models):
 
 
 def test_how_an_encoder_runs_its_model():
-    "In the asked format if it is tuned; without a cache, and without a gradient nobody wants"
+    "In the asked format if it is tuned, without a cache, with a gradient if somebody wants one"
     encoder, seen = Encoder(tiny().model, 'mean', True, torch.float16), []
     encoder.model.layers[0].mlp.up_proj.register_forward_hook(
         lambda module, args, out: seen.append(out.dtype)
