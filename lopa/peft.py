@@ -393,11 +393,11 @@ def behind(start: Tensor, out: Any) -> Any:
 
 
 # %% ../nbs/14_peft.ipynb #peft-refuse
-def refuse_unread(input_ids: Tensor, others: dict):
+def refuse_unread(input_ids: Tensor | None, others: dict):
     """Refuse what no prompt model reads, instead of ignoring it
 
     Args:
-        input_ids: Tokens, or None
+        input_ids: Tokens; None is refused
         others: What else was passed, and is neither None nor about the instance
     """
     unread = sorted(set(others) - {'num_items_in_batch'})
@@ -412,7 +412,7 @@ def refuse_unread(input_ids: Tensor, others: dict):
 # %% ../nbs/14_peft.ipynb #peft-model
 def forward(
     tuner: 'LopaModel',
-    input_ids: Tensor | None = None,
+    input_ids: Any = None,
     attention_mask: Tensor | None = None,
     labels: Tensor | None = None,
     **inputs: Any,
@@ -421,7 +421,7 @@ def forward(
 
     Args:
         tuner: With the adapters on, or off
-        input_ids: Tokens: `(b, t)`
+        input_ids: Tokens: `(b, t)`, as a `Tensor`
         attention_mask: 1 for a token and 0 for padding: `(b, t)`
         labels: Labels, -100 where there is none: `(b, t)`
         **inputs: About the instance; with the adapters off, what the foundation model takes
@@ -453,7 +453,7 @@ def generate(
         Any: Rows, or transformers' record with such `sequences`
     """
     instance, more = split_inputs(inputs)
-    batch = {'input_ids': input_ids, 'attention_mask': attention_mask}
+    batch: dict[str, Any] = {'input_ids': input_ids, 'attention_mask': attention_mask}
     if tuner.tensors.disable_adapters:
         return tuner.model.generate(**batch, **more)
     new = choose_adapters(tuner, len(input_ids)).generate(**batch, **instance, **more)
