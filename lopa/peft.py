@@ -393,12 +393,15 @@ def behind(start: Tensor, out: Any) -> Any:
 
 
 # %% ../nbs/14_peft.ipynb #peft-refuse
-def refuse_unread(input_ids: Tensor | None, others: dict):
+def refuse_unread(input_ids: Tensor | None, others: dict) -> Tensor:
     """Refuse what no prompt model reads, instead of ignoring it
 
     Args:
         input_ids: Tokens; None is refused
         others: What else was passed, and is neither None nor about the instance
+
+    Returns:
+        Tensor: The same tokens
     """
     unread = sorted(set(others) - {'num_items_in_batch'})
     if unread or input_ids is None:
@@ -407,12 +410,13 @@ def refuse_unread(input_ids: Tensor | None, others: dict):
             f'forward: received {received}, expected input_ids, attention_mask, labels and '
             'instance_features (or instance_input_ids, instance_attention_mask).'
         )
+    return input_ids
 
 
 # %% ../nbs/14_peft.ipynb #peft-model
 def forward(
     tuner: 'LopaModel',
-    input_ids: Any = None,
+    input_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
     labels: Tensor | None = None,
     **inputs: Any,
@@ -421,7 +425,7 @@ def forward(
 
     Args:
         tuner: With the adapters on, or off
-        input_ids: Tokens: `(b, t)`, as a `Tensor`
+        input_ids: Tokens: `(b, t)`
         attention_mask: 1 for a token and 0 for padding: `(b, t)`
         labels: Labels, -100 where there is none: `(b, t)`
         **inputs: About the instance; with the adapters off, what the foundation model takes
@@ -433,8 +437,8 @@ def forward(
     batch = {'input_ids': input_ids, 'attention_mask': attention_mask, 'labels': labels}
     if tuner.tensors.disable_adapters:
         return tuner.model(**batch, **more)
-    refuse_unread(input_ids, more)
-    return choose_adapters(tuner, len(input_ids))(**batch, **instance, **more)
+    tokens = refuse_unread(input_ids, more)
+    return choose_adapters(tuner, len(tokens))(**batch, **instance, **more)
 
 
 # %% ../nbs/14_peft.ipynb #peft-generate
