@@ -279,7 +279,7 @@ def upload(
     private: bool | None = None,
     message: str = 'Upload adapter',
 ) -> str:
-    """Send a folder to a hub; raises `ValueError` for a bad name, `OSError` for what the hub refuses
+    """Send a folder to a hub; raises `ValueError` for a bad name, `OSError` if it refuses
 
     Args:
         folder: All of it is sent

@@ -393,12 +393,15 @@ def behind(start: Tensor, out: Any) -> Any:
 
 
 # %% ../nbs/14_peft.ipynb #peft-refuse
-def refuse_unread(input_ids: Tensor, others: dict):
+def refuse_unread(input_ids: Tensor | None, others: dict) -> Tensor:
     """Refuse what no prompt model reads, instead of ignoring it
 
     Args:
-        input_ids: Tokens, or None
+        input_ids: Tokens; None is refused
         others: What else was passed, and is neither None nor about the instance
+
+    Returns:
+        Tensor: The same tokens
     """
     unread = sorted(set(others) - {'num_items_in_batch'})
     if unread or input_ids is None:
@@ -407,6 +410,7 @@ def refuse_unread(input_ids: Tensor, others: dict):
             f'forward: received {received}, expected input_ids, attention_mask, labels and '
             'instance_features (or instance_input_ids, instance_attention_mask).'
         )
+    return input_ids
 
 
 # %% ../nbs/14_peft.ipynb #peft-model
@@ -433,8 +437,8 @@ def forward(
     batch = {'input_ids': input_ids, 'attention_mask': attention_mask, 'labels': labels}
     if tuner.tensors.disable_adapters:
         return tuner.model(**batch, **more)
-    refuse_unread(input_ids, more)
-    return choose_adapters(tuner, len(input_ids))(**batch, **instance, **more)
+    tokens = refuse_unread(input_ids, more)
+    return choose_adapters(tuner, len(tokens))(**batch, **instance, **more)
 
 
 # %% ../nbs/14_peft.ipynb #peft-generate
@@ -453,7 +457,7 @@ def generate(
         Any: Rows, or transformers' record with such `sequences`
     """
     instance, more = split_inputs(inputs)
-    batch = {'input_ids': input_ids, 'attention_mask': attention_mask}
+    batch: dict[str, Any] = {'input_ids': input_ids, 'attention_mask': attention_mask}
     if tuner.tensors.disable_adapters:
         return tuner.model.generate(**batch, **more)
     new = choose_adapters(tuner, len(input_ids)).generate(**batch, **instance, **more)

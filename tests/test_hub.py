@@ -99,7 +99,7 @@ def test_what_is_not_there_is_refused_in_one_sentence(hub, tmp_path):
         ('user/-bad..name',),
     ]
     found = ask(hub, tmp_path, *[('refused', *names) for names in wrong])
-    for message, names in zip(found, wrong):
+    for message, names in zip(found, wrong, strict=True):
         one_sentence(message, *([CONFIG_FILE] if names == ('user/empty',) else names))
     (message,) = ask(hub, tmp_path, ('refused', 'user/other'), online=False)
     one_sentence(message, 'user/other')
