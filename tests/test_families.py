@@ -444,6 +444,15 @@ def test_lengths():
         check_length(4, 7, roberta)
 
 
+def test_a_row_may_fill_the_positions(models):
+    "64 of them: three vectors and 61 tokens"
+    model = prompted(models('gpt2'), 'pt')
+    assert model(torch.ones(1, 61, dtype=torch.long)).logits.shape[1] == 64
+    with pytest.raises(ValueError) as e:
+        model(torch.ones(1, 62, dtype=torch.long))
+    one_sentence(e.value, 'Prompt (3) and input (62) take 65', 'has 64')
+
+
 def test_features_of_a_wrong_shape():
     right = torch.zeros(3, 4)
     assert check_features(right, 3, 4) is right
