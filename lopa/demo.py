@@ -34,7 +34,7 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from .assets import load_foundation_model
 from .evaluate import classify, encoder_alone, majority, show_score, zero_shot
@@ -43,6 +43,9 @@ from .files import write_files
 from .model import PromptModel, get_prompt_model
 from .tasks import Task, load_task
 from .train import environment, recipe, train
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 # %% ../nbs/95_demo.ipynb #50d2f12f
@@ -76,7 +79,7 @@ def majority_row(task: Task) -> dict:
 
 
 # %% ../nbs/95_demo.ipynb #91b23759
-def zero_shot_row(base, task: Task, progress: bool = True) -> dict:
+def zero_shot_row(base: 'PreTrainedModel', task: Task, progress: bool = True) -> dict:
     """The foundation model with a prompt of length zero
 
     Args:
@@ -91,7 +94,7 @@ def zero_shot_row(base, task: Task, progress: bool = True) -> dict:
 
 
 # %% ../nbs/95_demo.ipynb #9a21686e
-def probe_row(encoder_name: str, task: Task, device=None) -> dict:
+def probe_row(encoder_name: str, task: Task, device: str | None = None) -> dict:
     """A linear classifier on the encoder's vectors
 
     Args:
@@ -108,7 +111,7 @@ def probe_row(encoder_name: str, task: Task, device=None) -> dict:
 
 
 # %% ../nbs/95_demo.ipynb #4b3d51e9
-def stored_runs(folder, variant: str = 'tuned') -> dict:
+def stored_runs(folder: str | Path, variant: str = 'tuned') -> dict:
     """Stored reference runs with one kind of recipe
 
     Args:
@@ -150,7 +153,7 @@ def quoted_row(method: str, runs: list) -> dict:
 
 
 # %% ../nbs/95_demo.ipynb #95a00002
-def quoted_rows(folder, variant: str = 'tuned') -> list:
+def quoted_rows(folder: str | Path, variant: str = 'tuned') -> list:
     """Rows of stored reference runs
 
     Args:
@@ -243,7 +246,7 @@ def demo_figure(history: list, rows: list) -> bytes:
 
 # %% ../nbs/95_demo.ipynb #de17702f
 def baseline_rows(
-    base, task: Task, encoder: str, say: Callable = print, progress: bool = True
+    base: 'PreTrainedModel', task: Task, encoder: str, say: Callable = print, progress: bool = True
 ) -> list:
     """What a prompt has to beat
 
@@ -264,7 +267,7 @@ def baseline_rows(
 
 
 # %% ../nbs/95_demo.ipynb #5af0fe13
-def ask(base, adapter, task: Task, sentences: list) -> None:
+def ask(base: 'PreTrainedModel', adapter: str | Path, task: Task, sentences: list) -> None:
     """Load an adapter from disk and classify sentences
 
     Args:
@@ -323,7 +326,9 @@ def demo_task(smoke: bool = False) -> Task:
     return task.limit(train=320, validation=64, test=128) if smoke else task
 
 
-def train_lopa(base, task: Task, plan: Any, folder: Path, progress: bool = True) -> dict:
+def train_lopa(
+    base: 'PreTrainedModel', task: Task, plan: Any, folder: Path, progress: bool = True
+) -> dict:
     """Train the demo's LoPA, or go on where it was interrupted
 
     Args:
@@ -378,7 +383,12 @@ def write_demo(folder: Path, rows: list, history: list, about: dict) -> None:
 
 # %% ../nbs/95_demo.ipynb #95a00016
 def measured_rows(
-    base, task: Task, plan: Any, folder: Path, say: Callable = print, progress: bool = True
+    base: 'PreTrainedModel',
+    task: Task,
+    plan: Any,
+    folder: Path,
+    say: Callable = print,
+    progress: bool = True,
 ) -> tuple:
     """Everything that this demo measures itself
 
@@ -401,9 +411,9 @@ def measured_rows(
 
 # %% ../nbs/95_demo.ipynb #95a00012
 def run_demo(
-    output_dir='runs/demo',
+    output_dir: str | Path = 'runs/demo',
     smoke: bool = False,
-    results='results/rotten_tomatoes',
+    results: str | Path = 'results/rotten_tomatoes',
     progress: bool = True,
     **overrides: Any,
 ) -> list:

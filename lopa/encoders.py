@@ -40,15 +40,16 @@ from .assets import load_encoder
 from .files import cache_dir
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 # %% ../nbs/07_encoders.ipynb #39cc0bdc
-def pool_cls(output, mask: Tensor) -> Tensor:
+def pool_cls(output: BaseModelOutput, mask: Tensor) -> Tensor:
     """Take the first token, as BERT and RoBERTa were trained to be read
 
     Args:
-        output: What a transformers model returns, with `last_hidden_state` `(b, t, e)`
+        output: With `last_hidden_state` `(b, t, e)`
         mask: Attention mask: `(b, t)`, 1 for a token and 0 for padding
 
     Returns:
@@ -57,11 +58,11 @@ def pool_cls(output, mask: Tensor) -> Tensor:
     return output.last_hidden_state[torch.arange(len(mask), device=mask.device), mask.argmax(1)]
 
 
-def pool_mean(output, mask: Tensor) -> Tensor:
+def pool_mean(output: BaseModelOutput, mask: Tensor) -> Tensor:
     """Average the tokens, as sentence encoders do
 
     Args:
-        output: What a transformers model returns, with `last_hidden_state` `(b, t, e)`
+        output: With `last_hidden_state` `(b, t, e)`
         mask: Attention mask: `(b, t)`, 1 for a token and 0 for padding
 
     Returns:
@@ -72,11 +73,11 @@ def pool_mean(output, mask: Tensor) -> Tensor:
 
 
 # %% ../nbs/07_encoders.ipynb #encoders-last
-def pool_last(output, mask: Tensor) -> Tensor:
+def pool_last(output: BaseModelOutput, mask: Tensor) -> Tensor:
     """Take the last token, the only one in a decoder that has seen the whole text
 
     Args:
-        output: What a transformers model returns, with `last_hidden_state` `(b, t, e)`
+        output: With `last_hidden_state` `(b, t, e)`
         mask: Attention mask: `(b, t)`, 1 for a token and 0 for padding
 
     Returns:
@@ -88,7 +89,7 @@ def pool_last(output, mask: Tensor) -> Tensor:
 
 
 # %% ../nbs/07_encoders.ipynb #ba7d0624
-def pool_pooler(output, mask: Tensor | None = None) -> Tensor:
+def pool_pooler(output: BaseModelOutput, mask: Tensor | None = None) -> Tensor:
     """Take the model's own pooled vector, normalised
 
     Args:
@@ -352,7 +353,11 @@ def encoder_fingerprint(encoder: Encoder, *extra) -> str:
 
 # %% ../nbs/07_encoders.ipynb #encoders-batches
 def encode_texts(
-    texts: list[str], encoder: Encoder, tokenizer, max_length: int = 256, batch_size: int = 32
+    texts: list[str],
+    encoder: Encoder,
+    tokenizer: 'PreTrainedTokenizerBase',
+    max_length: int = 256,
+    batch_size: int = 32,
 ) -> list:
     """Vectors of some texts, in their order
 
@@ -388,9 +393,9 @@ TUNED = (
 
 # %% ../nbs/07_encoders.ipynb #encoders-dataset
 def encode_dataset(
-    dataset,
+    dataset: 'Dataset',
     encoder: Encoder,
-    tokenizer,
+    tokenizer: 'PreTrainedTokenizerBase',
     column: str = 'text',
     max_length: int = 256,
     batch_size: int = 32,

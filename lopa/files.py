@@ -9,11 +9,12 @@ __all__ = ['write_whole', 'refuse_folder', 'check_writable', 'swap_in', 'write_f
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 
 # %% ../nbs/03_files.ipynb #42288b27
-def write_whole(folder: Path, write) -> Path:
+def write_whole(folder: Path, write: Callable[[Path], object]) -> Path:
     """Make a folder that exists complete or not at all
 
     Args:

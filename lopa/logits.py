@@ -17,7 +17,9 @@ __all__ = [
 
 # %% ../nbs/06_logits.ipynb #778d9d71
 import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,9 +27,12 @@ from torch.nn import functional as F
 
 from .attention import safe_kernels
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 # %% ../nbs/06_logits.ipynb #fd9e3310
-def task_type(base_model) -> str:
+def task_type(base_model: 'PreTrainedModel') -> str:
     """Tell the family of a language model
 
     Args:
@@ -63,7 +68,7 @@ def wanted_positions(labels: Tensor, shift: int = 1) -> tuple:
 
 # %% ../nbs/06_logits.ipynb #7db63e14
 @contextmanager
-def only_at(model, index: Tensor):
+def only_at(model: 'PreTrainedModel', index: Tensor):
     """Within this context, compute logits at some positions only
 
     Args:
@@ -83,7 +88,9 @@ def only_at(model, index: Tensor):
 
 
 # %% ../nbs/06_logits.ipynb #cbfa3d58
-def token_loss(logits: Tensor, targets: Tensor, num_items_in_batch=None) -> Tensor:
+def token_loss(
+    logits: Tensor, targets: Tensor, num_items_in_batch: int | Tensor | None = None
+) -> Tensor:
     """Cross-entropy at the labelled positions
 
     Args:
@@ -102,7 +109,7 @@ def token_loss(logits: Tensor, targets: Tensor, num_items_in_batch=None) -> Tens
 
 
 # %% ../nbs/06_logits.ipynb #db02bcc9
-def first_position(model) -> int:
+def first_position(model: 'PreTrainedModel') -> int:
     """At which number does this model begin to count?
 
     Args:
@@ -116,7 +123,7 @@ def first_position(model) -> int:
     return 0 if padding is None else padding + 1
 
 
-def counts_positions(model) -> bool:
+def counts_positions(model: 'PreTrainedModel') -> bool:
     """Is this a causal model that can be told its position numbers?
 
     Args:
@@ -127,7 +134,7 @@ def counts_positions(model) -> bool:
 
 
 # %% ../nbs/06_logits.ipynb #logits-ids
-def position_ids(model, mask: Tensor) -> dict:
+def position_ids(model: 'PreTrainedModel', mask: Tensor) -> dict:
     """Number the real tokens of each row, whatever the padding
 
     Args:
@@ -143,7 +150,7 @@ def position_ids(model, mask: Tensor) -> dict:
 
 
 # %% ../nbs/06_logits.ipynb #logits-dec
-def decoder_input(model, labels: Tensor | None, mask: Tensor) -> Tensor:
+def decoder_input(model: 'PreTrainedModel', labels: Tensor | None, mask: Tensor) -> Tensor:
     """Begin an answer
 
     Args:
@@ -160,7 +167,13 @@ def decoder_input(model, labels: Tensor | None, mask: Tensor) -> Tensor:
 
 
 # %% ../nbs/06_logits.ipynb #logits-ask
-def ask(call, model, labels: Tensor | None = None, num_items_in_batch: int | None = None, **inputs):
+def ask(
+    call: Callable,
+    model: 'PreTrainedModel',
+    labels: Tensor | None = None,
+    num_items_in_batch: int | None = None,
+    **inputs,
+):
     """Run a language model, and its head only where a label stands
 
     Args:

@@ -29,7 +29,7 @@ __all__ = [
 
 # %% ../nbs/08_prompts.ipynb #deb55d97
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, TypeVar
@@ -120,7 +120,7 @@ class SharedPrompt(PromptGenerator):
 
 
 # %% ../nbs/08_prompts.ipynb #lopa-gated-one
-def gated_one(gate) -> list:
+def gated_one(gate: Callable) -> list:
     """What becomes of a one in the task prompt, at zero logits?
 
     Args:
@@ -241,7 +241,7 @@ class DePT(SharedPrompt):
 
 
 # %% ../nbs/08_prompts.ipynb #192c96dc
-def nearest(name, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """Say what may have been meant
 
     Args:
@@ -288,7 +288,7 @@ def refuses_unknown_keys(cls: Class) -> Class:
 SIZES = ('num_virtual_tokens', 'rank', 'head_width', 'feature_width', 'phm_blocks', 'update_length')
 
 
-def check_size(name: str, value):
+def check_size(name: str, value: object):
     """Refuse a size that is not a whole number, or too small
 
     Args:
@@ -304,7 +304,7 @@ def check_size(name: str, value):
 
 
 # %% ../nbs/08_prompts.ipynb #prompts-check-name
-def check_name(name: str, value, known: Iterable[str]):
+def check_name(name: str, value: object, known: Iterable[str]):
     """Refuse a name that no registry has
 
     Args:
@@ -317,7 +317,7 @@ def check_name(name: str, value, known: Iterable[str]):
         raise ValueError(f'{says}; {nearest(value, known)}')
 
 
-def check_init(value):
+def check_init(value: object):
     """Refuse a start that nobody knows
 
     Args:
@@ -403,13 +403,13 @@ class PromptConfig:
 
 
 # %% ../nbs/08_prompts.ipynb #ad1a4c1b
-def start_vectors(config: PromptConfig, table: Tensor, tokenizer=None) -> Tensor:
+def start_vectors(config: PromptConfig, table: Tensor, tokenizer: Any = None) -> Tensor:
     """First vectors of a prompt
 
     Args:
         config: Its `init` and `num_virtual_tokens` are used
         table: The foundation model's input embeddings: `(vocabulary, d)`
-        tokenizer: The foundation model's tokenizer, for `text:…` only
+        tokenizer: For `text:…` only
 
     Returns:
         Tensor: Where the prompt begins: `(m, d)`, 32 bits
@@ -418,12 +418,13 @@ def start_vectors(config: PromptConfig, table: Tensor, tokenizer=None) -> Tensor
     if m > known:
         says = f'num_virtual_tokens: received {m}'
         raise ValueError(f'{says}, more than the {known} rows of the vocabulary.')
-    if config.init == 'normal':
-        return torch.randn(m, table.shape[1], device=table.device)
-    if config.init == 'zeros':
-        return torch.zeros(m, table.shape[1], device=table.device)
+    if config.init in ('normal', 'zeros'):  # drawn for both: what is drawn next stays the same
+        drawn = torch.randn(m, table.shape[1], device=table.device)
+        return drawn * (config.init == 'normal')
     if config.init == 'vocab':
         rows = torch.randperm(known)[:m]
+    elif tokenizer is None:
+        raise ValueError(f"init: {config.init!r} needs the foundation model's tokenizer.")
     else:
         ids = tokenizer(config.init.removeprefix('text:'), add_special_tokens=False).input_ids
         rows = torch.tensor([ids[i % len(ids)] for i in range(m)], dtype=torch.long)

@@ -4,17 +4,21 @@ import json
 from dataclasses import fields, replace
 from importlib.util import find_spec
 
-import lopa.predict as predict  # where `prepare` calls `load_tokenizers`
 import pytest
 import torch
 from helpers import FEATURES, adapted, example, prompted, rows, tiny, word_task
 from transformers import TrainerCallback, set_seed
 
-import lopa.train as loop  # where `train` calls `make_trainer`
 from lopa import PromptConfig, assets
 from lopa.baselines import BASELINES, BaselineConfig, BaselineModel, adapt_model
+from lopa.evaluate import predict  # where `prepare` calls `load_tokenizers`
 from lopa.prompts import METHODS
-from lopa.train import Recipe, parameter_groups, train
+from lopa.train import (
+    Recipe,
+    loop,  # where `train` calls `make_trainer`
+    parameter_groups,
+    train,
+)
 
 pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning')
 packaged = pytest.mark.skipif(

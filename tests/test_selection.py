@@ -3,18 +3,21 @@
 from dataclasses import replace
 from importlib.util import find_spec
 
-import lopa.predict as predict  # where `prepare` calls `load_tokenizers`
 import numpy as np
 import pytest
 from datasets import Dataset, disable_progress_bars
 from helpers import prompted, tiny, word_task
 
-import lopa.ablate as runs  # where `score_one` calls `cut`
 from lopa import assets
+from lopa.ablate import runs  # where `score_one` calls `cut`
 from lopa.ablate.runs import probe, score_one
 from lopa.demo import majority_row, probe_row
 from lopa.encoders import Encoder
-from lopa.evaluate import encode_rows, linear_probe
+from lopa.evaluate import (
+    encode_rows,
+    linear_probe,
+    predict,  # where `prepare` calls `load_tokenizers`
+)
 from lopa.evaluate.metrics import majority_baseline
 from lopa.tasks import own_task
 from lopa.train import Recipe, train

@@ -23,9 +23,11 @@ __all__ = [
 
 # %% ../../nbs/ablate/71_executors.ipynb #eb8864d3
 import os
+from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context, parent_process
 from threading import Thread
+from typing import Any
 
 
 # %% ../../nbs/ablate/71_executors.ipynb #8fbd6af4
@@ -52,7 +54,7 @@ def share_threads(workers: int) -> None:
 
 
 # %% ../../nbs/ablate/71_executors.ipynb #71a00002
-def end_after(parent) -> None:
+def end_after(parent: Any) -> None:
     """Wait for the end of a process, then end this one
 
     Args:
@@ -96,7 +98,7 @@ def processes(workers: int) -> Executor:
 
 
 # %% ../../nbs/ablate/71_executors.ipynb #fc76dfde
-def start_ray(ray, workers: int) -> None:
+def start_ray(ray: Any, workers: int) -> None:
     """Join the cluster that the environment names, or start Ray on this machine
 
     Args:
@@ -111,7 +113,7 @@ def start_ray(ray, workers: int) -> None:
 
 
 # %% ../../nbs/ablate/71_executors.ipynb #71a00004
-def start_ray_patiently(ray, workers: int) -> None:
+def start_ray_patiently(ray: Any, workers: int) -> None:
     """Start Ray; if that fails, once more
 
     Args:
@@ -128,7 +130,7 @@ def start_ray_patiently(ray, workers: int) -> None:
 
 
 # %% ../../nbs/ablate/71_executors.ipynb #71a00006
-def alone(workers: int, fn, args: tuple, kwargs: dict):
+def alone(workers: int, fn: Callable, args: tuple, kwargs: dict):
     """Call a function with this process's share of the cores
 
     Args:

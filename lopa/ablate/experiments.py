@@ -24,6 +24,7 @@ import difflib
 import hashlib
 import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -87,7 +88,7 @@ def check_values(about: dict) -> None:
 
 
 # %% ../../nbs/ablate/70_experiments.ipynb #70a00006
-def check_keys(given, known: list) -> None:
+def check_keys(given: Iterable[str], known: list) -> None:
     """Refuse a key that is not known
 
     Args:
@@ -209,7 +210,7 @@ def file_name(about: dict) -> str:
 
 
 # %% ../../nbs/ablate/70_experiments.ipynb #efacbc1a
-def expand(grid) -> list:
+def expand(grid: dict | list) -> list:
     """Write a grid out
 
     Args:

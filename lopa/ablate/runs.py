@@ -31,6 +31,7 @@ import json
 import shutil
 import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ from .experiments import FLOOR, expand, experiment, file_name, identity
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #dae79d56
-def result_in(path) -> Any:
+def result_in(path: str | Path) -> Any:
     """Is this experiment done?
 
     Args:
@@ -65,7 +66,7 @@ class Busy(Exception):
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #72a00003
-def results_in(out) -> dict:
+def results_in(out: str | Path) -> dict:
     """All results of a folder that can be used, under whatever name
 
     Args:
@@ -79,7 +80,7 @@ def results_in(out) -> dict:
     return {result['id']: result for result in told}
 
 
-def done(about: dict, out) -> Any:
+def done(about: dict, out: str | Path) -> Any:
     """The result of an experiment, found by its file name or else by its identity
 
     Args:
@@ -110,7 +111,7 @@ def cut(about: dict) -> Task:
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #72a00005
-def digits(predictions: str, labels) -> str:
+def digits(predictions: str, labels: Iterable[int]) -> str:
     """Right or wrong, row by row
 
     Args:
@@ -125,7 +126,7 @@ def digits(predictions: str, labels) -> str:
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #72a00020
-def train_one(about: dict, folder, **how: Any) -> dict:
+def train_one(about: dict, folder: str | Path, **how: Any) -> dict:
     """Carry out an experiment that trains
 
     Args:
@@ -185,7 +186,9 @@ def floor_of(about: dict, task: Task, folder: Path, allow_weak_isolation: bool) 
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #4a8c604c
-def score_one(about: dict, folder, allow_weak_isolation: bool = False, **_: Any) -> dict:
+def score_one(
+    about: dict, folder: str | Path, allow_weak_isolation: bool = False, **_: Any
+) -> dict:
     """Carry out an experiment that trains nothing
 
     Args:
@@ -267,7 +270,7 @@ def locked(work: Path, wait: bool):
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #1b4a2d2b
-def carry_out(overrides: dict, out, wait: bool, afresh: bool, how: dict) -> tuple:
+def carry_out(overrides: dict, out: str | Path, wait: bool, afresh: bool, how: dict) -> tuple:
     """Carry out an experiment under its lock, unless its result is there
 
     Args:
@@ -295,7 +298,9 @@ def carry_out(overrides: dict, out, wait: bool, afresh: bool, how: dict) -> tupl
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #68d797d9
-def run(overrides: dict | None = None, out='runs/ablate', wait: bool = True, **how: Any) -> dict:
+def run(
+    overrides: dict | None = None, out: str | Path = 'runs/ablate', wait: bool = True, **how: Any
+) -> dict:
     """Carry out an experiment, unless its result is there
 
     Args:
@@ -311,7 +316,7 @@ def run(overrides: dict | None = None, out='runs/ablate', wait: bool = True, **h
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #72a00011
-def put_on_record(error: Exception, overrides: dict, out) -> str:
+def put_on_record(error: Exception, overrides: dict, out: str | Path) -> str:
     """Write down that an experiment failed, beside the results
 
     Args:
@@ -333,7 +338,7 @@ def put_on_record(error: Exception, overrides: dict, out) -> str:
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #afe14f3e
-def attempt(overrides: dict, out, wait: bool, how: dict) -> tuple:
+def attempt(overrides: dict, out: str | Path, wait: bool, how: dict) -> tuple:
     """Carry out an experiment; if it fails, once more; if that fails, put it on record
 
     Args:
@@ -379,7 +384,7 @@ def result_of(future: Any) -> tuple:
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #a72d84f9
-def outcomes(jobs: list, out, executor: Any, wait: bool, how: dict):
+def outcomes(jobs: list, out: str | Path, executor: Any, wait: bool, how: dict):
     """Hand experiments out
 
     Args:
@@ -408,7 +413,7 @@ def outcomes(jobs: list, out, executor: Any, wait: bool, how: dict):
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #72a00014
-def to_do(jobs: dict, out) -> list:
+def to_do(jobs: dict, out: str | Path) -> list:
     """Experiments that have no result yet
 
     Args:
@@ -447,7 +452,13 @@ def book(report: dict, job: dict, outcome: str, error: str | None, bar: Any) -> 
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #296119bd
-def sweep(grid, out='runs/ablate', executor: Any = None, progress: bool = True, **how: Any) -> dict:
+def sweep(
+    grid: dict | list,
+    out: str | Path = 'runs/ablate',
+    executor: Any = None,
+    progress: bool = True,
+    **how: Any,
+) -> dict:
     """Carry out all experiments of a grid that have no result yet
 
     Args:

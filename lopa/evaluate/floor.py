@@ -16,7 +16,10 @@ __all__ = [
 
 # %% ../../nbs/evaluate/45_floor.ipynb #f10a0003
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +33,9 @@ from .judges import judge_all
 from .metrics import linear_probe
 from .predict import encode_rows
 from .scoring import evaluate, judging, needs_sandbox, score_lines
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 # %% ../../nbs/evaluate/45_floor.ipynb #f10a0006
@@ -51,7 +57,7 @@ def measured(score: dict, lines: list, parameters: int = 0) -> dict:
 
 
 # %% ../../nbs/evaluate/45_floor.ipynb #f10a0009
-def class_lines(task: Task, predicted) -> list:
+def class_lines(task: Task, predicted: Sequence[int]) -> list:
     """Predicted classes in the form of answers
 
     Args:
@@ -125,7 +131,11 @@ def majority(task: Task, allow_weak_isolation: bool = False) -> dict:
 
 # %% ../../nbs/evaluate/45_floor.ipynb #f10a0020
 def zero_shot(
-    task: Task, base_model, predictions=None, allow_weak_isolation: bool = False, **how
+    task: Task,
+    base_model: 'PreTrainedModel',
+    predictions: str | Path | None = None,
+    allow_weak_isolation: bool = False,
+    **how,
 ) -> dict:
     """The foundation model with a prompt of length zero
 
@@ -151,7 +161,7 @@ def zero_shot(
 
 
 # %% ../../nbs/evaluate/45_floor.ipynb #f10a0024
-def probe(task: Task, encoder_name: str, pooling: str = 'mean', device=None) -> tuple:
+def probe(task: Task, encoder_name: str, pooling: str = 'mean', device: str | None = None) -> tuple:
     """Answers of a linear classifier on the encoder's vectors
 
     Args:
@@ -176,7 +186,9 @@ def probe(task: Task, encoder_name: str, pooling: str = 'mean', device=None) -> 
 
 
 # %% ../../nbs/evaluate/45_floor.ipynb #f10a0025
-def encoder_alone(task: Task, encoder_name: str, pooling: str = 'mean', device=None) -> dict:
+def encoder_alone(
+    task: Task, encoder_name: str, pooling: str = 'mean', device: str | None = None
+) -> dict:
     """A linear classifier on the encoder's vectors, without a foundation model
 
     Args:

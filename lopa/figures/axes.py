@@ -27,7 +27,8 @@ __all__ = [
 ]
 
 # %% ../../nbs/figures/81_axes.ipynb #78c7b08a
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -89,7 +90,7 @@ def percent(point: dict) -> str:
     return f'{score} [{100 * point["low"]:.1f}, {100 * point["high"]:.1f}]'
 
 
-def ordered(values) -> list:
+def ordered(values: Iterable) -> list:
     """Values in the order in which a figure shows them
 
     Args:
@@ -294,8 +295,8 @@ def plot_axis(
     axis: str = 'num_virtual_tokens',
     task: str = 'rotten_tomatoes',
     source: str = 'ours',
-    methods=None,
-    chosen=None,
+    methods: Iterable[str] | None = None,
+    chosen: Any = None,
     ax: Axes = None,
     **fixed,
 ) -> Axes:

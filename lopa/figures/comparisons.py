@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/figures/83_comparisons.ipynb #cmp-imports
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -235,7 +236,7 @@ def _draw_curves(ax, runs, clock, what):
 
 
 # %% ../../nbs/figures/83_comparisons.ipynb #cmp-last-e
-def last_accuracy(histories) -> float:
+def last_accuracy(histories: Iterable[list[dict]]) -> float:
     """Validation accuracy at the last look
 
     Args:

@@ -19,8 +19,9 @@ __all__ = [
 ]
 
 # %% ../../nbs/figures/82_explorer.ipynb #exp-imports
+from collections.abc import Callable
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..records import AXES, FIGURES, USUAL
 from .axes import lines_of, ordered, percent, plot_axis
@@ -54,7 +55,7 @@ def _row(cells, bold):
 
 
 # %% ../../nbs/figures/82_explorer.ipynb #exp-table-e
-def exact_table(lines: list, chosen=None) -> str:
+def exact_table(lines: list, chosen: Any = None) -> str:
     """Exact numbers, and where they came from
 
     Args:
@@ -316,7 +317,7 @@ class Explorer(View):
 
 
 # %% ../../nbs/figures/82_explorer.ipynb #exp-explore-e
-def explore_ablations(data: 'pd.DataFrame', train=None):
+def explore_ablations(data: 'pd.DataFrame', train: Callable | None = None):
     """Move every axis of the ablations
 
     Args:

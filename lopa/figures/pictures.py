@@ -34,17 +34,23 @@ __all__ = [
 # %% ../../nbs/figures/80_pictures.ipynb #c07ea3ad
 import io
 import textwrap
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLUE, ORANGE, GREEN, GREY = '#0072B2', '#D55E00', '#009E73', '#999999'
 PURPLE, AMBER, SKY = '#CC79A7', '#E69F00', '#56B4E9'
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, GREY)
 
 
+# %% ../../nbs/figures/80_pictures.ipynb #pic-axes
 def start_axes(ax: Axes = None, **kw) -> Axes:
     """Axes to draw on
 
@@ -65,7 +71,7 @@ def start_axes(ax: Axes = None, **kw) -> Axes:
 STYLES = ('--', ':', '-.')  # of the lines that have to be beaten
 
 
-def draw_levels(draw, lines: dict):
+def draw_levels(draw: Callable, lines: dict):
     """A grey line for each thing that has to be beaten
 
     Args:
@@ -195,7 +201,7 @@ def plot_comparison(rows: list, lines: dict, ax: Axes = None) -> Axes:
 
 
 # %% ../../nbs/figures/80_pictures.ipynb #91b38f0f
-def score_so_far(correct) -> list:
+def score_so_far(correct: Sequence[int]) -> list:
     """The score after so many examples, and Wilson's 95 % interval (0 to 1)
 
     Args:
@@ -216,7 +222,9 @@ def score_so_far(correct) -> list:
 
 
 # %% ../../nbs/figures/80_pictures.ipynb #pics-reliability-e
-def plot_reliability(correct, lines=(), ax: Axes = None) -> Axes:
+def plot_reliability(
+    correct: Sequence[int], lines: dict[str, float] | tuple = (), ax: Axes = None
+) -> Axes:
     """A score and its interval against the number of examples
 
     Args:
@@ -254,7 +262,13 @@ def _gate_in_words(average, largest):
 
 
 # %% ../../nbs/figures/80_pictures.ipynb #63693718
-def plot_gate(gates, index: int, title: str = '', figure: Figure = None, mean=None) -> Figure:
+def plot_gate(
+    gates: 'Tensor',
+    index: int,
+    title: str = '',
+    figure: Figure = None,
+    mean: 'Tensor | None' = None,
+) -> Figure:
     """An instance's gate, and how it differs from the average instance's
 
     Args:
@@ -320,7 +334,7 @@ def picture_widget():
 
 
 # %% ../../nbs/figures/80_pictures.ipynb #pics-explore-e
-def explore_gate(gates, texts: list, mean=None):
+def explore_gate(gates: 'Tensor', texts: list, mean: 'Tensor | None' = None):
     """Slide through the gates of single sentences
 
     Args:
@@ -344,7 +358,7 @@ def explore_gate(gates, texts: list, mean=None):
 
 
 # %% ../../nbs/figures/80_pictures.ipynb #6e5c311d
-def relative(values) -> np.ndarray:
+def relative(values: 'Tensor') -> np.ndarray:
     """Singular values relative to the largest
 
     Args:
@@ -353,8 +367,8 @@ def relative(values) -> np.ndarray:
     Returns:
         np.ndarray: The same, the first of each being 1, none below 1e-7: `(n, k)`
     """
-    values = np.asarray(values, dtype=float)
-    return np.maximum(values / values[:, :1], 1e-7)
+    found = np.asarray(values, dtype=float)
+    return np.maximum(found / found[:, :1], 1e-7)
 
 
 def _name_singular_values(ax, places, said):

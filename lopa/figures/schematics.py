@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/figures/84_schematics.ipynb #b098e7c6
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -482,7 +482,7 @@ def _(ax):
 
 
 # %% ../../nbs/figures/84_schematics.ipynb #c7c769e5
-def plot_methods(methods=tuple(DRAWINGS), columns: int = 3) -> Figure:
+def plot_methods(methods: Sequence[str] = tuple(DRAWINGS), columns: int = 3) -> Figure:
     """Draw several methods side by side
 
     Args:

@@ -17,6 +17,7 @@ __all__ = [
 # %% ../../nbs/figures/86_web.ipynb #55dc176b
 import re
 from pathlib import Path
+from typing import Any
 
 import lopa
 
@@ -54,7 +55,7 @@ def _stays(cell):
     return cell['cell_type'] != 'code' or not LEFT_OUT.search(cell['source'])
 
 
-def for_visitors(request, notebook, cwd: str):
+def for_visitors(request: Any, notebook: Any, cwd: str):
     """Drop the cells that a visitor cannot wait for, those for Colab, and links to other notebooks
 
     Args:

@@ -27,6 +27,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -45,6 +46,9 @@ from ..assets import default_device, default_dtype, load_foundation_model
 from ..model import get_prompt_model
 from ..prompts import PromptConfig
 from .footprint import watch_step
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 # %% ../../nbs/plan/63_bench.ipynb #096cad97
@@ -91,7 +95,7 @@ def ratio(seconds: dict[str, list[float]], a: str, b: str) -> float:
 
 
 # %% ../../nbs/plan/63_bench.ipynb #754c1660
-def one_label(base, batch_size: int, length: int) -> dict[str, Tensor]:
+def one_label(base: 'PreTrainedModel', batch_size: int, length: int) -> dict[str, Tensor]:
     """Random tokens, the last of each row with a label
 
     Args:
@@ -113,7 +117,7 @@ NAMES = ('LoPA, cached features', 'bare soft prompt', 'PEFT prompt tuning')
 
 # %% ../../nbs/plan/63_bench.ipynb #bn-steps
 def bench_steps(
-    base_model=None,
+    base_model: 'PreTrainedModel | None' = None,
     batch_size: int = 16,
     length: int = 32,
     rounds: int = 5,
@@ -123,7 +127,7 @@ def bench_steps(
     """Race LoPA, a bare soft prompt and PEFT's prompt tuning on one batch
 
     Args:
-        base_model: A frozen causal language model; default: the offline one
+        base_model: Frozen, causal; default: the offline one
         batch_size: b
         length: t, tokens of the input
         rounds: Turns of each
@@ -204,7 +208,11 @@ def second_step_mb(step: Callable, device: str | torch.device) -> int | None:
 
 # %% ../../nbs/plan/63_bench.ipynb #bn-prepare
 def prepare(
-    makers: dict[str, Callable], base, size: Size, batch: dict, progress: bool = True
+    makers: dict[str, Callable],
+    base: 'PreTrainedModel',
+    size: Size,
+    batch: dict,
+    progress: bool = True,
 ) -> tuple[dict, dict, dict]:
     """Make the competitors, one after another, and let each take two steps
 

@@ -43,7 +43,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -51,6 +52,9 @@ from ..assets import default_dtype, load_tokenizer, model_class
 from ..tasks import Task, empty_task, load_task, tokenize
 from ..train import Execution, Recipe
 from .footprint import Job, evaluation_memory, quantised, read_config, step_memory
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
 # %% ../../nbs/plan/62_estimate.ipynb #7bd9e316
@@ -152,7 +156,7 @@ def machine(device: str, dtype: torch.dtype) -> dict:
 
 
 # %% ../../nbs/plan/62_estimate.ipynb #839b916b
-def task_shape(name: str, data_dir=None, rows: bool = True) -> Task:
+def task_shape(name: str, data_dir: str | Path | None = None, rows: bool = True) -> Task:
     """Load a task, or at least its limits
 
     Args:
@@ -169,7 +173,7 @@ def task_shape(name: str, data_dir=None, rows: bool = True) -> Task:
         return empty_task(name)
 
 
-def tokenizer_of(base):
+def tokenizer_of(base: 'PretrainedConfig'):
     """The tokenizer, if it is at hand
 
     Args:
@@ -185,7 +189,9 @@ def tokenizer_of(base):
 
 
 # %% ../../nbs/plan/62_estimate.ipynb #es-row
-def row_shape(task: Task, base, length: int | None = None) -> tuple[int, int, int, str]:
+def row_shape(
+    task: Task, base: 'PretrainedConfig', length: int | None = None
+) -> tuple[int, int, int, str]:
     """How long can a row get?
 
     Args:
@@ -212,7 +218,9 @@ def row_shape(task: Task, base, length: int | None = None) -> tuple[int, int, in
 FAMILY = {'AutoModelForSeq2SeqLM': 'SEQ_2_SEQ_LM', 'AutoModelForMaskedLM': 'MASKED_LM'}
 
 
-def longest_row(task: Task, base, tokenizer) -> tuple[int, int, int, str]:
+def longest_row(
+    task: Task, base: 'PretrainedConfig', tokenizer: 'PreTrainedTokenizerBase'
+) -> tuple[int, int, int, str]:
     """Look it up in the training split, as training would cut it
 
     Args:
@@ -386,27 +394,27 @@ def estimate_in_words(planner: Planner, found: dict, rows: int) -> dict:
 
 # %% ../../nbs/plan/62_estimate.ipynb #530719e5
 def plan_run(
-    base,
+    base: 'str | PretrainedConfig',
     task: Task | str,
     recipe: Recipe,
     execution: Execution | None = None,
     device: str = 't4',
     bits: int | None = None,
     length: int | None = None,
-    encoder=None,
+    encoder: 'PretrainedConfig | None' = None,
     dtype: torch.dtype | None = None,
 ) -> dict:
     """Estimate memory and time of a run without loading any weights
 
     Args:
-        base: Foundation model: packaged name, hub id or folder, or a transformers configuration
+        base: Foundation model: packaged name, hub id, folder
         task: A `Task`, or the name of one
         recipe: What is done
         execution: How; default: in one pass
         device: A key of `GPUS`, or `cpu`: this machine
         bits: 4 or 8: with a quantised foundation model
         length: Tokens of a row with answer; default: the longest, or the limit
-        encoder: A configuration to take instead of reading that of the encoder
+        encoder: Instead of reading that of the encoder
         dtype: Default: `number_format(device)`
 
     Returns:

@@ -46,7 +46,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from unittest.mock import patch
 
 import torch
@@ -65,6 +65,9 @@ from ..model import PromptModel
 from ..prompts import METHODS, PromptConfig
 from ..train import Recipe, parameter_groups
 from .sizes import Size, random_base, random_batch, training_step
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 # %% ../../nbs/plan/61_footprint.ipynb #e155cc56
@@ -112,7 +115,7 @@ def forget(now: Counter, entry: list):
 ASKS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
 
 
-def asks_for_values(func, args: tuple) -> bool:
+def asks_for_values(func: Any, args: tuple) -> bool:
     """Does this operation look at numbers that are not there?
 
     Args:
@@ -122,7 +125,7 @@ def asks_for_values(func, args: tuple) -> bool:
     return func in ASKS and (args[0].is_meta or isinstance(args[0], FakeTensor))
 
 
-def tensors_in(out) -> list[Tensor]:
+def tensors_in(out: Any) -> list[Tensor]:
     """Its tensors
 
     Args:
@@ -195,7 +198,7 @@ class Ledger(Operations):
 
 
 # %% ../../nbs/plan/61_footprint.ipynb #fp-book
-def book_operation(ledger: Ledger, func, args: tuple, kwargs: dict, out):
+def book_operation(ledger: Ledger, func: Any, args: tuple, kwargs: dict, out: Any):
     """Enter new memory, operations and launches
 
     Args:
@@ -219,11 +222,11 @@ def book_operation(ledger: Ledger, func, args: tuple, kwargs: dict, out):
 
 
 # %% ../../nbs/plan/61_footprint.ipynb #aeaa383e
-def read_config(model):
+def read_config(model: 'str | PretrainedConfig'):
     """Read the configuration of a model, and nothing else
 
     Args:
-        model: A packaged name, hub id or folder; or a transformers configuration, which is returned
+        model: Packaged name, hub id, folder; or what is wanted
 
     Returns:
         A transformers configuration
@@ -243,7 +246,7 @@ def read_config(model):
 
 
 # %% ../../nbs/plan/61_footprint.ipynb #fp-empty
-def empty_model(base, dtype: torch.dtype, cpu: bool):
+def empty_model(base: 'PretrainedConfig', dtype: torch.dtype, cpu: bool):
     """Build a foundation model without weights
 
     Args:
@@ -264,9 +267,9 @@ def empty_model(base, dtype: torch.dtype, cpu: bool):
 
 # %% ../../nbs/plan/61_footprint.ipynb #fp-sketch
 def sketch(
-    base,
+    base: 'str | PretrainedConfig',
     config: PromptConfig | BaselineConfig,
-    encoder=None,
+    encoder: 'PretrainedConfig | None' = None,
     dtype: torch.dtype = torch.float32,
     cpu: bool = True,
 ) -> PromptModel | BaselineModel:
@@ -275,7 +278,7 @@ def sketch(
     Args:
         base: As in `read_config`
         config: What is trained
-        encoder: A configuration to take instead of reading that of the encoder
+        encoder: Instead of reading that of the encoder
         dtype: In which the foundation model is held
         cpu: Is this for a CPU?
 
@@ -679,7 +682,7 @@ def watch_step(
 
 
 # %% ../../nbs/plan/61_footprint.ipynb #4ad46170
-def cache_bytes(config, rows: int, tokens: int, size: int) -> int:
+def cache_bytes(config: 'PretrainedConfig', rows: int, tokens: int, size: int) -> int:
     """Memory of keys and values
 
     Args:

@@ -34,6 +34,7 @@ __all__ = [
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,9 @@ from ..baselines import BaselineConfig, adapt_model
 from ..logits import task_type, token_loss, wanted_positions
 from ..model import get_prompt_model
 from ..prompts import PromptConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0005
@@ -277,7 +281,7 @@ def limit_loss(
 
 
 # %% ../../nbs/plan/60_sizes.ipynb #5a1e0019
-def peft_prompt(base_model, m: int):
+def peft_prompt(base_model: 'PreTrainedModel', m: int):
     """The prompt tuning that people would pick instead
 
     Args:
@@ -294,7 +298,7 @@ def peft_prompt(base_model, m: int):
 
 
 # %% ../../nbs/plan/60_sizes.ipynb #sz-lora
-def peft_lora(base_model, r: int = 16):
+def peft_lora(base_model: 'PreTrainedModel', r: int = 16):
     """The LoRA that people would pick instead
 
     Args:
@@ -319,7 +323,7 @@ def peft_lora(base_model, r: int = 16):
 
 
 # %% ../../nbs/plan/60_sizes.ipynb #sz-reader
-def random_reader(base, width: int):
+def random_reader(base: 'PreTrainedModel', width: int):
     """Build an encoder that reads a model's own ids
 
     Args:

@@ -14,6 +14,9 @@ __all__ = [
     'published_rows',
 ]
 
+# %% ../../nbs/records/65_published.ipynb #pub-imports
+from pathlib import Path
+
 # %% ../../nbs/records/65_published.ipynb #65a00007
 NAMES = {
     'PT': 'pt',
@@ -29,7 +32,7 @@ SAID = ('figure', 'task', 'base_model', 'num_virtual_tokens', 'rank', 'encoder')
 
 
 # %% ../../nbs/records/65_published.ipynb #65a00010
-def row_about(row: dict, file) -> dict:
+def row_about(row: dict, file: str | Path) -> dict:
     """What every published row says, whatever was measured
 
     Args:
@@ -45,7 +48,7 @@ def row_about(row: dict, file) -> dict:
 
 
 # %% ../../nbs/records/65_published.ipynb #65a00021
-def score_rows(published: dict, file) -> list:
+def score_rows(published: dict, file: str | Path) -> list:
     """Published scores
 
     Args:
@@ -59,7 +62,7 @@ def score_rows(published: dict, file) -> list:
     return [row_about(row, file) | {'score': row['percent'] / 100} for row in printed]
 
 
-def parameter_rows(published: dict, file) -> list:
+def parameter_rows(published: dict, file: str | Path) -> list:
     """Published counts of trained parameters
 
     Args:
@@ -74,7 +77,7 @@ def parameter_rows(published: dict, file) -> list:
 
 
 # %% ../../nbs/records/65_published.ipynb #65a00011
-def published_rows(published: dict, file) -> list:
+def published_rows(published: dict, file: str | Path) -> list:
     """Published numbers as rows of the table of results
 
     Args:

@@ -37,6 +37,7 @@ __all__ = [
 # %% ../../nbs/records/66_records.ipynb #036e9ffc
 import json
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,7 @@ def reads(row: dict) -> str | None:
 
 
 # %% ../../nbs/records/66_records.ipynb #66a00021
-def row_of(record: dict, file) -> dict:
+def row_of(record: dict, file: str | Path) -> dict:
     """A record as a row
 
     Args:
@@ -243,7 +244,7 @@ def trouble(record: Any) -> str:
 
 
 # %% ../../nbs/records/66_records.ipynb #66a00013
-def read_result(path) -> Any:
+def read_result(path: str | Path) -> Any:
     """Read a file of results
 
     Args:
@@ -259,7 +260,7 @@ def read_result(path) -> Any:
 
 
 # %% ../../nbs/records/66_records.ipynb #66a00027
-def files_in(folder) -> list:
+def files_in(folder: str | Path) -> list:
     """What has to be read, or named
 
     Args:
@@ -320,7 +321,7 @@ def read_file(path: Path) -> tuple:
 
 
 # %% ../../nbs/records/66_records.ipynb #66a00015
-def read_folder(folder) -> tuple:
+def read_folder(folder: str | Path) -> tuple:
     """Read all results of a folder, not of those below it
 
     Args:
@@ -339,7 +340,7 @@ def read_folder(folder) -> tuple:
 
 
 # %% ../../nbs/records/66_records.ipynb #66a00017
-def join_rows(folders) -> tuple:
+def join_rows(folders: Iterable[str | Path]) -> tuple:
     """Rows of several folders
 
     Args:

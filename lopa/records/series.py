@@ -223,7 +223,7 @@ def by_row(rows: 'pd.DataFrame') -> np.ndarray | None:
 
 
 # %% ../../nbs/records/67_series.ipynb #67a00020
-def spread(shares, seeds) -> float:
+def spread(shares: np.ndarray, seeds: np.ndarray) -> float:
     """Both draws: sentences and seeds
 
     Args:

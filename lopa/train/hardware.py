@@ -23,8 +23,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # %% ../../nbs/train/51_hardware.ipynb #4df4d932
 LOGGERS = ('tensorboard', 'trackio', 'wandb', 'mlflow', 'swanlab')
@@ -89,7 +93,7 @@ def is_main() -> bool:
 
 
 # %% ../../nbs/train/51_hardware.ipynb #a54d3f9f
-def weight_format(base_model) -> str:
+def weight_format(base_model: 'PreTrainedModel') -> str:
     """In which format are the weights held?
 
     Args:
@@ -118,7 +122,9 @@ def is_out_of_memory(error: Exception) -> bool:
 
 # %% ../../nbs/train/51_hardware.ipynb #hw-explain
 @contextlib.contextmanager
-def explain_memory(base_model, batch_size: int, execution: Execution) -> Iterator[None]:
+def explain_memory(
+    base_model: 'PreTrainedModel', batch_size: int, execution: Execution
+) -> Iterator[None]:
     """Say what helps when memory runs out
 
     Args:

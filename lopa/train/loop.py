@@ -42,6 +42,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -69,6 +70,9 @@ from .guard import StepGuard, fused_adamw
 from .hardware import Execution, environment, explain_memory, is_main, start_of_memory
 from .recipes import Recipe, parameter_groups
 from .resume import ResumableTrainer, begin_run, last_checkpoint
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 # %% ../../nbs/train/54_loop.ipynb #08a6b890
@@ -178,7 +182,7 @@ class LoggingTrainer(GuardedTrainer):
 
 # %% ../../nbs/train/54_loop.ipynb #tr-metrics
 def look_metrics(
-    model: PromptModel | BaselineModel, data, score: dict, prefix: str = 'eval'
+    model: PromptModel | BaselineModel, data: 'Dataset', score: dict, prefix: str = 'eval'
 ) -> dict[str, float]:
     """What the log is told of a look at the validation split
 
@@ -199,7 +203,7 @@ def look_metrics(
 
 
 # %% ../../nbs/train/54_loop.ipynb #tr-look
-def validation_score(trainer: LoggingTrainer, data) -> dict:
+def validation_score(trainer: LoggingTrainer, data: 'Dataset') -> dict:
     """Ask the model about every row, and judge what it says
 
     Args:

@@ -7,11 +7,16 @@ __all__ = ['RECIPES', 'FAMILIES', 'CODE', 'Recipe', 'recipe', 'parameter_groups'
 
 # %% ../../nbs/train/50_recipes.ipynb #c27f959a
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..assets import ENCODER
 from ..baselines import BaselineConfig
 from ..prompts import PromptConfig
 from ..tasks import TASKS
+
+if TYPE_CHECKING:
+    from lopa.baselines import BaselineModel
+    from lopa.model import PromptModel
 
 
 # %% ../../nbs/train/50_recipes.ipynb #b2761ed7
@@ -213,7 +218,7 @@ def recipe(task: str, method: str = 'lopa', variant: str = 'tuned', **overrides)
 
 
 # %% ../../nbs/train/50_recipes.ipynb #d676082a
-def parameter_groups(model, recipe: Recipe) -> list[dict]:
+def parameter_groups(model: 'PromptModel | BaselineModel', recipe: Recipe) -> list[dict]:
     """Give task prompt, heads and encoder their own learning rates
 
     Args:
