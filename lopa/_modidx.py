@@ -318,6 +318,7 @@ d = {
             'lopa.cli._one_of': ('cli.html#_one_of', 'lopa/cli.py'),
             'lopa.cli._plan': ('cli.html#_plan', 'lopa/cli.py'),
             'lopa.cli._quiet': ('cli.html#_quiet', 'lopa/cli.py'),
+            'lopa.cli._quiet_workers': ('cli.html#_quiet_workers', 'lopa/cli.py'),
             'lopa.cli._readable': ('cli.html#_readable', 'lopa/cli.py'),
             'lopa.cli._recipe': ('cli.html#_recipe', 'lopa/cli.py'),
             'lopa.cli._score': ('cli.html#_score', 'lopa/cli.py'),

@@ -52,6 +52,7 @@ from torch.nn import functional as F
 
 from .adapter import check_base, describe, read_adapter, read_config, signature
 from .attention import looks_ahead, without_mask
+from .hub import adapter_folder
 from .layout import inner_order
 from .logits import ask, position_ids, task_type
 from .model import AdaptedModel, PromptModel, get_prompt_model, refuse_masked
@@ -634,11 +635,12 @@ def load_adapted(base_model: 'PreTrainedModel', folder: str | Path) -> PromptMod
 
     Args:
         base_model: The foundation model that the adapter was made for
-        folder: Written by `save_pretrained`
+        folder: Written by `save_pretrained`, or a hub id
 
     Returns:
         PromptModel | BaselineModel: As it was saved
     """
+    folder = adapter_folder(folder)
     about, _ = read_adapter(folder)
     kind: Any = BaselineModel if about['config']['method'] in BASELINES else PromptModel
     return kind.from_pretrained(base_model, folder)

@@ -217,6 +217,12 @@ def _quiet(bars=True):
         disable_progress_bars()
 
 
+def _quiet_workers():
+    "The same for processes that are started later"
+    for bars in 'HF_HUB_DISABLE_PROGRESS_BARS', 'HF_DATASETS_DISABLE_PROGRESS_BARS':
+        os.environ.setdefault(bars, '1')
+
+
 # %% ../nbs/96_cli.ipynb #5704fd20
 def _recipe(task, method, variant, encoder, **changes):
     "The recipe of that name, with what was asked for on the command line"
@@ -679,8 +685,7 @@ def sweep(
     from lopa.ablate import sweep as carry_out
 
     _quiet(bars=False)
-    for bars in 'HF_HUB_DISABLE_PROGRESS_BARS', 'HF_DATASETS_DISABLE_PROGRESS_BARS':
-        os.environ.setdefault(bars, '1')  # for the workers
+    _quiet_workers()
     how = dict(keep_predictions=keep_predictions, allow_weak_isolation=allow_weak_isolation)
     asked = _grid(grid)
     with _executor(executor, workers) as who:

@@ -10,13 +10,14 @@ from helpers import prompted, tiny, word_task
 
 from lopa import assets
 from lopa.ablate import runs  # where `score_one` calls `cut`
-from lopa.ablate.runs import probe, score_one
+from lopa.ablate.runs import score_one
 from lopa.demo import majority_row, probe_row
 from lopa.encoders import Encoder
 from lopa.evaluate import (
     encode_rows,
     linear_probe,
     predict,  # where `prepare` calls `load_tokenizers`
+    probe,
 )
 from lopa.evaluate.metrics import majority_baseline
 from lopa.tasks import own_task

@@ -42,6 +42,7 @@ from lopa.plan.sizes import (
     training_step,
 )
 
+# %% ../../nbs/plan/63_bench.ipynb #bn-ours
 from ..assets import default_device, default_dtype, load_foundation_model
 from ..model import get_prompt_model
 from ..prompts import PromptConfig

@@ -369,9 +369,30 @@ def _weights(module):
 
 # %% ../../nbs/plan/61_footprint.ipynb #f64ca2c8
 def fused_attention(
-    q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
-):
-    "Torch's `scaled_dot_product_attention`, as a GPU's fused kernels compute it"
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Torch's `scaled_dot_product_attention`, as a GPU's fused kernels compute it
+
+    Args:
+        q: Queries: `(b, heads, t, width)`
+        k: Keys: `(b, key heads, s, width)`
+        v: Values: `(b, key heads, s, width)`
+        attn_mask: True where a query may look, or numbers to add to the scores
+        dropout_p: Share of weights dropped
+        is_causal: No query looks ahead?
+        scale: Of the scores; default: one over the root of the width
+        enable_gqa: May several heads share keys and values?
+
+    Returns:
+        Tensor: `(b, heads, t, width)`
+    """
     aten = torch.ops.aten
     if torch.is_autocast_enabled('cpu'):
         q, k, v = (x.to(torch.get_autocast_dtype('cpu')) for x in (q, k, v))
@@ -387,6 +408,7 @@ def fused_attention(
     return efficient(q, k, v, attn_mask, again, dropout_p, is_causal, scale=scale)[0]
 
 
+# %% ../../nbs/plan/61_footprint.ipynb #fp-bias
 def _as_bias(mask, q, k):
     "A mask as numbers that are added to the scores: `(b, heads, t, t)`"
     if mask.dtype == torch.bool:
@@ -395,15 +417,44 @@ def _as_bias(mask, q, k):
 
 
 # %% ../../nbs/plan/61_footprint.ipynb #fp-others
-def norm_in_32_bits(x, shape, weight=None, bias=None, eps=1e-5):
-    "Torch's `layer_norm`, as a GPU computes it under autocast"
+def norm_in_32_bits(
+    x: Tensor,
+    shape: tuple,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Torch's `layer_norm`, as a GPU computes it under autocast
+
+    Args:
+        x: `(…, *shape)`
+        shape: Axes to normalise over
+        weight: `shape`
+        bias: `shape`
+        eps: Added to the variance
+
+    Returns:
+        Tensor: As `x`
+    """
     if torch.is_autocast_enabled('cpu'):
         x, weight, bias = (t if t is None else t.float() for t in (x, weight, bias))
     return torch.layer_norm(x, shape, weight, bias, eps)
 
 
-def narrow_dropout(x, p=0.5, training=True, inplace=False):
-    "Torch's `dropout`, which on a GPU keeps one byte per number to know what was dropped"
+def narrow_dropout(
+    x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Torch's `dropout`, which on a GPU keeps one byte per number to know what was dropped
+
+    Args:
+        x: Any shape
+        p: Share of numbers dropped
+        training: Drop at all?
+        inplace: Not used
+
+    Returns:
+        Tensor: As `x`
+    """
     return torch.native_dropout(x, p, True)[0] if training and p else x
 
 

@@ -83,8 +83,31 @@ class Size:
 
 
 # %% ../../nbs/plan/60_sizes.ipynb #sz-shape
-def llama(vocabulary, width, inner, layers, heads, kv_heads, positions, tied):
-    "The shape of a Llama"
+def llama(
+    vocabulary: int,
+    width: int,
+    inner: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    positions: int,
+    tied: bool,
+) -> dict:
+    """The shape of a Llama
+
+    Args:
+        vocabulary: Tokens that it knows
+        width: d
+        inner: Width between the two matrices of a layer
+        layers: How many
+        heads: Of queries
+        kv_heads: Of keys and values
+        positions: Longest row
+        tied: Is the head's matrix that of the embeddings?
+
+    Returns:
+        dict: Fields of transformers' `LlamaConfig`
+    """
     return dict(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -413,8 +436,18 @@ def prompted(method: str, **how) -> Callable:
     return make
 
 
-def our_lora(base, size, batch):
-    "Our LoRA, on a copy of the model"
+# %% ../../nbs/plan/60_sizes.ipynb #sz-our-lora
+def our_lora(base: 'PreTrainedModel', size: Size, batch: dict) -> tuple:
+    """Our LoRA, on a copy of the model
+
+    Args:
+        base: A frozen transformers model
+        size: Not used
+        batch: What the model is given
+
+    Returns:
+        tuple: (model, its inputs)
+    """
     return adapt_model(copy.deepcopy(base), BaselineConfig('lora')).train(), batch
 
 
