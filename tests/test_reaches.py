@@ -76,10 +76,10 @@ def spied_run(recipe, folder):
     "Train a tiny model by a recipe; what happened, the result, and the model"
     spy, make = Spy(), loop.make_trainer
 
-    def make_and_watch(model, *args):
-        trainer = make(model, *args)
+    def make_and_watch(run):
+        trainer = make(run)
         trainer.add_callback(spy)
-        model.register_forward_pre_hook(spy.saw, with_kwargs=True)
+        run.model.register_forward_pre_hook(spy.saw, with_kwargs=True)
         return trainer
 
     with pytest.MonkeyPatch.context() as patch:

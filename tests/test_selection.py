@@ -172,25 +172,25 @@ def lopsided():
     return own_task('own', splits, 'Say {text}', (' no', ' yes'))
 
 
-def majority_of(task, monkeypatch):
+def majority_of(task, monkeypatch, folder):
     "The three places that answer with the commonest class"
     monkeypatch.setattr(runs, 'cut', lambda about: task)
-    record = score_one({'method': 'majority', 'task': 'own'})
+    record = score_one({'method': 'majority', 'task': 'own'}, folder)
     labels = [task.splits[k]['label'][:] for k in ('train', 'test')]
     shares = majority_row(task)['accuracy'], record['test']['accuracy'], majority_baseline(*labels)
     assert len(set(shares)) == 1
     return shares[0], record['test_right']
 
 
-def test_majority_is_counted_on_train(lopsided, monkeypatch):
+def test_majority_is_counted_on_train(lopsided, monkeypatch, tmp_path):
     "Its answer is 0, which two of ten test rows are"
-    assert majority_of(lopsided, monkeypatch) == (0.2, '0000000011')
+    assert majority_of(lopsided, monkeypatch, tmp_path) == (0.2, '0000000011')
 
 
-def test_labels_planted_in_test_do_not_move_the_majority(lopsided, monkeypatch):
+def test_labels_planted_in_test_do_not_move_the_majority(lopsided, monkeypatch, tmp_path):
     "All of them contradicted: what was wrong is right now"
     other = with_labels(lopsided, test=flipped(lopsided.splits['test']['label'][:]))
-    assert majority_of(other, monkeypatch) == (0.8, '1111111100')
+    assert majority_of(other, monkeypatch, tmp_path) == (0.8, '1111111100')
 
 
 # --- a run ---

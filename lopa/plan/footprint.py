@@ -401,11 +401,10 @@ def fused_attention(
         return flash(q, k, v, 0.0, is_causal, scale=scale)[0]
     if enable_gqa:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-    if attn_mask is not None:
-        attn_mask = _as_bias(attn_mask, q, k)
+    bias = None if attn_mask is None else _as_bias(attn_mask, q, k)
     again = torch.is_grad_enabled()  # will there be a backward pass?
     efficient = aten._scaled_dot_product_efficient_attention
-    return efficient(q, k, v, attn_mask, again, dropout_p, is_causal, scale=scale)[0]
+    return efficient(q, k, v, bias, again, dropout_p, is_causal, scale=scale)[0]
 
 
 # %% ../../nbs/plan/61_footprint.ipynb #fp-bias
@@ -437,7 +436,8 @@ def norm_in_32_bits(
         Tensor: As `x`
     """
     if torch.is_autocast_enabled('cpu'):
-        x, weight, bias = (t if t is None else t.float() for t in (x, weight, bias))
+        x = x.float()
+        weight, bias = (None if t is None else t.float() for t in (weight, bias))
     return torch.layer_norm(x, shape, weight, bias, eps)
 
 
