@@ -6,6 +6,7 @@ SHELL = /bin/sh
 PYTHON ?= python3
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+GROUPS = '^[01][0-9]' '^[234][0-9]' '^[5-9][0-9]' '^([0-9]_|index)'
 HALF = $(shell $(BIN)/python -c 'import os; print(max((os.cpu_count() or 2)//2, 1))')
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DELETE_ON_ERROR:
@@ -20,7 +21,10 @@ demo: .venv/.lib .venv/.assets ## train a small prompt and show what it does (SM
 test: .venv/.dev .venv/.assets lint ## lint, checks, then notebooks, then tests
 	$(BIN)/python -m tools.check
 	@# two at a time, each with half of the cores: much of the time goes to work that uses one core
-	OMP_NUM_THREADS=$(HALF) $(BIN)/nbdev-test --n-workers 2 --do-print --timing
+	@# in groups: what a notebook has loaded stays in the memory of the process that ran it
+	failed=0; for group in $(GROUPS); do \
+	  OMP_NUM_THREADS=$(HALF) $(BIN)/nbdev-test --file-re "$$group" --n-workers 2 --do-print --timing || failed=1; \
+	done; exit $$failed
 	OMP_NUM_THREADS=$(HALF) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 test-gpu: ## on a machine with a GPU, in under 8 minutes: what needs one (ARGS=--list says what)

@@ -111,6 +111,13 @@ def test_every_number_is_used_once():
     assert not twice, f'the same number: {twice}'
 
 
+def test_make_test_runs_every_notebook_once():
+    makefile = (root / 'Makefile').read_text(encoding='utf-8')
+    groups = re.findall(r"'(.+?)'", re.search(r'^GROUPS = (.+)$', makefile, re.M)[1])
+    for path in notebooks:
+        assert sum(bool(re.search(group, path.name)) for group in groups) == 1, path.name
+
+
 def test_rooms_do_not_overlap():
     "The numbers of a room follow one another, with no chapter of another room between them"
     order = [path.parent.name for path in sorted(chapters, key=number)]
