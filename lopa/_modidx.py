@@ -1461,7 +1461,6 @@ d = {
                 'lopa/peft.py',
             ),
             'lopa.peft.LopaConfig': ('peft.html#lopaconfig', 'lopa/peft.py'),
-            'lopa.peft.LopaConfig.__new__': ('peft.html#lopaconfig.__new__', 'lopa/peft.py'),
             'lopa.peft.LopaConfig.__post_init__': (
                 'peft.html#lopaconfig.__post_init__',
                 'lopa/peft.py',

@@ -586,11 +586,12 @@ def load_baseline(base_model: 'PreTrainedModel', folder: str | Path) -> 'Baselin
 
     Args:
         base_model: The foundation model it was made for; it changes
-        folder: Written by `save_pretrained`, or a Trainer's checkpoint
+        folder: Written by `save_pretrained`, a checkpoint, or a hub id
 
     Returns:
         'BaselineModel': As it was saved
     """
+    folder = adapter_folder(folder)
     about, _ = read_adapter(folder)
     config = read_config(about, BaselineConfig, folder)
     check_base(about, signature(base_model), folder, str(base_model.name_or_path))

@@ -191,7 +191,8 @@ def loading_code(kind: str, base: str, repo_id: str) -> str:
     Returns:
         str: Python
     """
-    prompt = kind == 'PromptModel'
+    prompt = kind != 'BaselineModel'  # a class of the user's own is one of prompts
+    kind = 'PromptModel' if prompt else kind
     lines = [
         f'from lopa{"" if prompt else ".baselines"} import {kind}',
         'from lopa.assets import load_foundation_model',

@@ -78,9 +78,6 @@ class LopaConfig(PeftConfig, PromptConfig):
 
     made_for: dict | None = None
 
-    def __new__(cls, *args, **kwargs):
-        return object.__new__(cls)
-
     def __post_init__(self):
         self.task_type = self.task_type or 'CAUSAL_LM'
         self.peft_type = add_peft_type('LOPA')
