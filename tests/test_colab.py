@@ -301,5 +301,5 @@ def test_the_wheel_has_modules_and_assets(built):
     with zipfile.ZipFile(built) as z:
         names = {n for n in z.namelist() if '.dist-info/' not in n}
         modules = {p.relative_to(root).as_posix() for p in root.glob('lopa/**/*.py')}
-        assert names == modules | {'lopa/assets.txt'}
+        assert names == modules | {'lopa/assets.txt', 'lopa/py.typed'}
         assert z.read('lopa/assets.txt') == (root / 'assets.txt').read_bytes()
