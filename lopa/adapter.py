@@ -211,6 +211,9 @@ def read_tensors(path: Path) -> tuple:
 
     Returns:
         tuple: (name → tensor, what else the file says: name → text)
+
+    Raises:
+        ValueError
     """
     import safetensors
 
@@ -234,6 +237,10 @@ def read_pair(folder: Path) -> tuple:
 
     Returns:
         tuple: (what `adapter_config.json` says, name → tensor)
+
+    Raises:
+        FileNotFoundError
+        ValueError
     """
     for name in CONFIG_FILE, WEIGHTS_FILE:
         if not (folder / name).is_file():
@@ -279,6 +286,9 @@ def check_base(about: dict, mine: dict, folder: str | Path, name: str):
         mine: Signature of the foundation model at hand
         folder: Where the adapter came from, for the message
         name: Name of the foundation model at hand, for the message
+
+    Raises:
+        ValueError
     """
     theirs = about['base_model']
     if same_model(mine, theirs):
@@ -391,6 +401,10 @@ def read_adapter(folder: str | Path) -> tuple:
 
     Returns:
         tuple: (what `adapter_config.json` says, name → tensor)
+
+    Raises:
+        FileNotFoundError
+        ValueError
     """
     path = Path(folder) / TRAINER_FILE
     if path.is_file() and not (Path(folder) / CONFIG_FILE).is_file():
@@ -426,6 +440,9 @@ def check_state(theirs: dict, mine: dict, path: Path):
         theirs: What came along with a state
         mine: What the model says that shall take it
         path: Where the state came from, for the message
+
+    Raises:
+        ValueError
     """
     check_base(theirs, mine['base_model'], path, mine['base_model_name_or_path'])
     ours, other = json.loads(json.dumps(mine['config'])), theirs['config']
@@ -456,6 +473,9 @@ def check_extra_state(model: 'StoredAdapter', state: Tensor):
     Args:
         model: The one that shall take a state
         state: What came along with it, from `extra_state`
+
+    Raises:
+        ValueError
     """
     path = Path('checkpoint') / TRAINER_FILE
     check_state(unpack(state, path), model.about(), path)
@@ -510,6 +530,10 @@ def load_adapter(model: 'StoredAdapter', folder: str | Path) -> 'StoredAdapter':
 
     Returns:
         'StoredAdapter': The same model
+
+    Raises:
+        FileNotFoundError
+        ValueError
     """
     state = read_adapter(folder)[1]
     if shapes(state) == shapes(model.trained_state()):

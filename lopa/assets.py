@@ -47,6 +47,9 @@ def package_folder(package: str) -> Path:
 
     Returns:
         Path: The folder it is installed in
+
+    Raises:
+        ModuleNotFoundError
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -92,7 +95,11 @@ ENCODER = 'all-minilm-l6-v2'
 
 
 def _smollm2():
-    "The converted foundation model; of several processes that ask, one converts it"
+    """The converted foundation model; of several processes that ask, one converts it
+
+    Raises:
+        ModuleNotFoundError
+    """
     from filelock import FileLock
 
     folder = cache_dir() / f'{FOUNDATION_MODEL}-v1'
@@ -172,6 +179,10 @@ def quantisation(bits: int, dtype: 'torch.dtype'):
 
     Returns:
         What transformers' `from_pretrained` takes as `quantization_config`
+
+    Raises:
+        ModuleNotFoundError
+        ValueError
     """
     import importlib.util
 
@@ -240,6 +251,10 @@ def load_foundation_model(
 
     Returns:
         A transformers language model: frozen, in evaluation mode
+
+    Raises:
+        ModuleNotFoundError
+        ValueError
     """
     import transformers
 
@@ -322,6 +337,10 @@ def movie_reviews(source: str = 'rotten_tomatoes'):
 
     Returns:
         A pandas DataFrame with `text` and `label` (0 negative, 1 positive)
+
+    Raises:
+        ModuleNotFoundError
+        ValueError
     """
     import pandas as pd
 

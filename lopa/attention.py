@@ -171,6 +171,9 @@ def attend_without_mask(
 
     Returns:
         tuple: `(b, t, heads, k)`, and None for the weights
+
+    Raises:
+        ValueError
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

@@ -156,6 +156,9 @@ def prefix_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'Pef
 
     Returns:
         'PeftConfig': PEFT's configuration
+
+    Raises:
+        ValueError
     """
     from peft import PrefixTuningConfig
 

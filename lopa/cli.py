@@ -225,7 +225,11 @@ def _quiet_workers():
 
 # %% ../nbs/96_cli.ipynb #5704fd20
 def _recipe(task, method, variant, encoder, **changes):
-    "The recipe of that name, with what was asked for on the command line"
+    """The recipe of that name, with what was asked for on the command line
+
+    Raises:
+        ValueError
+    """
     from dataclasses import replace
 
     from lopa.prompts import METHODS
@@ -241,13 +245,21 @@ def _recipe(task, method, variant, encoder, **changes):
 
 # %% ../nbs/96_cli.ipynb #cli-loading
 def _one_of(name, given, known):
-    "Refuse a value that an option does not know"
+    """Refuse a value that an option does not know
+
+    Raises:
+        ValueError
+    """
     if given and given not in known:
         raise ValueError(f'{name}: received {given!r}, expected {" or ".join(known)}.')
 
 
 def _loading(dtype, attn_implementation):
-    "What `load_foundation_model` is told besides the name"
+    """What `load_foundation_model` is told besides the name
+
+    Raises:
+        ValueError
+    """
     import torch
 
     _one_of('--dtype', dtype, ('float32', 'bfloat16', 'float16'))
@@ -295,7 +307,11 @@ ReportTo = Annotated[str, option(REPORT_HELP)]
 
 # %% ../nbs/96_cli.ipynb #cli-train-does
 def _train(o):
-    "Train as the options `o` say"
+    """Train as the options `o` say
+
+    Raises:
+        ValueError
+    """
     from transformers import set_seed
 
     from lopa.assets import load_foundation_model
@@ -368,7 +384,11 @@ def _adapted(adapter, base_model):
 
 # %% ../nbs/96_cli.ipynb #cli-evaluate-does
 def _evaluate(o):
-    "Evaluate as the options `o` say"
+    """Evaluate as the options `o` say
+
+    Raises:
+        ValueError
+    """
     from lopa.evaluate import evaluate, show_score
     from lopa.files import check_writable
 
@@ -519,7 +539,11 @@ def _write(path, report):
 
 # %% ../nbs/96_cli.ipynb #8e4a0003
 def _sized(sizes, *others):
-    "The names of sizes; refuses what cannot be meant"
+    """The names of sizes; refuses what cannot be meant
+
+    Raises:
+        ValueError
+    """
     if any(others):
         says = '--sizes: a size has its own batch and model'
         raise ValueError(f'{says}; leave out --batch-size, --length and --base-model.')
@@ -546,7 +570,11 @@ def bench(
     json_file: Report = None,
     as_json: Json = False,
 ):
-    "Race one training step: LoPA, a bare soft prompt, PEFT, and, with --sizes, a lower limit."
+    """Race one training step: LoPA, a bare soft prompt, PEFT, and, with --sizes, a lower limit.
+
+    Raises:
+        ValueError
+    """
     from lopa.files import check_writable
 
     names = None if sizes is None else _sized(sizes, batch_size, length, base_model)
@@ -574,7 +602,11 @@ PLAN_EXAMPLE = (
 
 # %% ../nbs/96_cli.ipynb #cli-plan-does
 def _plan(o):
-    "Plan as the options `o` say"
+    """Plan as the options `o` say
+
+    Raises:
+        ValueError
+    """
     from lopa.plan import plan_run, show_plan, task_shape
     from lopa.train import Execution
 
@@ -613,7 +645,12 @@ _declare(plan, _plan, PLAN_EXAMPLE)
 
 # %% ../nbs/96_cli.ipynb #f63db96c
 def _grid(path):
-    "A grid from a file, every experiment of it spelt out once"
+    """A grid from a file, every experiment of it spelt out once
+
+    Raises:
+        FileNotFoundError
+        ValueError
+    """
     from lopa.ablate import expand, experiment
 
     expected = f'{path}: expected a JSON file such as {{"rank": [1, 2, 4]}}'
@@ -632,7 +669,11 @@ def _grid(path):
 # %% ../nbs/96_cli.ipynb #cli-who
 @contextmanager
 def _executor(name, workers):
-    "Who carries experiments out; None for this process"
+    """Who carries experiments out; None for this process
+
+    Raises:
+        ValueError
+    """
     from lopa.ablate import EXECUTORS, make_executor
 
     known = ('none', *EXECUTORS)
@@ -681,7 +722,12 @@ def sweep(
     allow_weak_isolation: Weak = False,
     as_json: Json = False,
 ):
-    "Carry out all experiments of a grid that have no result yet."
+    """Carry out all experiments of a grid that have no result yet.
+
+    Raises:
+        FileNotFoundError
+        ValueError
+    """
     from lopa.ablate import sweep as carry_out
 
     _quiet(bars=False)

@@ -98,6 +98,9 @@ def pool_pooler(output: BaseModelOutput, mask: Tensor | None = None) -> Tensor:
 
     Returns:
         Tensor: The pooled vector at length one: `(b, e)`
+
+    Raises:
+        ValueError
     """
     pooled = getattr(output, 'pooler_output', None)
     if pooled is None:
@@ -295,6 +298,9 @@ def own_model(
 
     Returns:
         'PreTrainedModel | EmbeddingTable': A model without a task head
+
+    Raises:
+        ValueError
     """
     if name == 'self':
         inner = base_model.base_model
@@ -323,6 +329,9 @@ def make_encoder(
 
     Returns:
         Encoder: On the device of `base_model`
+
+    Raises:
+        ValueError
     """
     if name in OWN:
         model = own_model(name, base_model, tuned)
@@ -412,6 +421,9 @@ def encode_dataset(
 
     Returns:
         The data set with a column `instance_features` of e numbers
+
+    Raises:
+        ValueError
     """
     if encoder.trainable:
         raise ValueError(TUNED)

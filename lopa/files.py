@@ -44,6 +44,9 @@ def refuse_folder(path: Path):
 
     Args:
         path: Where a file is to be written
+
+    Raises:
+        IsADirectoryError
     """
     if path.is_dir():
         raise IsADirectoryError(f'{path}: is a folder, expected the name of a file.')
@@ -54,6 +57,10 @@ def check_writable(path: Path):
 
     Args:
         path: Where a file is to be written, later
+
+    Raises:
+        IsADirectoryError
+        OSError
     """
     refuse_folder(path)
     try:
@@ -91,6 +98,9 @@ def write_files(folder: str | Path, files: dict[str, bytes]):
     Args:
         folder: Where the files go; it is made if missing
         files: Name → content
+
+    Raises:
+        IsADirectoryError
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -69,6 +69,9 @@ def adapter_folder(
 
     Returns:
         Path: A folder on this machine
+
+    Raises:
+        FileNotFoundError
     """
     if Path(name).is_dir() or not is_hub_id(name):
         return Path(name)
@@ -291,6 +294,10 @@ def upload(
 
     Returns:
         str: Address of the commit
+
+    Raises:
+        OSError
+        ValueError
     """
     from huggingface_hub import HfApi
     from huggingface_hub.utils import validate_repo_id
@@ -330,6 +337,10 @@ class OnHub(StoredAdapter):
 
         Returns:
             str: Address of the commit
+
+        Raises:
+            OSError
+            ValueError
         """
         card = self.model_card(repo_id, result)
         came_from = self.came_from

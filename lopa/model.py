@@ -78,6 +78,9 @@ def check_features(features: Tensor | None, rows: int, width: int | None) -> Ten
 
     Returns:
         Tensor: The same features: `(b, e)`
+
+    Raises:
+        ValueError
     """
     if features is None:
         raise ValueError(
@@ -118,6 +121,9 @@ def check_length(m: int, t: int, config: 'PretrainedConfig', new: int = 0):
         t: Length of the input
         config: Configuration of the foundation model
         new: Tokens to be generated
+
+    Raises:
+        ValueError
     """
     limit = position_limit(config)
     if limit is not None and m + t + new > limit:
@@ -174,6 +180,9 @@ def refuse_masked(model: 'AdaptedModel'):
 
     Args:
         model: It is about to generate
+
+    Raises:
+        ValueError
     """
     if model.task_type == 'MASKED_LM':
         raise ValueError(f'generate: {type(model.base_model).__name__} {FILLS_IN}')
@@ -306,6 +315,9 @@ def find_features(
 
     Returns:
         Tensor | None: `(b, e)`; None if the method does not look at the instance
+
+    Raises:
+        ValueError
     """
     if not model.generator.uses_instance:
         return None
@@ -331,6 +343,9 @@ def soft_prompt(model: 'PromptedInput', batch_size: int, *args: Any, **instance:
 
     Returns:
         Tensor: `(b, m, d)`, in 32 bits
+
+    Raises:
+        ValueError
     """
     h = find_features(model, batch_size, *args, **instance)
     with without_autocast(model.device):
@@ -404,6 +419,9 @@ def lay_out(
 
     Returns:
         tuple: Embeddings `(b, m + t, d)`, their mask and labels, columns before the prompts
+
+    Raises:
+        ValueError
     """
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
     at, end = place_prompt(model, mask, labels)
@@ -580,7 +598,11 @@ def pipeline_asking() -> str | None:
 
 
 def refuse_fill_mask():
-    "Refuse transformers' pipeline for masks, with a `ValueError`"
+    """Refuse transformers' pipeline for masks, with a `ValueError`
+
+    Raises:
+        ValueError
+    """
     if pipeline_asking() == 'fill-mask':
         raise ValueError(
             'fill-mask: the pipeline reads logits in the columns of its input, where a prompt has '
@@ -634,6 +656,9 @@ def forward(
 
     Returns:
         Any: Transformers' output
+
+    Raises:
+        ValueError
     """
     if labels is None and model.task_type == 'MASKED_LM':
         refuse_fill_mask()
@@ -692,6 +717,9 @@ def generation_input(
 
     Returns:
         dict: Prompted embeddings and their mask, by transformers' names
+
+    Raises:
+        ValueError
     """
     refuse_masked(model)
     if input_ids is None:  # a pipeline's way to say that a text is empty
@@ -756,6 +784,9 @@ def generate(
 
     Returns:
         Any: New tokens `(b, new)`, or transformers' record with such `sequences`
+
+    Raises:
+        ValueError
     """
     instance = about_instance(instance_features, instance_input_ids, instance_attention_mask)
     inputs = generation_input(model, input_ids, attention_mask, kwargs, **instance)
@@ -798,6 +829,9 @@ def load_prompt_model(
 
     Returns:
         'PromptModel': On the device of `base_model`
+
+    Raises:
+        ValueError
     """
     path = adapter_folder(folder, revision, token)
     about, _ = read_adapter(path)
@@ -840,6 +874,9 @@ def build(base_model: 'PreTrainedModel', config: PromptConfig, start: Tensor) ->
 
     Returns:
         PromptModel: The prompted model, on the device of `base_model`
+
+    Raises:
+        ValueError
     """
     method: Any = METHODS[config.method]
     name = config.encoder_name_or_path
@@ -867,6 +904,9 @@ def get_prompt_model(base_model: 'PreTrainedModel', config: PromptConfig) -> Pro
 
     Returns:
         PromptModel: The prompted model, on the device of `base_model`
+
+    Raises:
+        ValueError
     """
     words = config.init.startswith('text:')
     tokenizer = load_tokenizer(str(base_model.name_or_path)) if words else None

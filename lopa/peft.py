@@ -93,6 +93,9 @@ def check_adapter(base_model: nn.Module, config: LopaConfig, name: str):
         base_model: The transformers model that an adapter is to stand before
         config: The configuration of the adapter
         name: The name of the adapter, for the message
+
+    Raises:
+        ValueError
     """
     family = task_type(base_model)
     wanted = {'MASKED_LM': 'FEATURE_EXTRACTION'}.get(family, family)
@@ -114,6 +117,9 @@ def refuse_empty(asked: bool):
 
     Args:
         asked: Was PEFT asked for `low_cpu_mem_usage`?
+
+    Raises:
+        ValueError
     """
     if asked or nn.Linear(1, 1).weight.is_meta:
         raise ValueError(
@@ -240,6 +246,9 @@ def make_room(tuner: 'Adapters', model: nn.Module, config: LopaConfig, adapter_n
         model: The foundation model
         config: Not used
         adapter_name: Name of the first adapter
+
+    Raises:
+        ValueError
     """
     refuse_empty(False)
     tuner.tensors = TunedTensors()
@@ -265,6 +274,9 @@ def make_adapter(
         adapter_name: Its configuration is there already
         low_cpu_mem_usage: Refused
         **kwargs: Not used
+
+    Raises:
+        ValueError
     """
     refuse_empty(low_cpu_mem_usage)
     config = tuner.peft_config[adapter_name]
@@ -347,6 +359,9 @@ def choose_adapters(tuner: 'LopaModel', b: int) -> PromptModel:
 
     Returns:
         PromptModel: The active adapter's, or one with an adapter for each row
+
+    Raises:
+        ValueError
     """
     names, known = tuner.adapter_names, tuner.prompt_models
     if names is None:
@@ -399,6 +414,9 @@ def refuse_unread(input_ids: Tensor | None, others: dict) -> Tensor:
 
     Returns:
         Tensor: The same tokens
+
+    Raises:
+        ValueError
     """
     unread = sorted(set(others) - {'num_items_in_batch'})
     if unread or input_ids is None:
@@ -429,6 +447,9 @@ def forward(
 
     Returns:
         Any: Transformers' output
+
+    Raises:
+        ValueError
     """
     instance, more = split_inputs(inputs)
     batch = {'input_ids': input_ids, 'attention_mask': attention_mask, 'labels': labels}
@@ -452,6 +473,9 @@ def generate(
 
     Returns:
         Any: Rows, or transformers' record with such `sequences`
+
+    Raises:
+        ValueError
     """
     instance, more = split_inputs(inputs)
     batch: dict[str, Any] = {'input_ids': input_ids, 'attention_mask': attention_mask}

@@ -294,6 +294,9 @@ def check_size(name: str, value: object):
     Args:
         name: Of `SIZES`
         value: What was received; None may stand for an unknown `feature_width`
+
+    Raises:
+        ValueError
     """
     least = 0 if name == 'num_virtual_tokens' else 1
     if value is None and name == 'feature_width':
@@ -311,6 +314,9 @@ def check_name(name: str, value: object, known: Iterable[str]):
         name: A field
         value: What was received
         known: The names in the registry
+
+    Raises:
+        ValueError
     """
     if value not in list(known):
         says = f'{name}: received {value!r}, expected one of {", ".join(known)}'
@@ -322,6 +328,9 @@ def check_init(value: object):
 
     Args:
         value: What was received
+
+    Raises:
+        ValueError
     """
     text = str(value)
     named = text.startswith('text:') and len(text) > len('text:')
@@ -338,6 +347,9 @@ def check_encoder(config: 'PromptConfig'):
 
     Args:
         config: Its `train_encoder` and `encoder_name_or_path` are looked at
+
+    Raises:
+        ValueError
     """
     train = config.train_encoder
     if type(train) is not bool:
@@ -352,6 +364,9 @@ def check_config(config: 'PromptConfig'):
 
     Args:
         config: What was asked for
+
+    Raises:
+        ValueError
     """
     for name in SIZES:
         check_size(name, getattr(config, name))
@@ -413,6 +428,9 @@ def start_vectors(config: PromptConfig, table: Tensor, tokenizer: Any = None) ->
 
     Returns:
         Tensor: Where the prompt begins: `(m, d)`, 32 bits
+
+    Raises:
+        ValueError
     """
     m, known = config.num_virtual_tokens, len(table)
     if m > known:

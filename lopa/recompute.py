@@ -78,6 +78,9 @@ def check_options(options: dict, every_n_layers: int, offload: bool):
         options: What torch's `checkpoint` is to be given besides
         every_n_layers: In which layers: 1 for all, 2 for every second
         offload: Send what is kept to the CPU?
+
+    Raises:
+        ValueError
     """
     unknown = [name for name in options if name not in OPTIONS]
     if unknown:
@@ -136,6 +139,9 @@ def recompute_layers(model: nn.Module, every_n_layers: int = 1, options: dict | 
         model: A transformers model, or a module that holds some
         every_n_layers: 1 for all layers, 2 for every second
         options: For torch's `checkpoint`
+
+    Raises:
+        ValueError
     """
     layers = fit_layers(model)
     if not layers:
@@ -160,6 +166,9 @@ def start_recomputing(
         options: Passed on to torch's `checkpoint`
         every_n_layers: 1 for all layers, 2 for every second
         offload: Not supported
+
+    Raises:
+        ValueError
     """
     if model.adapter_config.method == 'prefix':
         raise ValueError(f'gradient_checkpointing: {IN_CACHE}')
@@ -188,13 +197,21 @@ class Checkpointed(nn.Module):
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict | None = None, every_n_layers=1, offload=False
     ):
-        "From now on compute activations twice; as `start_recomputing`"
+        """From now on compute activations twice; as `start_recomputing`
+
+        Raises:
+            ValueError
+        """
         start_recomputing(self, activation_checkpointing_kwargs, every_n_layers, offload)
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict | None = None, every_n_layers=1, offload=False
     ):
-        "From now on compute activations twice; as `start_recomputing`"
+        """From now on compute activations twice; as `start_recomputing`
+
+        Raises:
+            ValueError
+        """
         start_recomputing(self, gradient_checkpointing_kwargs, every_n_layers, offload)
 
     activation_checkpointing_disable = stop_recomputing

@@ -244,3 +244,32 @@ def test_extras(wheel):
         assert not re.search(rf'\b{name}\b', always), f'{name}: who trains does not need it'
     for name in ('ray', 'voila', 'ipywidgets'):
         assert any(line.startswith(name) and "'dev'" in line.replace('"', "'") for line in required)
+
+
+RAISING = """
+def check(x):
+    "Refuse"
+    if x:
+        raise ValueError('no')
+
+
+def calls(x):
+    "Hand on"
+    check(x)
+
+
+def catches(x):
+    "Keep to itself"
+    try:
+        check(x)
+    except ValueError:
+        raise OSError('told differently') from None
+"""
+
+
+def test_what_is_raised_is_told():
+    told = named(into_docstrings(RAISING))
+    docs = {name: ast.get_docstring(node) for name, node in told.items()}
+    assert docs['check'] == 'Refuse\n\nRaises:\n    ValueError'
+    assert docs['calls'] == 'Hand on\n\nRaises:\n    ValueError'
+    assert docs['catches'] == 'Keep to itself\n\nRaises:\n    OSError'

@@ -3,6 +3,7 @@
 A docment is a comment beside a parameter, a return or a field of a dataclass, or above it when
 there is none beside it. Here they move from the source of a module into its docstrings, as the
 sections `Args:`, `Returns:` and `Attributes:` (Google's style, which Sphinx and editors read).
+`Raises:` names what a function, or a function of the same module that it calls, raises.
 What has no docstring keeps its comments, as do functions within functions.
 """
 
@@ -37,6 +38,7 @@ class Source:
     comments: dict[int, tuple[int, str]] = field(init=False)  # line → (column, comment)
     tokens: list[tokenize.TokenInfo] = field(init=False)
     edits: list[tuple[tuple[int, int], tuple[int, int], str]] = field(default_factory=list)
+    functions: dict[str, ast.AST] = field(default_factory=dict)  # the module's own, by name
 
     def __post_init__(self):
         self.lines = self.text.splitlines(keepends=True)
@@ -205,10 +207,47 @@ def width_of(node):
     return WIDTH - node.body[0].col_offset
 
 
+def own_nodes(function):
+    """What stands in a function, but for functions within it and what it may catch itself"""
+    waiting = list(function.body)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.Try) and node.handlers:
+            waiting += [*node.handlers, *node.orelse, *node.finalbody]
+        elif not isinstance(node, FUNCTIONS):
+            waiting += ast.iter_child_nodes(node)
+
+
+def called(node):
+    """The name that a call calls, if it is a plain one"""
+    return node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ''
+
+
+def raised(function, functions, seen=()):
+    """Names of the exceptions that a function raises, or a module's function that it calls"""
+    found = set()
+    for node in own_nodes(function):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            name = called(node.exc)
+            found |= {name} if name[:1].isupper() else set()
+        name = called(node)
+        if name in functions and name not in seen:
+            found |= raised(functions[name], functions, (*seen, name))
+    return found - {'NotImplementedError', 'AssertionError'}
+
+
 def do_function(source, function):
-    """Move the docments of one function"""
-    if documented(function) and (found := of_signature(source, function)):
-        extend(source, function, sections(found, function.returns, 'Args', width_of(function)))
+    """Move the docments of one function, and say what it raises"""
+    if not documented(function):
+        return
+    width = width_of(function)
+    found = of_signature(source, function)
+    parts = sections(found, function.returns, 'Args', width) if found else []
+    if errors := raised(function, source.functions):
+        parts.append(section('Raises', sorted(errors), width))
+    if parts:
+        extend(source, function, parts)
 
 
 def do_class(source, cls):
@@ -229,7 +268,9 @@ def do_class(source, cls):
 def into_docstrings(text):
     """The source of a module with its docments in its docstrings"""
     source = Source(text)
-    for node in ast.parse(text).body:
+    tree = ast.parse(text)
+    source.functions = {f.name: f for f in tree.body if isinstance(f, FUNCTIONS)}
+    for node in tree.body:
         if isinstance(node, FUNCTIONS):
             do_function(source, node)
         elif isinstance(node, ast.ClassDef):

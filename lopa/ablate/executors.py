@@ -252,6 +252,10 @@ def make_executor(name: str = 'processes', workers: int | None = None) -> Execut
 
     Returns:
         Executor: For a `with` statement, at whose end it goes
+
+    Raises:
+        ModuleNotFoundError
+        ValueError
     """
     if name not in EXECUTORS:
         raise ValueError(f'executor: received {name!r}, expected one of {", ".join(EXECUTORS)}.')

@@ -80,6 +80,9 @@ def check_values(about: dict) -> None:
 
     Returns:
         None: Raises `ValueError`
+
+    Raises:
+        ValueError
     """
     for key, value in about.items():
         if not is_of_its_kind(key, value):
@@ -97,6 +100,9 @@ def check_keys(given: Iterable[str], known: list) -> None:
 
     Returns:
         None: Raises `ValueError`
+
+    Raises:
+        ValueError
     """
     for key in given:
         if key not in known:
@@ -123,6 +129,9 @@ def floor_experiment(about: dict, overrides: dict) -> dict:
 
     Returns:
         dict: Everything that decides the result
+
+    Raises:
+        ValueError
     """
     known = FLOOR[about['method']]
     check_keys([key for key in overrides if key not in DEFAULT], known)
@@ -144,6 +153,9 @@ def planned(about: dict, changes: dict) -> Recipe:
 
     Returns:
         Recipe: With all changes in it
+
+    Raises:
+        ValueError
     """
     of_recipe = {key: value for key, value in changes.items() if key in IN_RECIPE}
     of_config = {key: value for key, value in changes.items() if key not in IN_RECIPE}
@@ -163,6 +175,9 @@ def experiment(overrides: dict | None = None) -> dict:
 
     Returns:
         dict: Everything that decides the run
+
+    Raises:
+        ValueError
     """
     overrides = overrides or {}
     about = DEFAULT | {key: value for key, value in overrides.items() if key in DEFAULT}
@@ -218,6 +233,9 @@ def expand(grid: dict | list) -> list:
 
     Returns:
         list: Overrides, one dict per experiment
+
+    Raises:
+        ValueError
     """
     if isinstance(grid, (list, tuple)):
         return [overrides for part in grid for overrides in expand(part)]

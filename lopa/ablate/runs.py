@@ -259,6 +259,9 @@ def locked(work: Path, wait: bool):
 
     Returns:
         For a `with` statement
+
+    Raises:
+        Busy
     """
     from filelock import FileLock, Timeout
 
@@ -282,6 +285,9 @@ def carry_out(overrides: dict, out: str | Path, wait: bool, afresh: bool, how: d
 
     Returns:
         tuple: (the result, whether it was there already)
+
+    Raises:
+        Busy
     """
     about, out = experiment(overrides), Path(out)
     if found := done(about, out):
@@ -311,6 +317,9 @@ def run(
 
     Returns:
         dict: The result, as in its file
+
+    Raises:
+        Busy
     """
     return carry_out(overrides or {}, out, wait, False, how)[0]
 
@@ -372,6 +381,9 @@ def result_of(future: Any) -> tuple:
 
     Returns:
         tuple: What `attempt` returned
+
+    Raises:
+        ChildProcessError
     """
     try:
         return future.result()
@@ -396,6 +408,9 @@ def outcomes(jobs: list, out: str | Path, executor: Any, wait: bool, how: dict):
 
     Returns:
         Yields (overrides, outcome, error), as they come
+
+    Raises:
+        ChildProcessError
     """
     if executor is None:
         for job in jobs:
@@ -470,6 +485,9 @@ def sweep(
 
     Returns:
         dict: `done` by this sweep, `skipped`: had a result, `failed`: file name → error
+
+    Raises:
+        ChildProcessError
     """
     from tqdm.auto import tqdm
 

@@ -172,6 +172,9 @@ def probe(task: Task, encoder_name: str, pooling: str = 'mean', device: str | No
 
     Returns:
         tuple: (predicted classes of the test split: `(n,)`, trained parameters)
+
+    Raises:
+        ValueError
     """
     needed = ('train', 'validation', 'test')
     if missing := [k for k in needed if not len(task.splits.get(k, ()))]:
@@ -199,6 +202,9 @@ def encoder_alone(
 
     Returns:
         dict: As from `measured`
+
+    Raises:
+        ValueError
     """
     if not task.verbalizer:
         raise ValueError(

@@ -57,6 +57,9 @@ def bootstrap_ci(correct: ArrayLike, level: float = 0.95, seed: int = 0) -> tupl
 
     Returns:
         tuple[float, float]: (low, high)
+
+    Raises:
+        ValueError
     """
     from scipy.stats import bootstrap
 
@@ -157,6 +160,9 @@ def score(
 
     Returns:
         dict: The metrics, `score` if that is their mean, its `low` and `high` (0 to 1), and `n`
+
+    Raises:
+        ValueError
     """
     p = np.asarray(predictions)
     y = np.asarray(labels)
@@ -204,6 +210,9 @@ def compare_methods(a: ArrayLike, b: ArrayLike) -> dict:
 
     Returns:
         dict: `difference` (a − b), its `low` and `high`, `only_a`, `only_b`, `p` (McNemar, exact)
+
+    Raises:
+        ValueError
     """
     from scipy.stats import binomtest
 
@@ -235,6 +244,9 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
     Returns:
         float: Chance that one of k passes, 0 to 1
+
+    Raises:
+        ValueError
     """
     if not 0 <= c <= n or not 1 <= k <= n:
         raise ValueError(

@@ -182,6 +182,9 @@ def sampling(temperature: float = 0.0, top_p: float = 0.95, samples: int = 1) ->
 
     Returns:
         dict: What transformers' `generate` takes
+
+    Raises:
+        ValueError
     """
     if temperature:
         drawn = {'top_p': top_p, 'num_return_sequences': samples}
@@ -261,6 +264,9 @@ def generate_texts(
 
     Returns:
         list[list[str]]: For each row, in order, its texts
+
+    Raises:
+        ValueError
     """
     from transformers import set_seed
 

@@ -221,6 +221,9 @@ def read_predictions(path: str | Path) -> tuple[dict, list[dict]]:
 
     Returns:
         tuple[dict, list[dict]]: (what `judging` said, with the `score`; the lines)
+
+    Raises:
+        ValueError
     """
     try:
         about, *lines = parse_lines(Path(path).read_text(encoding='utf-8'))
@@ -279,6 +282,9 @@ def rescore(
 
     Returns:
         tuple[dict, dict]: (the score now, the score that was saved)
+
+    Raises:
+        ValueError
     """
     about, lines = read_predictions(path)
     if judge and not about['verbalizer']:

@@ -182,6 +182,9 @@ def one_split(task: Task, split: str) -> Task:
 
     Returns:
         Task: The task with nothing else
+
+    Raises:
+        ValueError
     """
     if split not in task.splits:
         splits = ', '.join(task.splits)
@@ -212,6 +215,9 @@ def evaluate(
 
     Returns:
         tuple[dict, list[dict]]: (score, lines)
+
+    Raises:
+        ValueError
     """
     part = one_split(task, split)
     if needs_sandbox(task):

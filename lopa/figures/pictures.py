@@ -314,6 +314,9 @@ def widgets() -> ModuleType:
 
     Returns:
         ModuleType: The module `ipywidgets`
+
+    Raises:
+        ModuleNotFoundError
     """
     try:
         import ipywidgets
@@ -328,6 +331,9 @@ def picture_widget():
 
     Returns:
         An `ipywidgets.Image`
+
+    Raises:
+        ModuleNotFoundError
     """
     w = widgets()
     return w.Image(format='png', layout=w.Layout(max_width='100%', align_self='flex-start'))
@@ -344,6 +350,9 @@ def explore_gate(gates: 'Tensor', texts: list, mean: 'Tensor | None' = None):
 
     Returns:
         A widget, `ipywidgets.VBox`: the slider and the picture
+
+    Raises:
+        ModuleNotFoundError
     """
     w = widgets()
     image = picture_widget()

@@ -261,6 +261,9 @@ def plot_method(method: str, ax: Axes = None) -> Axes:
 
     Returns:
         Axes: The axes; their label says what is drawn
+
+    Raises:
+        ValueError
     """
     if method not in DRAWINGS:
         known = ', '.join(DRAWINGS)
@@ -491,6 +494,9 @@ def plot_methods(methods: Sequence[str] = tuple(DRAWINGS), columns: int = 3) -> 
 
     Returns:
         Figure: The figure; its label says what is drawn
+
+    Raises:
+        ValueError
     """
     columns = min(columns, len(methods))
     rows = -(-len(methods) // columns)  # rounded up

@@ -33,6 +33,9 @@ def find_notebook(*folders: Path | str) -> Path:
 
     Returns:
         Path: The tutorial with the figures
+
+    Raises:
+        FileNotFoundError
     """
     starts = [Path(f).resolve() for f in folders]
     for root in (r for start in starts for r in (start, *start.parents)):
@@ -96,7 +99,11 @@ def page_settings(notebook: Path | str, port: int, browser: bool = False) -> dic
 
 # %% ../../nbs/figures/86_web.ipynb #e49b2b5c
 def _application(settings):
-    "Voilà, ready to start"
+    """Voilà, ready to start
+
+    Raises:
+        ModuleNotFoundError
+    """
     try:
         from voila.app import Voila
     except ModuleNotFoundError as e:
@@ -125,6 +132,10 @@ def serve_figures(port: int = 8866, browser: bool = True) -> None:
 
     Returns:
         None: Returns after Ctrl-C
+
+    Raises:
+        FileNotFoundError
+        ModuleNotFoundError
     """
     notebook = find_notebook('.', Path(lopa.__file__).parent)
     app = _application(page_settings(notebook, port, browser))

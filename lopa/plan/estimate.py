@@ -84,6 +84,9 @@ def number_format(device: str) -> torch.dtype:
 
     Args:
         device: A key of `GPUS`, or `cpu`
+
+    Raises:
+        ValueError
     """
     if device == 'cpu':
         return default_dtype('cpu')
@@ -359,6 +362,9 @@ def check_bits(bits: int | None, method: str):
     Args:
         bits: As asked for
         method: As in `PromptConfig`
+
+    Raises:
+        ValueError
     """
     if bits not in (None, 4, 8):
         raise ValueError(f'bits: received {bits!r}, expected 4 or 8.')
@@ -419,6 +425,9 @@ def plan_run(
 
     Returns:
         dict: The estimate, and what it rests on
+
+    Raises:
+        ValueError
     """
     check_bits(bits, recipe.config.method)
     dtype = dtype or number_format(device)

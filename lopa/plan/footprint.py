@@ -230,6 +230,9 @@ def read_config(model: 'str | PretrainedConfig'):
 
     Returns:
         A transformers configuration
+
+    Raises:
+        ValueError
     """
     from transformers import AutoConfig
 
@@ -284,6 +287,9 @@ def sketch(
 
     Returns:
         PromptModel | BaselineModel: On the device `meta`
+
+    Raises:
+        ValueError
     """
     plain = replace(config, init='normal')
     with torch.device('meta'), Ledger():
@@ -515,6 +521,9 @@ class Job:
 
         Returns:
             With gradient checkpointing?
+
+        Raises:
+            ValueError
         """
         model = sketch(self.base, self.recipe.config, self.encoder, self.dtype, self.cpu)
         if checkpointing:

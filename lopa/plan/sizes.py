@@ -150,6 +150,9 @@ def find_size(name: str) -> Size:
 
     Args:
         name: A key of `SIZES`
+
+    Raises:
+        ValueError
     """
     if name in SIZES:
         return SIZES[name]

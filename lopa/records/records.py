@@ -268,6 +268,9 @@ def files_in(folder: str | Path) -> list:
 
     Returns:
         list: Paths of all that might be results, in order
+
+    Raises:
+        FileNotFoundError
     """
     folder = Path(folder)
     if not folder.exists():
@@ -329,6 +332,9 @@ def read_folder(folder: str | Path) -> tuple:
 
     Returns:
         tuple: (rows, [(file, what is the matter)])
+
+    Raises:
+        FileNotFoundError
     """
     rows, problems = [], []
     for path in files_in(folder):
@@ -348,6 +354,9 @@ def join_rows(folders: Iterable[str | Path]) -> tuple:
 
     Returns:
         tuple: (rows, each experiment once; [(file, what is the matter)])
+
+    Raises:
+        FileNotFoundError
     """
     rows: list = []
     problems: list = []
@@ -393,6 +402,9 @@ def load_results(*folders) -> 'pd.DataFrame':
 
     Returns:
         'pd.DataFrame': A row per number; `attrs['problems']`: [(file, what is the matter)]
+
+    Raises:
+        FileNotFoundError
     """
     import pandas as pd
 

@@ -435,6 +435,9 @@ def difference(a: 'pd.DataFrame', b: 'pd.DataFrame') -> dict:
 
     Returns:
         dict: `difference` (a − b), `low`, `high`, `seeds` in common, `gains`, `losses`
+
+    Raises:
+        ValueError
     """
     seeds = sorted({*a.seed} & {*b.seed})
     if not seeds:

@@ -549,6 +549,9 @@ def run_on(
 
     Returns:
         Outcome: How it ended
+
+    Raises:
+        RuntimeError
     """
     output = output_kb << 10
     needs = timeout, memory_mb, disk_mb, processes

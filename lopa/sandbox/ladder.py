@@ -170,6 +170,9 @@ def choose_rung(rung: str | None = None, weak: bool = False) -> str:
 
     Returns:
         str: The rung
+
+    Raises:
+        ValueError
     """
     if rung not in (None, *LADDER):
         raise ValueError(f'rung: received {rung!r}, expected one of {", ".join(LADDER)}.')
@@ -208,6 +211,10 @@ def run_program(
 
     Returns:
         Outcome: How it ended, and on which rung
+
+    Raises:
+        TypeError
+        ValueError
     """
     if not isinstance(source, str):
         received = type(source).__name__
@@ -236,6 +243,9 @@ def run_programs(
 
     Returns:
         Iterator[Outcome]: One for each program, in order
+
+    Raises:
+        ValueError
     """
     from concurrent.futures import ThreadPoolExecutor
 

@@ -48,6 +48,9 @@ def encode_scalar(value: 'Any', canonical: bool = False) -> str:
 
     Returns:
         str: JSON: type and content; TypeError for any other type
+
+    Raises:
+        TypeError
     """
     kind = type(value)
     if kind is int:
@@ -78,6 +81,10 @@ def encode(value: 'Any', depth: int = 100, canonical: bool = False) -> str:
 
     Returns:
         str: JSON: type and content of every part; TypeError or ValueError if it is not plain data
+
+    Raises:
+        TypeError
+        ValueError
     """
     kind = type(value)
     if not any(kind is container for container in (list, tuple, set, frozenset, dict)):
@@ -143,6 +150,9 @@ def decode(data: bytes) -> Any:
 
     Returns:
         Any: The value
+
+    Raises:
+        ValueError
     """
     try:
         if nesting(data) > 110:

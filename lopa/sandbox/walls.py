@@ -178,6 +178,9 @@ def ask_kernel(what: str, function: str, *values: 'Any') -> int:
 
     Returns:
         int: Result; OSError if it is negative
+
+    Raises:
+        OSError
     """
     import ctypes
 
@@ -195,6 +198,9 @@ def landlock_rules() -> tuple[int, int]:
 
     Returns:
         tuple[int, int]: (a set of rules that allows nothing, rights to files)
+
+    Raises:
+        OSError
     """
     try:
         version = ask_kernel('landlock', 'syscall', 444, None, 0, 1)
@@ -218,6 +224,9 @@ def allow(rules: int, path: str, rights: int) -> None:
         rules: From `landlock_rules`
         path: File or folder; skipped if there is none
         rights: Bits
+
+    Raises:
+        OSError
     """
     if not os.path.exists(path):
         return
@@ -239,6 +248,9 @@ def landlock(readable: list, folder: str) -> int:
 
     Returns:
         int: A set of rules, not yet in force
+
+    Raises:
+        OSError
     """
     rules, every = landlock_rules()
     for path in readable:
@@ -330,6 +342,9 @@ def enforce(rules: int) -> None:
 
     Args:
         rules: From `landlock`
+
+    Raises:
+        OSError
     """
     import ctypes
 

@@ -42,6 +42,9 @@ def choice_ids(verbalizer: Sequence[str], tokenizer: 'PreTrainedTokenizerBase') 
 
     Returns:
         list[int]: Token of each class
+
+    Raises:
+        ValueError
     """
     ids = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in verbalizer]
     if len(set(ids)) < len(ids):
@@ -163,6 +166,9 @@ def mask_of(
 
     Returns:
         tuple[str, int | None]: (mask token, its id); ('', None) where there is none
+
+    Raises:
+        ValueError
     """
     if family != 'MASKED_LM':
         return '', None
@@ -195,6 +201,9 @@ def tokenize(
 
     Returns:
         'Dataset': With `input_ids`, `labels`, `length` (and `instance_input_ids`)
+
+    Raises:
+        ValueError
     """
     mask, mask_id = mask_of(task, tokenizer, family)
     choices = choice_ids(task.verbalizer, tokenizer)

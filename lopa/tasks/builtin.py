@@ -220,6 +220,9 @@ def empty_task(name: str) -> Task:
 
     Returns:
         Task: The task without rows
+
+    Raises:
+        ValueError
     """
     if name not in TASKS:
         raise ValueError(f'load_task: received {name!r}, expected one of {", ".join(TASKS)}.')
@@ -239,6 +242,9 @@ def load_task(name: str, data_dir: str | Path | None = None) -> Task:
 
     Returns:
         Task: The task with its fixed splits
+
+    Raises:
+        ValueError
     """
     empty_task(name)  # refuses an unknown name
     return TASKS[name](name, data_dir)

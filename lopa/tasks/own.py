@@ -36,6 +36,9 @@ def read_csv(path: Path) -> 'Dataset':
 
     Returns:
         'Dataset': Its rows; an empty cell is None, every other cell what it says
+
+    Raises:
+        ValueError
     """
     from datasets import load_dataset
 
@@ -61,6 +64,10 @@ def read_table(source: 'str | Path | Dataset') -> tuple['Dataset', str]:
 
     Returns:
         tuple['Dataset', str]: (its rows, their name for messages)
+
+    Raises:
+        FileNotFoundError
+        ValueError
     """
     from datasets import Dataset
 
@@ -106,6 +113,9 @@ def check_columns(rows: 'Dataset', needed: Sequence[str], where: str) -> None:
         rows: A table
         needed: Columns it must have
         where: Its name, for the message
+
+    Raises:
+        ValueError
     """
     for name in needed:
         if name not in rows.column_names:
@@ -120,6 +130,9 @@ def check_text(row: Mapping, columns: Sequence[str], place: str) -> None:
         row: Column → value
         columns: Columns that are put into a template
         place: Table and row, for the message
+
+    Raises:
+        ValueError
     """
     for name in columns:
         if not isinstance(row[name], (str, int, float)):
@@ -138,6 +151,9 @@ def checked_label(row: Mapping, label: str, verbalizer: Sequence[str], place: st
 
     Returns:
         int: The class
+
+    Raises:
+        ValueError
     """
     number = own_label(row[label], verbalizer)
     if number is None:
@@ -163,6 +179,10 @@ def own_rows(
 
     Returns:
         'Dataset': Checked, with the columns as text and an integer `label`
+
+    Raises:
+        FileNotFoundError
+        ValueError
     """
     rows, where = read_table(source)
     check_columns(rows, [*columns, label] if verbalizer else columns, where)
@@ -217,6 +237,10 @@ def own_task(
 
     Returns:
         Task: With the splits that were named, or `train`, `validation` and `test`
+
+    Raises:
+        FileNotFoundError
+        ValueError
     """
     templates = [template, target, more.get('reads'), more.get('masked_template')]
     named = [column for text in templates if text for column in columns_of(text)]

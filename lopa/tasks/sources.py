@@ -114,6 +114,9 @@ def check_rows(rows: 'Dataset', where: str, fields: dict) -> 'Dataset':
 
     Returns:
         'Dataset': The same rows
+
+    Raises:
+        ValueError
     """
     if missing := [f for f in fields if f not in rows.column_names]:
         names = ', '.join(fields)
@@ -148,6 +151,9 @@ def read_json_lines(paths: Iterable[str | Path], where: str | Path) -> 'Dataset'
 
     Returns:
         'Dataset': Their rows, one file after the other
+
+    Raises:
+        ValueError
     """
     from datasets import load_dataset
 
@@ -167,6 +173,9 @@ def from_folder(source: Source, data_dir: str | Path) -> dict | None:
 
     Returns:
         dict | None: Split → `datasets.Dataset`; None if a split is missing
+
+    Raises:
+        ValueError
     """
     splits = {}
     for split in source.splits:
@@ -331,6 +340,9 @@ def from_hub(source: Source) -> dict:
 
     Returns:
         dict: Split → `datasets.Dataset`
+
+    Raises:
+        ValueError
     """
     from datasets import load_dataset
 
@@ -421,6 +433,10 @@ def load_rows(name: str, data_dir: str | Path | None = None) -> tuple[dict, str]
 
     Returns:
         tuple[dict, str]: (split → `datasets.Dataset`, where they came from)
+
+    Raises:
+        FileNotFoundError
+        ValueError
     """
     source = SOURCES[name]
     folder = data_dir or os.environ.get('LOPA_DATA')
@@ -555,6 +571,9 @@ def mbpp_name(row: dict, code: str) -> str:
 
     Returns:
         str: Name of the function that its assertions call
+
+    Raises:
+        ValueError
     """
     try:
         return first_call(row['test_list'][0], code)
@@ -574,6 +593,9 @@ def mbpp_problem(row: dict) -> dict:
 
     Returns:
         dict: With the keys `PROBLEM`
+
+    Raises:
+        ValueError
     """
     code = row['code'].replace('\r\n', '\n')
     name = mbpp_name(row, code)
@@ -600,6 +622,9 @@ def as_problem(row: dict) -> dict:
 
     Returns:
         dict: With the keys `PROBLEM`
+
+    Raises:
+        ValueError
     """
     if row.keys() >= {'text', 'code', 'test_list'}:
         row = mbpp_problem(row)

@@ -64,6 +64,9 @@ def check_answers(name: str, verbalizer: Sequence[str], target: str | None) -> N
         name: The task, for the message
         verbalizer: Words of the classes, or none
         target: Template of the answer, or none
+
+    Raises:
+        ValueError
     """
     if bool(verbalizer) == bool(target):
         raise ValueError(
@@ -141,6 +144,9 @@ def masked_form(task: TaskFields) -> str:
 
     Returns:
         str: Its template with `{mask}`
+
+    Raises:
+        ValueError
     """
     if not task.masked_template:
         raise ValueError(
@@ -172,6 +178,9 @@ class Task(TaskFields):
 
         Returns:
             str: With the mask in its place, if there is one
+
+        Raises:
+            ValueError
         """
         return fill_masked(masked_form(self), row, mask) if mask else self.template.format(**row)
 

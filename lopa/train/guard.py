@@ -235,7 +235,11 @@ class LeftOut:
         return 20 if self.scaled else 3
 
     def end(self):
-        "Say what was seen, and end the run"
+        """Say what was seen, and end the run
+
+        Raises:
+            FloatingPointError
+        """
         intact = all(p.isfinite().all() for p in self.weights)
         raise FloatingPointError(complaint(self.left, self.losses, self.checkpoint(), intact))
 
@@ -350,6 +354,9 @@ def must_be_fused(optimiser: torch.optim.Optimizer):
 
     Args:
         optimiser: The one that a guard is to watch
+
+    Raises:
+        ValueError
     """
     if not all(group.get('fused') for group in optimiser.param_groups):
         raise ValueError(

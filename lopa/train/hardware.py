@@ -64,13 +64,20 @@ class Execution:
 
         Returns:
             int: For so many examples per step
+
+        Raises:
+            ValueError
         """
         return _shared_out(batch_size, self.gradient_accumulation_steps)
 
 
 # %% ../../nbs/train/51_hardware.ipynb #hw-share
 def _shared_out(batch_size, passes):
-    "Rows per pass and process, or what does not come out even"
+    """Rows per pass and process, or what does not come out even
+
+    Raises:
+        ValueError
+    """
     processes = int(os.environ.get('WORLD_SIZE', 1))
     rows, rest = divmod(batch_size, passes * processes)
     if rest or not rows:
@@ -134,6 +141,9 @@ def explain_memory(
 
     Returns:
         Iterator[None]: A context; what runs out of memory in it ends in a `MemoryError`
+
+    Raises:
+        MemoryError
     """
     try:
         yield

@@ -459,6 +459,9 @@ def check_run(task: Task, recipe: Recipe, execution: Execution, weak: bool):
         recipe: As decided
         execution: How it is carried out
         weak: Is a weak sandbox accepted?
+
+    Raises:
+        ValueError
     """
     execution.rows_per_pass(recipe.batch_size)
     if 'train' not in task.splits:
@@ -661,6 +664,9 @@ def train(
 
     Returns:
         dict: The result record, as in `result.json`
+
+    Raises:
+        ValueError
     """
     start = time.perf_counter()
     how = execution or Execution()

@@ -68,7 +68,11 @@ class Recipe:
 
 # %% ../../nbs/train/50_recipes.ipynb #rc-check
 def _settle(plan):
-    "Fill in what follows, and refuse what cannot be carried out"
+    """Fill in what follows, and refuse what cannot be carried out
+
+    Raises:
+        ValueError
+    """
     plan.eval_steps = plan.eval_steps or plan.steps
     if plan.steps % plan.eval_steps:
         raise ValueError(
@@ -202,6 +206,9 @@ def recipe(task: str, method: str = 'lopa', variant: str = 'tuned', **overrides)
 
     Returns:
         Recipe: A copy: change it as you like
+
+    Raises:
+        ValueError
     """
     known = _known(task)
     if not known:

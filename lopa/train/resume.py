@@ -252,6 +252,9 @@ def begin_run(folder: str | Path, plan: dict, resume: bool) -> dict | None:
 
     Returns:
         dict | None: The result, if there is one already
+
+    Raises:
+        ValueError
     """
     found = find_run(folder)
     what = what_next(found, plan, resume)
@@ -343,6 +346,9 @@ def saving(folder: Path, step: int) -> Iterator[None]:
 
     Returns:
         Iterator[None]: A context in which a checkpoint is written
+
+    Raises:
+        OSError
     """
     try:
         yield
@@ -397,7 +403,11 @@ class WholeCheckpoints(RememberingTrainer):
         self.model.save_pretrained(output_dir)
 
     def _save_checkpoint(self, model, trial):
-        "Write under another name; rename when all is there; remove what is replaced"
+        """Write under another name; rename when all is there; remove what is replaced
+
+        Raises:
+            OSError
+        """
         step = self.state.global_step
         with saving(self.folder, step):
             super()._save_checkpoint(model, trial)
