@@ -146,6 +146,10 @@ d = {
                 'ablate/runs.html#carry_out_in',
                 'lopa/ablate/runs.py',
             ),
+            'lopa.ablate.runs.check_settings': (
+                'ablate/runs.html#check_settings',
+                'lopa/ablate/runs.py',
+            ),
             'lopa.ablate.runs.cut': ('ablate/runs.html#cut', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.digits': ('ablate/runs.html#digits', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.done': ('ablate/runs.html#done', 'lopa/ablate/runs.py'),

@@ -707,7 +707,9 @@ SWEEP_EXAMPLE = 'Example:  lopa sweep grid.json --out runs/ablate --executor pro
 
 Grid = Annotated[Path, typer.Argument(help=GRID_HELP)]
 Results = Annotated[Path, option('Folder of results, a file for each experiment.')]
-Keep = Annotated[bool, option('Keep every answer, too, as JSON lines.', '--keep-predictions')]
+Keep = Annotated[
+    bool, option('Keep the answers of new runs, too, as JSON lines.', '--keep-predictions')
+]
 Workers = Annotated[int | None, option(WORKERS_HELP, min=1)]
 
 

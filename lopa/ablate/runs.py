@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    'SETTINGS',
     'result_in',
     'Busy',
     'results_in',
@@ -16,6 +17,7 @@ __all__ = [
     'carry_out_in',
     'locked',
     'carry_out',
+    'check_settings',
     'run',
     'put_on_record',
     'attempt',
@@ -303,6 +305,24 @@ def carry_out(overrides: dict, out: str | Path, wait: bool, afresh: bool, how: d
         return carry_out_in(work, about, overrides, out, keep, rest), False
 
 
+# %% ../../nbs/ablate/72_runs.ipynb #runs-how
+SETTINGS = ('keep_predictions', 'progress', 'execution', 'allow_weak_isolation')
+
+
+def check_settings(how: dict):
+    """Refuse a setting of `run` and `sweep` that nobody knows
+
+    Args:
+        how: Name → value
+
+    Raises:
+        TypeError
+    """
+    for name in how:
+        if name not in SETTINGS:
+            raise TypeError(f'{name}: unknown setting, expected one of {", ".join(SETTINGS)}.')
+
+
 # %% ../../nbs/ablate/72_runs.ipynb #68d797d9
 def run(
     overrides: dict | None = None, out: str | Path = 'runs/ablate', wait: bool = True, **how: Any
@@ -320,7 +340,9 @@ def run(
 
     Raises:
         Busy
+        TypeError
     """
+    check_settings(how)
     return carry_out(overrides or {}, out, wait, False, how)[0]
 
 
@@ -481,16 +503,18 @@ def sweep(
         out: Folder of results: a text or a path
         executor: Any `concurrent.futures` executor (`make_executor`); None: this process
         progress: Show a progress bar?
-        **how: `keep_predictions`; for `train`: `execution`, `allow_weak_isolation`
+        **how: `keep_predictions`: of new runs; for `train`: `execution`, `allow_weak_isolation`
 
     Returns:
         dict: `done` by this sweep, `skipped`: had a result, `failed`: file name → error
 
     Raises:
         ChildProcessError
+        TypeError
     """
     from tqdm.auto import tqdm
 
+    check_settings(how)
     jobs = {file_name(experiment(job)): job for job in expand(grid)}
     todo = to_do(jobs, out)
     report: dict = {'done': 0, 'skipped': len(jobs) - len(todo), 'failed': {}}
