@@ -1377,6 +1377,7 @@ d = {
             'lopa.hub.OnHub.push_to_hub': ('hub.html#onhub.push_to_hub', 'lopa/hub.py'),
             'lopa.hub.adapter_folder': ('hub.html#adapter_folder', 'lopa/hub.py'),
             'lopa.hub.card_rows': ('hub.html#card_rows', 'lopa/hub.py'),
+            'lopa.hub.check_repo_id': ('hub.html#check_repo_id', 'lopa/hub.py'),
             'lopa.hub.found_result': ('hub.html#found_result', 'lopa/hub.py'),
             'lopa.hub.is_hub_id': ('hub.html#is_hub_id', 'lopa/hub.py'),
             'lopa.hub.loading_code': ('hub.html#loading_code', 'lopa/hub.py'),

@@ -121,9 +121,7 @@ def test_types_that_mean_nothing():
     model = in_words(tiny())
     zeros = torch.zeros_like(IDS)
     assert torch.equal(model(IDS, token_type_ids=zeros).logits, model(IDS).logits)
-    assert torch.equal(
-        model.generate(IDS, token_type_ids=zeros, **HOW), model.generate(IDS, **HOW)
-    )
+    assert torch.equal(model.generate(IDS, token_type_ids=zeros, **HOW), model.generate(IDS, **HOW))
     refused(lambda: model.generate(IDS, token_type_ids=zeros + 1, **HOW), 'token_type_ids')
 
 
@@ -142,7 +140,7 @@ def test_hidden_states_and_tuples(kind):
         assert found.hidden_states[0].shape[1] == 7 and found.attentions[0].shape[-1] == 7
     pair = model(IDS, labels=labels, return_dict=False)
     assert isinstance(pair, tuple) and torch.equal(pair[0], plain.loss)
-    assert torch.equal(pair[1], plain.logits)
+    assert torch.equal(pair[1], plain.logits) and torch.equal(plain[0], plain.loss)
     assert torch.equal(model(IDS, return_dict=False)[0], model(IDS).logits)
 
 
