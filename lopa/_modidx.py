@@ -213,6 +213,7 @@ d = {
             'lopa.assets.convert_gguf': ('assets.html#convert_gguf', 'lopa/assets.py'),
             'lopa.assets.default_device': ('assets.html#default_device', 'lopa/assets.py'),
             'lopa.assets.default_dtype': ('assets.html#default_dtype', 'lopa/assets.py'),
+            'lopa.assets.listed_class': ('assets.html#listed_class', 'lopa/assets.py'),
             'lopa.assets.load_encoder': ('assets.html#load_encoder', 'lopa/assets.py'),
             'lopa.assets.load_foundation_model': (
                 'assets.html#load_foundation_model',
@@ -227,7 +228,9 @@ d = {
                 'lopa/assets.py',
             ),
             'lopa.assets.package_folder': ('assets.html#package_folder', 'lopa/assets.py'),
+            'lopa.assets.place': ('assets.html#place', 'lopa/assets.py'),
             'lopa.assets.quantisation': ('assets.html#quantisation', 'lopa/assets.py'),
+            'lopa.assets.refuse_missing': ('assets.html#refuse_missing', 'lopa/assets.py'),
             'lopa.assets.resolve': ('assets.html#resolve', 'lopa/assets.py'),
         },
         'lopa.attention': {
