@@ -1873,6 +1873,8 @@ d = {
             ),
             'lopa.prompts.register_method': ('prompts.html#register_method', 'lopa/prompts.py'),
             'lopa.prompts.start_vectors': ('prompts.html#start_vectors', 'lopa/prompts.py'),
+            'lopa.prompts.text_tokens': ('prompts.html#text_tokens', 'lopa/prompts.py'),
+            'lopa.prompts.vocabulary_sample': ('prompts.html#vocabulary_sample', 'lopa/prompts.py'),
         },
         'lopa.recompute': {
             'lopa.recompute.Checkpointed': ('recompute.html#checkpointed', 'lopa/recompute.py'),
