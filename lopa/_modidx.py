@@ -1510,14 +1510,23 @@ d = {
                 'peft.html#lopamodel.gradient_checkpointing_enable',
                 'lopa/peft.py',
             ),
+            'lopa.peft.LopaModel.state_dict': ('peft.html#lopamodel.state_dict', 'lopa/peft.py'),
             'lopa.peft.LopaModel.train': ('peft.html#lopamodel.train', 'lopa/peft.py'),
             'lopa.peft.RowwisePromptModel': ('peft.html#rowwisepromptmodel', 'lopa/peft.py'),
             'lopa.peft.RowwisePromptModel.__init__': (
                 'peft.html#rowwisepromptmodel.__init__',
                 'lopa/peft.py',
             ),
+            'lopa.peft.RowwisePromptModel.fills_left': (
+                'peft.html#rowwisepromptmodel.fills_left',
+                'lopa/peft.py',
+            ),
             'lopa.peft.RowwisePromptModel.lay_out': (
                 'peft.html#rowwisepromptmodel.lay_out',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.RowwisePromptModel.lay_out_types': (
+                'peft.html#rowwisepromptmodel.lay_out_types',
                 'lopa/peft.py',
             ),
             'lopa.peft.RowwisePromptModel.reads_text_first': (
@@ -1525,6 +1534,7 @@ d = {
                 'lopa/peft.py',
             ),
             'lopa.peft.TunedTensors': ('peft.html#tunedtensors', 'lopa/peft.py'),
+            'lopa.peft.TunedTensors._apply': ('peft.html#tunedtensors._apply', 'lopa/peft.py'),
             'lopa.peft.TunedTensors.add': ('peft.html#tunedtensors.add', 'lopa/peft.py'),
             'lopa.peft.add_peft_type': ('peft.html#add_peft_type', 'lopa/peft.py'),
             'lopa.peft.behind': ('peft.html#behind', 'lopa/peft.py'),
@@ -1539,7 +1549,8 @@ d = {
             'lopa.peft.make_room': ('peft.html#make_room', 'lopa/peft.py'),
             'lopa.peft.name_adapters': ('peft.html#name_adapters', 'lopa/peft.py'),
             'lopa.peft.refuse_empty': ('peft.html#refuse_empty', 'lopa/peft.py'),
-            'lopa.peft.refuse_unread': ('peft.html#refuse_unread', 'lopa/peft.py'),
+            'lopa.peft.refuse_missing': ('peft.html#refuse_missing', 'lopa/peft.py'),
+            'lopa.peft.refuse_several': ('peft.html#refuse_several', 'lopa/peft.py'),
             'lopa.peft.split_inputs': ('peft.html#split_inputs', 'lopa/peft.py'),
             'lopa.peft.widen': ('peft.html#widen', 'lopa/peft.py'),
         },

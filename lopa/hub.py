@@ -298,7 +298,7 @@ def check_repo_id(repo_id: Any):
     from huggingface_hub.utils import validate_repo_id
 
     try:
-        validate_repo_id(repo_id)
+        validate_repo_id('' if repo_id is None else repo_id)
     except ValueError as e:
         raise ValueError(
             f"repo_id: received {repo_id!r}, expected 'user/name' ({short(e)})."
