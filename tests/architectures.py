@@ -556,7 +556,20 @@ SEQ2SEQ = {
     'T5Gemma': ('T5GemmaForConditionalGeneration', 'T5Gemma', GEMMA | MIXED),
 }
 
-ARCHITECTURES = CAUSAL | MASKED | SEQ2SEQ
+HEADLESS = {  # of no use for a prompt: they predict no tokens
+    'BERT without a head': ('BertModel', 'Bert', L),
+    'BERT that classifies': ('BertForSequenceClassification', 'Bert', L),
+    'GPT-2 without a head': ('GPT2Model', 'GPT2', GPT),
+    'T5 without a decoder': ('T5EncoderModel', 'T5', T5),
+}
+
+FAMILIES = {'causal': CAUSAL, 'masked': MASKED, 'sequence-to-sequence': SEQ2SEQ, 'none': HEADLESS}
+ARCHITECTURES = CAUSAL | MASKED | SEQ2SEQ | HEADLESS
+
+
+def family(name):
+    "Family of an architecture, as the table names it"
+    return next(known for known, some in FAMILIES.items() if name in some)
 
 
 def configuration(name):
@@ -583,5 +596,12 @@ def make(name, seed=0):
         for parameter in model.parameters():  # a shared one comes once
             if parameter.is_floating_point():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
+    if model.can_generate():  # greedily, without what BART's kin force to the end
+        model.generation_config = tf.GenerationConfig(
+            pad_token_id=PAD,
+            eos_token_id=EOS,
+            bos_token_id=BOS,
+            decoder_start_token_id=model.config.decoder_start_token_id if name in SEQ2SEQ else None,
+        )
     model.config._name_or_path = model.name_or_path = f'tiny-{name}'
     return model.float().requires_grad_(True).eval()
