@@ -13,6 +13,7 @@ ends with 1.
 import argparse
 import json
 import sys
+from contextlib import redirect_stdout
 from importlib.metadata import version
 
 import torch
@@ -29,7 +30,8 @@ FILE = ROOT / 'results' / 'architectures.json'
 
 def row(name):
     "All that is known of one architecture"
-    laws = {kind: ask_laws(name, kind) for kind in LAWS}
+    with redirect_stdout(None):  # some models print
+        laws = {kind: ask_laws(name, kind) for kind in LAWS}
     return {'family': family(name), 'class': ARCHITECTURES[name][0], 'laws': laws}
 
 
