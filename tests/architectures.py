@@ -572,7 +572,7 @@ def family(name):
     return next(known for known, some in FAMILIES.items() if name in some)
 
 
-def configuration(name):
+def configuration(name, **changes):
     "Configuration of a tiny model of an architecture"
     _, kind, sizes = ARCHITECTURES[name]
     common = dict(pad_token_id=PAD, eos_token_id=EOS, bos_token_id=BOS, vocab_size=VOCAB)
@@ -584,15 +584,15 @@ def configuration(name):
     if name == 'T5Gemma':
         half = common | sizes
         sizes = dict(encoder=dict(half), decoder=dict(half))
-    return getattr(tf, kind + 'Config')(**common | sizes)
+    return getattr(tf, kind + 'Config')(**common | sizes | changes)
 
 
 @torch.no_grad()
-def make(name, seed=0):
+def make(name, seed=0, **changes):
     "A tiny random model, with no weight at a zero that hides something"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = getattr(tf, ARCHITECTURES[name][0])(configuration(name))
+        model = getattr(tf, ARCHITECTURES[name][0])(configuration(name, **changes))
         for parameter in model.parameters():  # a shared one comes once
             if parameter.is_floating_point():
                 parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -35,15 +35,19 @@ def row(name):
     return {'family': family(name), 'class': ARCHITECTURES[name][0], 'laws': laws}
 
 
+def versions():
+    "Of what decides whether a cell is right"
+    return {name: version(name) for name in ('torch', 'transformers', 'peft')}
+
+
 def table(names):
     "Versions, and name → row, with a bar while it is made"
-    versions = {name: version(name) for name in ('torch', 'transformers', 'peft')}
     bar = tqdm(names, file=sys.stderr, disable=len(names) < 2)
     rows = {}
     for name in bar:
         bar.set_description(name)
         rows[name] = row(name)
-    return {'versions': versions, 'architectures': rows}
+    return {'versions': versions(), 'architectures': rows}
 
 
 def cells(found):

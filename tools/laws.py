@@ -9,6 +9,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -265,13 +266,14 @@ def by_hand(model, row, i, new):
 @torch.no_grad()
 def length(model, name):
     "A row as long as the positions allow runs, and one that is longer is refused"
-    limit, front = longest(name), model.prompt_length if model.task_type else 0
-    if model.generator is None and model.adapter_config.method in ('lora', 'full'):
-        front = 0
+    limit, front = longest(name), model.prompt_length
+    if model.task_type == 'SEQ_2_SEQ_LM' and model.adapter_config.method == 'prefix':
+        front = 0  # it stands in the decoder's cache, and the row goes to the encoder
     wrong = int(not runs(model, min(limit, POSITIONS) - front))
     return wrong + int(limit < POSITIONS + 4 and runs(model, limit + 1 - front))
 
 
+@cache
 def longest(name):
     "How many tokens the model reads by itself, up to a few more than it is configured for"
     base = make(name)
@@ -345,7 +347,7 @@ def ask_law(law, model, name):
     except Exception as error:
         return refused_or_error(error)
     right = number <= TOLERANCE  # not a number is not right
-    return {'right' if right else 'wrong': float(f'{number:.2g}')}
+    return {'right' if right else 'wrong': float(f'{number:.0e}')}
 
 
 def ask_laws(name, kind):
