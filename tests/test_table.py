@@ -153,7 +153,7 @@ def test_the_law_of_lengths_notices(monkeypatch):
     model = MODELS['LoPA'](make('GPT-2'))
     assert length(model, 'GPT-2') == 0
     assert length(model, 'Mamba') == 0  # nothing is too long for it, and 64 are allowed
-    shorter = MODELS['LoPA'](make('GPT-2', n_positions=60))
+    shorter = MODELS['LoPA'](make('GPT-2', n_positions=59))
     assert length(shorter, 'GPT-2') == 1  # it refuses what the larger one can read
 
 

@@ -24,6 +24,7 @@ from architectures import MASK, POSITIONS, VOCAB, make  # noqa: E402
 
 TOLERANCE = 1e-3  # of the largest logit
 FEATURES, PROMPT = 16, 2
+SPARE = 4  # positions around the limit that are tried
 FILLER = 17  # padding is a token like any other: only the mask tells
 WORDS = range(3, VOCAB - 1)  # tokens that mean nothing special
 
@@ -265,26 +266,31 @@ def by_hand(model, row, i, new):
 
 @torch.no_grad()
 def length(model, name):
-    "A row as long as the positions allow runs, and one that is longer is refused"
+    """As long a row as the model reads by itself runs, and one that is longer is refused
+
+    A few tokens fewer may be refused, too: tables keep places free, windows have to be full.
+    """
     limit, front = longest(name), model.prompt_length
     if model.task_type == 'SEQ_2_SEQ_LM' and model.adapter_config.method == 'prefix':
         front = 0  # it stands in the decoder's cache, and the row goes to the encoder
-    wrong = int(not runs(model, min(limit, POSITIONS) - front))
-    return wrong + int(limit < POSITIONS + 4 and runs(model, limit + 1 - front))
+    most = min(limit, POSITIONS)
+    answered = [runs(model, n - front) for n in range(most - SPARE, most + 1)]
+    wrong = int(not answered[0]) + int(answered != sorted(answered, reverse=True))
+    return wrong + int(limit < POSITIONS + SPARE and runs(model, limit + 1 - front))
 
 
 @cache
 def longest(name):
     "How many tokens the model reads by itself, up to a few more than it is configured for"
     base = make(name)
-    for n in range(POSITIONS - 4, POSITIONS + 4):
+    for n in range(POSITIONS - SPARE, POSITIONS + SPARE):
         ids = torch.full((1, n + 1), 9)
         more = {'decoder_input_ids': ids[:, :2]} if base.config.is_encoder_decoder else {}
         try:
             base(input_ids=ids, attention_mask=torch.ones_like(ids), **more)
         except (IndexError, RuntimeError, ValueError):
             return n
-    return POSITIONS + 4
+    return POSITIONS + SPARE
 
 
 def runs(model, n):
