@@ -403,6 +403,7 @@ d = {
             'lopa.encoders.Reader.__init__': ('encoders.html#reader.__init__', 'lopa/encoders.py'),
             'lopa.encoders.Reader.train': ('encoders.html#reader.train', 'lopa/encoders.py'),
             'lopa.encoders.encode_dataset': ('encoders.html#encode_dataset', 'lopa/encoders.py'),
+            'lopa.encoders.encode_ids': ('encoders.html#encode_ids', 'lopa/encoders.py'),
             'lopa.encoders.encode_texts': ('encoders.html#encode_texts', 'lopa/encoders.py'),
             'lopa.encoders.encoder_fingerprint': (
                 'encoders.html#encoder_fingerprint',
@@ -410,15 +411,19 @@ d = {
             ),
             'lopa.encoders.make_encoder': ('encoders.html#make_encoder', 'lopa/encoders.py'),
             'lopa.encoders.own_model': ('encoders.html#own_model', 'lopa/encoders.py'),
+            'lopa.encoders.packed': ('encoders.html#packed', 'lopa/encoders.py'),
             'lopa.encoders.pool_cls': ('encoders.html#pool_cls', 'lopa/encoders.py'),
             'lopa.encoders.pool_last': ('encoders.html#pool_last', 'lopa/encoders.py'),
             'lopa.encoders.pool_mean': ('encoders.html#pool_mean', 'lopa/encoders.py'),
             'lopa.encoders.pool_pooler': ('encoders.html#pool_pooler', 'lopa/encoders.py'),
             'lopa.encoders.read': ('encoders.html#read', 'lopa/encoders.py'),
+            'lopa.encoders.reading_ids': ('encoders.html#reading_ids', 'lopa/encoders.py'),
+            'lopa.encoders.reading_length': ('encoders.html#reading_length', 'lopa/encoders.py'),
             'lopa.encoders.without_autocast': (
                 'encoders.html#without_autocast',
                 'lopa/encoders.py',
             ),
+            'lopa.encoders.zero_if_empty': ('encoders.html#zero_if_empty', 'lopa/encoders.py'),
         },
         'lopa.evaluate.floor': {
             'lopa.evaluate.floor.class_lines': (
