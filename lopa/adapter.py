@@ -4,15 +4,34 @@
 
 # %% auto #0
 __all__ = [
+    'QUESTIONS',
+    'ROUNDING',
     'CONFIG_FILE',
     'WEIGHTS_FILE',
     'MARKS',
     'TRAINER_FILE',
     'SAID',
     'OTHER_TENSORS',
+    'signs',
+    'digest',
+    'innermost',
+    'linear_width',
+    'layers',
+    'is_wide',
+    'call_layer',
+    'ask_layer',
+    'own_weights',
+    'digest_weights',
+    'storage',
+    'bits_of',
+    'evaluating',
+    'weight_marks',
     'row_lengths',
     'inner_matrices',
     'signature',
+    'digests_apart',
+    'same_weights',
+    'same_lengths',
     'same_model',
     'fingerprint',
     'write_adapter',
@@ -22,11 +41,10 @@ __all__ = [
     'read_pair',
     'read_config',
     'check_base',
-    'leave_out_frozen',
     'miss_nothing_frozen',
     'trainable_names',
     'trained_state',
-    'keep_trained',
+    'state_dict',
     'pack',
     'unpack',
     'read_adapter',
@@ -42,19 +60,268 @@ __all__ = [
 ]
 
 # %% ../nbs/10_adapter.ipynb #66c2c071
+import copy
 import hashlib
 import json
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional as F
 
+from .encoders import without_autocast
 from .files import write_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# %% ../nbs/10_adapter.ipynb #adapter-signs
+QUESTIONS = 4  # what each layer is asked
+
+
+@cache
+def signs(*shape: int) -> Tensor:
+    """Signs to ask with, and to add with
+
+    Args:
+        *shape: Any shape
+
+    Returns:
+        Tensor: +1 and -1 in an order without a pattern, the same on every machine
+    """
+    k = torch.arange(math.prod(shape), dtype=torch.float64)
+    return (k * k).cos().sign().float().reshape(shape)
+
+
+def digest(answers: Tensor, length: float | None = None) -> str:
+    """Keep five numbers of a layer's answers
+
+    Args:
+        answers: `(rows, 4)`
+        length: Of the weights; default: as the answers have it
+
+    Returns:
+        str: Their four sums with signs, measured in lengths, and the length
+    """
+    y = answers.detach().float().cpu()
+    length = y.norm().item() / math.sqrt(QUESTIONS) if length is None else length
+    sums = (signs(len(y)) @ y / (length or 1.0)).tolist()
+    return ' '.join([*(f'{x:.4f}' for x in sums), f'{length:.4g}'])
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-layers
+def innermost(layer: nn.Module) -> Any:
+    """The layer that a wrapper was put around
+
+    Args:
+        layer: A layer, perhaps in wrappers of PEFT
+
+    Returns:
+        Any: Without them
+    """
+    for name in 'base_layer', 'original_module':
+        if name in layer._modules:
+            return innermost(layer.get_submodule(name))
+    return layer
+
+
+def linear_width(layer: nn.Module) -> int:
+    """The width of a linear layer, in whatever way its weights are stored
+
+    Args:
+        layer: Any module
+
+    Returns:
+        int: How many numbers it reads; 0 if it is not linear
+    """
+    inner = innermost(layer)
+    if type(inner).__name__ == 'Conv1D':  # what GPT-2 calls its linear layers
+        return inner.weight.shape[0]
+    return inner.in_features if hasattr(inner, 'out_features') else 0
+
+
+def layers(module: nn.Module) -> Iterator[nn.Module]:
+    """Everything that has weights, in a fixed order
+
+    Args:
+        module: A foundation model, or a part of it
+
+    Returns:
+        Iterator[nn.Module]: Linear layers, embeddings, and what owns parameters besides
+    """
+    whole = linear_width(module) or isinstance(innermost(module), nn.Embedding)
+    if whole or module._parameters:
+        yield module
+    if not whole:
+        for child in module.children():
+            yield from layers(child)
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-ask
+def is_wide(weight: Any) -> bool:
+    """Can these weights be multiplied as they are?
+
+    Args:
+        weight: A tensor, or something else
+
+    Returns:
+        bool: Real numbers, of 16 bits or more
+    """
+    there = isinstance(weight, Tensor) and not weight.is_meta
+    return there and weight.is_floating_point() and weight.itemsize > 1
+
+
+def call_layer(layer: nn.Module, base_model: 'PreTrainedModel') -> Tensor:
+    """Put the questions to a layer that knows how it is stored
+
+    Args:
+        layer: A linear layer
+        base_model: The model that it belongs to
+
+    Returns:
+        Tensor: `(out, 4)`
+    """
+    weight = getattr(innermost(layer), 'weight', None)
+    device, format = base_model.device, base_model.dtype
+    if all(map(is_wide, layer.parameters())):
+        layer, format = copy.deepcopy(layer).float(), torch.float32
+    if weight is not None and not weight.is_meta:
+        device = weight.device
+        format = torch.float16 if weight.dtype == torch.int8 else format  # bitsandbytes' choice
+    question: Any = signs(QUESTIONS, linear_width(layer))
+    return layer.forward(question.to(device, format)).T
+
+
+def ask_layer(layer: nn.Module, base_model: 'PreTrainedModel') -> Tensor:
+    """Ask a linear layer
+
+    Args:
+        layer: A linear layer
+        base_model: The model that it belongs to
+
+    Returns:
+        Tensor: What it makes of four vectors of +1 and -1: `(out, 4)`
+    """
+    weight: Any = getattr(layer, 'weight', None)
+    if innermost(layer) is not layer or not is_wide(weight):
+        return call_layer(layer, base_model)
+    weight = weight.T if type(layer).__name__ == 'Conv1D' else weight
+    bias = getattr(layer, 'bias', None)
+    question = signs(QUESTIONS, weight.shape[1]).to(weight.device)
+    return F.linear(question, weight.float(), None if bias is None else bias.float()).T
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-weights
+def own_weights(layer: nn.Module) -> Iterator[Tensor]:
+    """Weights of what is not linear
+
+    Args:
+        layer: An embedding, or a module with parameters of its own
+
+    Returns:
+        Iterator[Tensor]: As they are multiplied: `(rows, columns)`
+    """
+    inner = innermost(layer)
+    if isinstance(inner, nn.Embedding) and inner is not layer:
+        some = torch.arange(min(1000, inner.num_embeddings), device=inner.weight.device)
+        yield layer.forward(some)
+        return
+    for value in layer._parameters.values():
+        if value is not None and value.is_floating_point():
+            yield value
+
+
+def digest_weights(weights: Tensor) -> str:
+    """Keep five numbers of weights that are no linear layer
+
+    Args:
+        weights: Of any shape
+
+    Returns:
+        str: As from `digest`
+    """
+    rows = weights.reshape(-1, weights.shape[-1] if weights.ndim else 1).float()
+    return digest(rows @ signs(rows.shape[1], QUESTIONS).to(rows.device), rows.norm().item())
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-format
+def storage(layer: nn.Module) -> str:
+    """In what format a linear layer is stored
+
+    Args:
+        layer: A linear layer
+
+    Returns:
+        str: `32 bits`, `16 bits`, `8 bits`, `4 bits nf4`, …
+    """
+    inner = innermost(layer)
+    weight = getattr(inner, 'weight', getattr(inner, 'qweight', None))
+    if weight is None or weight.is_floating_point():
+        return f'{8 * (4 if weight is None else weight.itemsize)} bits'
+    bits = 8 * weight.numel() * weight.itemsize // (inner.in_features * inner.out_features)
+    return f'{bits} bits {getattr(weight, "quant_type", "")}'.strip()
+
+
+def bits_of(stored: str) -> int:
+    """How many bits a weight has
+
+    Args:
+        stored: From `storage`
+
+    Returns:
+        int: The number in it
+    """
+    return int(stored.split()[0])
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-evaluating
+@contextmanager
+def evaluating(model: nn.Module):
+    """Within this context, no dropout
+
+    Args:
+        model: Any module; afterwards it is as it was
+    """
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@torch.no_grad()
+def weight_marks(base_model: 'PreTrainedModel') -> dict:
+    """Ask all layers
+
+    Args:
+        base_model: A transformers model
+
+    Returns:
+        dict: `stored`, and five numbers of each layer under `linear` and `others`
+    """
+    table: Any = base_model.get_input_embeddings().weight
+    first = lambda rows: rows[:1000] if rows.ndim and len(rows) >= len(table) else rows
+    linear, others, stored = [], [], ['32 bits']
+    with evaluating(base_model), without_autocast(table.device):
+        for layer in layers(base_model):
+            if linear_width(layer):
+                linear.append(digest(first(ask_layer(layer, base_model))))
+                stored.append(storage(layer))
+            else:
+                others += [digest_weights(first(value)) for value in own_weights(layer)]
+    return {'stored': min(stored, key=bits_of), 'linear': linear, 'others': others}
 
 
 # %% ../nbs/10_adapter.ipynb #d62ad8d1
@@ -79,12 +346,13 @@ def inner_matrices(base_model: 'PreTrainedModel') -> list:
         base_model: A transformers model
 
     Returns:
-        list: Three matrices or none, if they are quantised
+        list: Three matrices, or none if some are quantised
     """
     table: Any = base_model.get_input_embeddings().weight
-    matrices = [p for p in base_model.parameters() if p.ndim == 2 and p.is_floating_point()]
-    inner = [p for p in matrices if p is not table]
-    return [inner[k] for k in (0, len(inner) // 2, -1)] if inner else []
+    inner = [p for p in base_model.parameters() if p.ndim == 2 and p is not table]
+    if not inner or not all(p.is_floating_point() for p in inner):
+        return []
+    return [inner[k] for k in (0, len(inner) // 2, -1)]
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-signature
@@ -95,22 +363,80 @@ def signature(base_model: 'PreTrainedModel') -> dict:
         base_model: A transformers model
 
     Returns:
-        dict: Kind, width, layers, and lengths of rows of the embeddings and of inner matrices
+        dict: Kind, width and layers; how it is stored; numbers of all layers, and the old lengths
     """
     config: Any = base_model.config
     table: Any = base_model.get_input_embeddings().weight
     spread = torch.linspace(0, 1000, 8).long() % len(table)
     inner = [matrix[:2] for matrix in inner_matrices(base_model)]
+    planned = table.is_meta or isinstance(table, FakeTensor)
     return {
         'model_type': config.model_type,
         'width': table.shape[1],
         'layers': config.num_hidden_layers,
         'norms': row_lengths(table[spread.to(table.device)]),
         'inner_norms': [length for rows in inner for length in row_lengths(rows)],
+        **({} if planned else weight_marks(base_model)),
     }
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-same
+ROUNDING = {4: 0.13, 8: 0.008, 16: 0.002}  # bits → by how much it moves a sum, measured below
+
+
+def digests_apart(a: list, b: list) -> float:
+    """How far two models lie apart, where they differ most
+
+    Args:
+        a: Digests of layers
+        b: Those of the layers of another model
+
+    Returns:
+        float: Infinite if there is another number of layers
+    """
+    if len(a) != len(b):
+        return math.inf
+    if not a:
+        return 0.0
+    x, y = (torch.tensor([[float(n) for n in line.split()] for line in c]) for c in (a, b))
+    sums = (x - y)[:, :-1].square().mean(1).sqrt()
+    lengths = (x - y)[:, -1].abs() / torch.maximum(x[:, -1], y[:, -1]).clamp(min=1e-30)
+    return max(sums.max().item(), lengths.max().item())
+
+
+def same_weights(a: dict, b: dict) -> bool:
+    """Compare what layers answer, allowing for rounding
+
+    Args:
+        a: A signature
+        b: Another signature
+
+    Returns:
+        bool: Do all layers answer alike?
+    """
+    coarsest = 16 if a['stored'] == b['stored'] else min(bits_of(s['stored']) for s in (a, b))
+    limit = {'linear': 3 * ROUNDING[min(16, coarsest)], 'others': 3 * ROUNDING[16]}
+    return all(digests_apart(a[part], b[part]) <= limit[part] for part in limit)
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-same2
+def same_lengths(a: dict, b: dict) -> bool:
+    """Compare what old signatures have
+
+    Args:
+        a: A signature
+        b: Another signature, one of them old
+
+    Returns:
+        bool: Do the lengths of rows agree within 2 %?
+    """
+    for key in 'norms', 'inner_norms':
+        pairs = zip(a[key], b[key], strict=False)  # a quantised model has no inner ones
+        if any(abs(x - y) > 0.02 * max(x, y) for x, y in pairs):
+            return False
+    return True
+
+
 def same_model(a: dict, b: dict) -> bool:
     """Compare two signatures, allowing for rounding
 
@@ -123,11 +449,7 @@ def same_model(a: dict, b: dict) -> bool:
     """
     if any(a[key] != b[key] for key in ('model_type', 'width', 'layers')):
         return False
-    for key in 'norms', 'inner_norms':
-        pairs = zip(a[key], b[key], strict=False)  # a quantised model has no inner ones
-        if any(abs(x - y) > 0.02 * max(x, y) for x, y in pairs):
-            return False
-    return True
+    return (same_weights if 'stored' in a and 'stored' in b else same_lengths)(a, b)
 
 
 # %% ../nbs/10_adapter.ipynb #2aae2066
@@ -306,20 +628,6 @@ TRAINER_FILE = 'model.safetensors'  # where transformers' Trainer puts a module'
 SAID = '_extra_state'  # torch's name for the entry that is no parameter
 
 
-def leave_out_frozen(model: 'StoredAdapter', state: dict, prefix: str, metadata: dict):
-    """Keep what was trained, when a state is taken
-
-    Args:
-        model: Whose state it is
-        state: Name → tensor; changed in place
-        prefix: What stands before the model's own names
-        metadata: Not used
-    """
-    kept = {prefix + name for name in (*model.kept(), SAID)}
-    for name in [n for n in state if n.startswith(prefix) and n not in kept]:
-        del state[name]
-
-
 def miss_nothing_frozen(model: 'StoredAdapter', keys: Any):
     """Miss only what was trained, when a state is loaded
 
@@ -344,26 +652,44 @@ def trainable_names(model: nn.Module) -> set:
     return {name for name, p in model.named_parameters() if p.requires_grad}
 
 
-def trained_state(model: nn.Module) -> dict:
-    """All that an adapter has to hold
+def trained_state(model: 'StoredAdapter') -> dict:
+    """All that an adapter has to hold; nothing else is asked for its state
 
     Args:
-        model: An adapted model
+        model: It says in `kept` which names those are
 
     Returns:
         dict: Name → tensor
     """
-    return {name: value for name, value in model.state_dict().items() if name != SAID}
+    named, kept = chain(model.named_parameters(), model.named_buffers()), model.kept()
+    return {name: value.detach() for name, value in named if name in kept}
 
 
-def keep_trained(model: 'StoredAdapter'):
-    """Let the state of a model be what was trained in it
+def state_dict(
+    model: 'StoredAdapter',
+    *args: Any,
+    destination: dict | None = None,
+    prefix: str = '',
+    keep_vars: bool = False,
+) -> dict:
+    """The state as torch asks for it: what was trained, and what the adapter says
 
     Args:
-        model: It says in `kept` which names those are
+        model: An adapted model
+        *args: Not used
+        destination: What the entries are added to; default: nothing yet
+        prefix: What stands before the names
+        keep_vars: Not used: a state is without gradients
+
+    Returns:
+        dict: Name → tensor
     """
-    model.register_state_dict_post_hook(leave_out_frozen)
-    model.register_load_state_dict_post_hook(miss_nothing_frozen)
+    state: dict = OrderedDict() if destination is None else destination
+    for name, value in trained_state(model).items():
+        state[prefix + name] = value
+    if type(model).get_extra_state is not nn.Module.get_extra_state:
+        state[prefix + SAID] = model.get_extra_state()
+    return state
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-checkpoint
@@ -559,11 +885,12 @@ class StoredAdapter(nn.Module):
 
     def __init__(self):
         super().__init__()
-        keep_trained(self)
+        self.register_load_state_dict_post_hook(miss_nothing_frozen)
 
     about = describe
     kept = trainable_names
     trained_state = trained_state
+    state_dict = state_dict
     get_extra_state = extra_state
     set_extra_state = check_extra_state
     take_state = take_state
