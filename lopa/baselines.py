@@ -5,19 +5,51 @@
 # %% auto #0
 __all__ = [
     'BASELINES',
+    'INITS',
+    'IN_FRONT',
     'QKV',
     'NO_CACHE',
-    'LOOKS_AHEAD',
+    'NO_KEYS',
+    'DIFFERS',
+    'APART',
     'PEFTS',
+    'MIXES',
+    'NO_EMBEDS',
+    'token_embeddings',
+    'check_scale',
+    'check_targets',
+    'check_baseline',
     'BaselineConfig',
+    'module_names',
+    'last_part',
+    'usual_targets',
+    'is_named',
+    'chosen_targets',
     'lora_config',
+    'plain_cache',
+    'kept_layers',
+    'prefix_shape',
     'prefix_config',
     'p_tuning_config',
     'peft_config',
+    'prefix_of',
     'word_prefix',
+    'has_numbers',
+    'some_tokens',
+    'relative_error',
+    'rounding',
+    'prefix_error',
+    'check_prefix',
+    'padded_pair',
+    'text_logits',
+    'padding_shows',
     'group_rows',
     'stack_rows',
+    'trim',
+    'put_together',
     'generate_rows',
+    'refuse_adapted',
+    'add_adapter',
     'make_trainable',
     'foundation_model',
     'train_added',
@@ -25,13 +57,21 @@ __all__ = [
     'baseline_state',
     'take_baseline_state',
     'describe_baseline',
+    'number_format',
     'Baseline',
     'is_in_front',
     'length_in_front',
-    'pad_right',
-    'baseline_input',
+    'length_in_input',
+    'row_mask',
+    'check_rows',
+    'arranged',
+    'placed_labels',
     'precision',
+    'called',
+    'writes_from_embeddings',
+    'check_writing',
     'baseline_forward',
+    'write_rows',
     'baseline_generate',
     'load_baseline',
     'BaselineModel',
@@ -41,31 +81,105 @@ __all__ = [
 
 # %% ../nbs/14_baselines.ipynb #d48e70ad
 import json
+import re
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
+from lopa.model import (
+    AdaptedModel,
+    PromptModel,
+    check_length,
+    get_prompt_model,
+    new_tokens,
+    refuse_masked,
+)
+
 from .adapter import check_base, describe, read_adapter, read_config, signature
-from .attention import looks_ahead, without_mask
-from .hub import adapter_folder
+from .attention import without_mask
+from .hub import adapter_folder, short
 from .layout import inner_order
 from .logits import ask, position_ids, task_type
-from .model import AdaptedModel, PromptModel, get_prompt_model, refuse_masked
-from .prompts import PromptConfig
+from .prompts import PromptConfig, check_name, check_size, refuses_unknown_keys
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
+
+def token_embeddings(base_model, input_ids):  # until wt-core is there
+    return base_model.get_input_embeddings()(input_ids)
+
+
 # %% ../nbs/14_baselines.ipynb #a5519aa9
 BASELINES = ['lora', 'prefix', 'p-tuning', 'full']
+INITS = ['vocab', 'normal']
+IN_FRONT = 'prefix', 'p-tuning'  # methods that put something before the text
 
 
+def check_scale(name: str, value: object, allowed: Callable, expected: str):
+    """Refuse a number that cannot be meant, with a `ValueError`
+
+    Args:
+        name: `alpha` or `dropout`
+        value: What was received
+        allowed: Says of a number whether it can be meant
+        expected: What can be meant, in words
+
+    Raises:
+        ValueError
+    """
+    if type(value) not in (int, float) or not allowed(value):
+        raise ValueError(f'{name}: received {value!r}, expected {expected}.')
+
+
+def check_targets(value: object):
+    """Refuse what names no modules, with a `ValueError`
+
+    Args:
+        value: What was received as `target_modules`
+
+    Raises:
+        ValueError
+    """
+    names = [value] if isinstance(value, str) else value
+    named = isinstance(names, tuple) and names and all(n and isinstance(n, str) for n in names)
+    if value is not None and not (isinstance(value, str) and value or named):
+        says = f'target_modules: received {value!r}, expected the names of modules'
+        raise ValueError(f"{says}, 'all-linear', a regular expression, or None.")
+
+
+# %% ../nbs/14_baselines.ipynb #base-check
+def check_baseline(config: 'BaselineConfig'):
+    """Refuse a configuration that cannot be meant, in one sentence
+
+    Args:
+        config: What was asked for
+
+    Raises:
+        ValueError
+    """
+    check_name('method', config.method, BASELINES)
+    check_name('init', config.init, INITS)
+    for name in 'rank', 'num_virtual_tokens', 'head_width':
+        check_size(name, getattr(config, name))
+    if config.method in IN_FRONT and config.num_virtual_tokens == 0:
+        raise ValueError(f'num_virtual_tokens: received 0, but {config.method} needs at least one.')
+    check_scale('alpha', config.alpha, lambda x: 0 < x < inf, 'a number above 0')
+    check_scale('dropout', config.dropout, lambda x: 0 <= x < 1, 'a share from 0 to below 1')
+    check_targets(config.target_modules)
+
+
+# %% ../nbs/14_baselines.ipynb #base-config
+@refuses_unknown_keys
 @dataclass
 class BaselineConfig:
     """A method that is not a prompt generator
@@ -78,6 +192,7 @@ class BaselineConfig:
         num_virtual_tokens: Prefix and P-tuning: m
         head_width: P-tuning: width of the small network
         init: Prefix: `vocab` (keys and values of words) or `normal`
+        target_modules: LoRA: names, `all-linear`, a regular expression
     """
 
     method: str = 'lora'
@@ -87,30 +202,102 @@ class BaselineConfig:
     num_virtual_tokens: int = 10
     head_width: int = 256
     init: str = 'vocab'
+    target_modules: tuple | str | None = None
 
     def __post_init__(self):
-        for name, known in dict(method=BASELINES, init=['vocab', 'normal']).items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f'{name}: received {getattr(self, name)!r}, expected one of {", ".join(known)}.'
-                )
+        if isinstance(self.target_modules, list):  # as JSON brings it back
+            self.target_modules = tuple(self.target_modules)
+        check_baseline(self)
 
 
 # %% ../nbs/14_baselines.ipynb #5f57782f
 QKV = {
-    'q_proj',
-    'k_proj',
-    'v_proj',
-    'qkv_proj',
-    'query_key_value',
-    'c_attn',
-    'query',
-    'key',
-    'value',
-    'q',
-    'k',
-    'v',
+    *('q_proj', 'k_proj', 'v_proj', 'qkv_proj', 'query_key_value', 'c_attn', 'Wqkv'),
+    *('query', 'key', 'value', 'query_proj', 'key_proj', 'value_proj'),
+    *('q', 'k', 'v', 'q_lin', 'k_lin', 'v_lin', 'Wq', 'Wk', 'Wv'),
+    *('q_a_proj', 'q_b_proj', 'kv_a_proj_with_mqa', 'kv_b_proj'),  # DeepSeek's narrow ones
 }
+
+
+def module_names(base_model: 'PreTrainedModel') -> list:
+    """What LoRA could change
+
+    Args:
+        base_model: A transformers language model
+
+    Returns:
+        list: Full names of modules that hold numbers and no other modules
+    """
+    own = lambda module: [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    leaves = [(n, m) for n, m in base_model.named_modules() if n and not any(m.children())]
+    return [name for name, module in leaves if own(module)]
+
+
+# %% ../nbs/14_baselines.ipynb #base-targets
+def last_part(name: str) -> str:
+    """How a module is called within its layer
+
+    Args:
+        name: Full name of a module, such as `model.layers.0.self_attn.q_proj`
+
+    Returns:
+        str: What comes after the last dot
+    """
+    return name.rpartition('.')[2]
+
+
+def usual_targets(base_model: 'PreTrainedModel') -> list | str:
+    """Queries, keys and values, else what PEFT would take, else all linear layers
+
+    Args:
+        base_model: A transformers language model
+
+    Returns:
+        list | str: Last parts of names, or `all-linear`
+    """
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as theirs
+
+    own = {last_part(name) for name in module_names(base_model)}
+    known = theirs.get(base_model.config.model_type, [])
+    return sorted(QKV & own) or sorted(own & {*known}) or 'all-linear'
+
+
+# %% ../nbs/14_baselines.ipynb #base-targets-c
+def is_named(name: str, target: str, pattern: bool) -> bool:
+    """Does a target name this module?
+
+    Args:
+        name: Full name of a module
+        target: The end of a name, or a regular expression
+        pattern: Is it a regular expression?
+    """
+    if pattern:
+        return re.fullmatch(target, name) is not None
+    return name == target or name.endswith(f'.{target}')
+
+
+def chosen_targets(base_model: 'PreTrainedModel', targets: tuple | str) -> list | str:
+    """Refuse names that no module has, with a `ValueError`
+
+    Args:
+        base_model: A transformers language model
+        targets: Names of modules, `all-linear` or a regular expression
+
+    Returns:
+        list | str: The same, for PEFT
+
+    Raises:
+        ValueError
+    """
+    if targets == 'all-linear':
+        return targets
+    names, pattern = module_names(base_model), isinstance(targets, str)
+    for target in [targets] if isinstance(targets, str) else targets:
+        if not any(is_named(name, target, pattern) for name in names):
+            there = ', '.join(sorted({last_part(name) for name in names}))
+            says = f'target_modules: no module of {type(base_model).__name__} is called {target!r}'
+            raise ValueError(f'{says}; there are {there}.')
+    return targets if isinstance(targets, str) else list(targets)
 
 
 # %% ../nbs/14_baselines.ipynb #base-lora
@@ -119,20 +306,26 @@ def lora_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'PeftC
 
     Args:
         base_model: A transformers language model
-        config: With `rank`, `alpha` and `dropout`
+        config: With `rank`, `alpha`, `dropout` and `target_modules`
 
     Returns:
         'PeftConfig': PEFT's configuration
+
+    Raises:
+        ValueError
     """
     from peft import LoraConfig
 
-    family = task_type(base_model)
-    own = {name.rpartition('.')[2] for name, _ in base_model.named_modules()}
+    family, chosen = task_type(base_model), config.target_modules
+    targets = chosen_targets(base_model, chosen) if chosen else usual_targets(base_model)
+    fallback = targets == 'all-linear' and not chosen
+    last = [n for n in module_names(base_model) if fallback and last_part(n) == 'out_proj']
     return LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=sorted(QKV & own),
+        target_modules=targets,
+        exclude_modules=last or None,  # Mamba's kernels do not call it, says PEFT
         task_type=None if family == 'MASKED_LM' else family,
     )
 
@@ -141,12 +334,79 @@ def lora_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'PeftC
 NO_CACHE = (
     'is a masked language model and has no cache to put a prefix into; use lora, p-tuning or full.'
 )
-LOOKS_AHEAD = (
-    'attends to later tokens (or could not be asked), so a prefix has no cache to stand in; '
-    'use lora, p-tuning or full, or configure it with is_decoder=True.'
+NO_KEYS = (
+    'does not keep keys and values of one shape for each position in every layer, which a prefix '
+    'needs; use lora, p-tuning or full.'
 )
 
 
+def plain_cache(base_model: 'PreTrainedModel') -> Any:
+    """A cache that keeps all positions, however far the layers look
+
+    Args:
+        base_model: Causal, or sequence-to-sequence
+
+    Returns:
+        Any: Transformers' cache; None for a decoder
+    """
+    from transformers import DynamicCache
+
+    return DynamicCache() if task_type(base_model) == 'CAUSAL_LM' else None
+
+
+@torch.no_grad()
+def kept_layers(base_model: 'PreTrainedModel', words: Tensor, cache: Any = None) -> list:
+    """What a model keeps of some words; a decoder reads the first of them
+
+    Args:
+        base_model: Causal, or sequence-to-sequence
+        words: Tokens: `(t,)`
+        cache: Where keys and values go; None: what the model itself makes
+
+    Returns:
+        list: A layer of the cache for each layer; none if nothing is kept
+    """
+    ids = words[None].to(base_model.device)
+    inner: Any = base_model.base_model
+    given = {'input_ids': ids, 'use_cache': True, 'past_key_values': cache}
+    if task_type(base_model) == 'SEQ_2_SEQ_LM':
+        inner = base_model
+        given['decoder_input_ids'] = ids[:, :1]
+    given = {name: value for name, value in given.items() if value is not None}
+    kept = getattr(inner(**given), 'past_key_values', None)
+    own = getattr(kept, 'self_attention_cache', kept)  # of a decoder
+    return getattr(own, 'layers', [])
+
+
+# %% ../nbs/14_baselines.ipynb #base-prefix-s
+def prefix_shape(base_model: 'PreTrainedModel') -> dict:
+    """The shape of a prefix; models that cannot have one are refused with a `ValueError`
+
+    Args:
+        base_model: Causal, or sequence-to-sequence
+
+    Returns:
+        dict: Layers, heads and `token_dim` (heads · width), by PEFT's names
+
+    Raises:
+        ValueError
+    """
+    name = type(base_model).__name__
+    if task_type(base_model) == 'MASKED_LM':
+        raise ValueError(f'prefix: {name} {NO_CACHE}')
+    try:
+        layers = kept_layers(base_model, torch.arange(2), plain_cache(base_model))
+    except Exception as e:
+        raise ValueError(f'prefix: {name} {NO_KEYS}') from e
+    kept = [getattr(layer, side, None) for layer in layers for side in ('keys', 'values')]
+    shapes = {tuple(x.shape) if isinstance(x, Tensor) else None for x in kept}
+    if len(shapes) != 1 or None in shapes or len(kept[0].shape) != 4:
+        raise ValueError(f'prefix: {name} {NO_KEYS}')
+    _, heads, _, width = kept[0].shape
+    return {'num_layers': len(layers), 'num_attention_heads': heads, 'token_dim': heads * width}
+
+
+# %% ../nbs/14_baselines.ipynb #base-prefix-c
 def prefix_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'PeftConfig':
     """Prefix tuning, in PEFT's words
 
@@ -162,12 +422,8 @@ def prefix_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'Pef
     """
     from peft import PrefixTuningConfig
 
-    family, name = task_type(base_model), type(base_model).__name__
-    if family == 'MASKED_LM':
-        raise ValueError(f'prefix: {name} {NO_CACHE}')
-    if family == 'CAUSAL_LM' and looks_ahead(base_model):
-        raise ValueError(f'prefix: {name} {LOOKS_AHEAD}')
-    return PrefixTuningConfig(task_type=family, num_virtual_tokens=config.num_virtual_tokens)
+    m, shape = config.num_virtual_tokens, prefix_shape(base_model)
+    return PrefixTuningConfig(task_type=task_type(base_model), num_virtual_tokens=m, **shape)
 
 
 # %% ../nbs/14_baselines.ipynb #base-ptuning
@@ -184,10 +440,14 @@ def p_tuning_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'P
     from peft import PromptEncoderConfig
 
     family = task_type(base_model)
+    table: Any = base_model.get_input_embeddings().weight
     return PromptEncoderConfig(
         task_type='FEATURE_EXTRACTION' if family == 'MASKED_LM' else family,
         num_virtual_tokens=config.num_virtual_tokens,
         encoder_hidden_size=config.head_width,
+        token_dim=table.shape[1],
+        num_layers=1,  # PEFT wants both numbers and uses neither
+        num_attention_heads=1,
         num_transformer_submodules=1,
     )
 
@@ -207,6 +467,22 @@ def peft_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'PeftC
 
 
 # %% ../nbs/14_baselines.ipynb #31bcc948
+def prefix_of(base_model: 'PreTrainedModel', words: Tensor) -> Tensor:
+    """Let the model compute the keys and values of some words, however far its layers look
+
+    Args:
+        base_model: A transformers causal language model with a cache
+        words: Tokens: `(m,)`
+
+    Returns:
+        Tensor: As PEFT stores keys and values: `(m, layers · 2 · heads · width)`
+    """
+    kept = kept_layers(base_model, words, plain_cache(base_model))
+    layers = [torch.stack([layer.keys[0], layer.values[0]]) for layer in kept]
+    both = torch.stack(layers)  # (layers, 2, heads, m, width)
+    return both.permute(3, 0, 1, 2, 4).flatten(1).float()
+
+
 def word_prefix(base_model: 'PreTrainedModel', m: int) -> Tensor:
     """Let the model compute the keys and values of m random words
 
@@ -216,15 +492,176 @@ def word_prefix(base_model: 'PreTrainedModel', m: int) -> Tensor:
 
     Returns:
         Tensor: As PEFT stores keys and values: `(m, layers · 2 · heads · width)`
+
+    Raises:
+        ValueError
     """
-    table: Any = base_model.get_input_embeddings().weight
-    words = torch.randperm(len(table))[:m].to(base_model.device)
-    inner: Any = base_model.base_model
-    with torch.no_grad():
-        cache = inner(input_ids=words[None], use_cache=True).past_key_values
-    layers = [torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers]
-    both = torch.stack(layers)  # (layers, 2, heads, m, width)
-    return both.permute(3, 0, 1, 2, 4).flatten(1).float()
+    known = len(base_model.get_input_embeddings().weight)
+    if m > known:
+        says = f'num_virtual_tokens: received {m}, more than the {known} rows of the vocabulary'
+        raise ValueError(f"{says}; set init='normal' or a shorter prefix.")
+    return prefix_of(base_model, torch.randperm(known)[:m])
+
+
+# %% ../nbs/14_baselines.ipynb #base-words
+DIFFERS = (
+    'answers behind the keys and values of some words not as it does behind these words (up to '
+    '{share:.0%} off), so a prefix would not be seen as such; use lora, p-tuning or full.'
+)
+
+
+def has_numbers(base_model: 'PreTrainedModel') -> bool:
+    """Can this model be asked anything?
+
+    Args:
+        base_model: A transformers language model
+
+    Returns:
+        bool: False on the device `meta`, and for fake tensors
+    """
+    weight: Any = base_model.get_input_embeddings().weight
+    return not (weight.is_meta or isinstance(weight, FakeTensor))
+
+
+def some_tokens(base_model: 'PreTrainedModel', n: int) -> Tensor:
+    """Tokens with which a model can be asked
+
+    Args:
+        base_model: A transformers language model
+        n: How many
+
+    Returns:
+        Tensor: `(n,)`, none of which means padding
+    """
+    pad, known = getattr(base_model.config, 'pad_token_id', None), base_model.config.vocab_size
+    usual = [i for i in range(min(known, n + 1)) if i != pad]
+    return torch.tensor([usual[i % len(usual)] for i in range(n)], device=base_model.device)
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """The largest difference, as a share of the largest logit
+
+    Args:
+        got: Logits
+        want: Logits of the same shape
+
+    Returns:
+        float: 0 if they are the same
+    """
+    return ((got - want).float().abs().max() / want.float().abs().max()).item()
+
+
+def rounding(base_model: 'PreTrainedModel') -> float:
+    """How far two ways to compute the same logits may be apart: 0.1 % in 32 bits, more in 16
+
+    Args:
+        base_model: A transformers language model
+
+    Returns:
+        float: A share of the largest logit
+    """
+    return max(1e-3, 16 * torch.finfo(base_model.dtype).eps)
+
+
+# %% ../nbs/14_baselines.ipynb #base-words-c
+@torch.no_grad()
+def prefix_error(model: Any, base_model: 'PreTrainedModel') -> float:
+    """How far logits behind a prefix of words are from those behind the words
+
+    Args:
+        model: PEFT's model of a prefix
+        base_model: The transformers model within it
+
+    Returns:
+        float: A share of the largest logit; 0 for a decoder, whose words nobody can compute alone
+    """
+    table = model.prompt_encoder['default'].embedding.weight
+    m, drawn = len(table), table.clone()
+    tokens = some_tokens(base_model, m + 3)[None]
+    text = tokens[:, m:]
+    if task_type(base_model) == 'SEQ_2_SEQ_LM':
+        model(input_ids=text, decoder_input_ids=text)
+        return 0.0
+    table.copy_(prefix_of(base_model, tokens[0, :m]))
+    behind = model(input_ids=text).logits
+    table.copy_(drawn)
+    return relative_error(behind, base_model(input_ids=tokens).logits[:, m:])
+
+
+def check_prefix(model: Any, base_model: 'PreTrainedModel'):
+    """Refuse a model that does not see a prefix as what it is, with a `ValueError`
+
+    Args:
+        model: PEFT's model of a prefix
+        base_model: The transformers model within it
+
+    Raises:
+        ValueError
+    """
+    name = type(base_model).__name__
+    check_length(model.active_peft_config.num_virtual_tokens, 3, base_model.config)
+    try:
+        share = prefix_error(model, base_model)
+    except Exception as e:
+        raise ValueError(f'prefix: {name} {NO_KEYS}') from e
+    if not share <= rounding(base_model):
+        raise ValueError(f'prefix: {name} {DIFFERS.format(share=share)}')
+
+
+# %% ../nbs/14_baselines.ipynb #base-shows
+def padded_pair(base_model: 'PreTrainedModel') -> dict:
+    """The same text twice, with different tokens in the padding
+
+    Args:
+        base_model: A transformers language model
+
+    Returns:
+        dict: What it is called with: two rows
+    """
+    left = task_type(base_model) == 'CAUSAL_LM'
+    text, one, other = some_tokens(base_model, 7).split([3, 2, 2])
+    rows = [[pads, text] if left else [text, pads] for pads in (one, other)]
+    mask = torch.tensor([[0, 0, 1, 1, 1] if left else [1, 1, 1, 0, 0]] * 2, device=text.device)
+    given = {'input_ids': torch.stack([torch.cat(row) for row in rows]), 'attention_mask': mask}
+    return given | position_ids(base_model, mask)
+
+
+@torch.no_grad()
+def text_logits(base_model: 'PreTrainedModel', inputs: dict) -> Tensor:
+    """Ask about rows with one mask
+
+    Args:
+        base_model: A transformers language model
+        inputs: From `padded_pair`
+
+    Returns:
+        Tensor: Where there is text, or a decoder's: `(b, k, vocabulary)`
+    """
+    if task_type(base_model) == 'SEQ_2_SEQ_LM':
+        return base_model(**inputs, decoder_input_ids=inputs['input_ids'][:, :1] * 0 + 3).logits
+    return base_model(**inputs).logits[:, inputs['attention_mask'][0].bool()]
+
+
+def padding_shows(base_model: 'PreTrainedModel') -> bool:
+    """Does a row depend on its padding?
+
+    Args:
+        base_model: In evaluation mode
+
+    Returns:
+        bool: True as well if it could not be asked
+    """
+    given = padded_pair(base_model)
+    real = given['attention_mask'][0].bool()
+    alone = {name: value[:1, real] for name, value in given.items()}
+    try:
+        one, other = text_logits(base_model, given)
+        plain = text_logits(base_model, alone)[0]
+    except Exception:
+        return True
+    tight = max(1e-4, 2 * torch.finfo(base_model.dtype).eps)
+    same = relative_error(one, other) <= tight
+    return not (same and relative_error(one, plain) <= rounding(base_model))
 
 
 # %% ../nbs/14_baselines.ipynb #c22fa701
@@ -258,37 +695,130 @@ def stack_rows(rows: list, filler: int) -> Tensor:
 
 
 # %% ../nbs/14_baselines.ipynb #base-generate
+def trim(input_ids: Tensor, mask: Tensor, side: str) -> tuple:
+    """Move the padding to one side, and cut off what is padding in all rows
+
+    Args:
+        input_ids: `(b, t)`
+        mask: Attention mask: `(b, t)`
+        side: `left` or `right`
+
+    Returns:
+        tuple: Both, with their padding on that side and no more of it than is needed
+    """
+    order, mask = inner_order(mask, mask.argmax(1), 0, side)
+    longest, ids = int(mask.sum(1).max()), input_ids.gather(1, order)
+    if side == 'left':
+        return ids[:, -longest:], mask[:, -longest:]
+    return ids[:, :longest], mask[:, :longest]
+
+
+def put_together(groups: list, parts: list, filler: int) -> Tensor:
+    """Put what was generated for groups back into the order of the rows
+
+    Args:
+        groups: For each group, which rows belong to it
+        parts: For each group, its new tokens `(rows · each, new)`
+        filler: Token with which narrow rows are filled up
+
+    Returns:
+        Tensor: `(b · each, most new)`
+    """
+    out: dict[int, Tensor] = {}
+    for rows, new in zip(groups, parts, strict=True):
+        out.update(zip(rows.tolist(), new.split(len(new) // len(rows)), strict=True))
+    return stack_rows([out[i] for i in range(len(out))], filler)
+
+
+# %% ../nbs/14_baselines.ipynb #base-generate-r
+APART = (
+    'return_dict_in_generate: rows of different length are generated one after another here, and '
+    'their records cannot be put together; hand over rows of one length, or leave it out.'
+)
+
+
 def generate_rows(
-    call: Any, model: 'PreTrainedModel', input_ids: Tensor, mask: Tensor, alike: bool, **kwargs: Any
-) -> Tensor:
+    write: Callable,
+    input_ids: Tensor,
+    mask: Tensor,
+    alike: bool,
+    side: str = 'left',
+    filler: int = 0,
+) -> Any:
     """Generate for padded rows, and return the new tokens only
 
     Args:
-        call: What generates: a transformers model, or PEFT's wrapper around it
-        model: The transformers model itself
+        write: `write(input_ids, mask)` → transformers' output, and where new tokens begin
         input_ids: `(b, t)`
         mask: Attention mask: `(b, t)`
         alike: Generate rows of equal length together, without padding?
-        **kwargs: What transformers' `generate` takes
+        side: Where padding goes
+        filler: Token with which narrow rows are filled up
 
     Returns:
-        Tensor: New tokens: `(b, new)`
+        Any: New tokens `(b, new)`, or transformers' record with such `sequences`
+
+    Raises:
+        ValueError
     """
-    order, mask = inner_order(mask, mask.argmax(1), 0, 'left')
-    ids = input_ids.gather(1, order)
-    lengths = mask.sum(1)
-    each = kwargs.get('num_return_sequences') or 1
-    out: dict[int, Tensor] = {}
-    for rows in group_rows(lengths, alike):
-        t = int(lengths[rows].max())
-        new = call.generate(input_ids=ids[rows, -t:], attention_mask=mask[rows, -t:], **kwargs)
-        start = t if task_type(model) == 'CAUSAL_LM' else 1
-        out.update(zip(rows.tolist(), new[:, start:].split(each), strict=True))
-    filler = getattr(model.generation_config, 'pad_token_id', None) or 0
-    return stack_rows([out[i] for i in range(len(ids))], filler)
+    groups, parts = group_rows(mask.sum(1), alike), []
+    for rows in groups:
+        ids, kept = trim(input_ids[rows], mask[rows], side)
+        out, start = write(ids, kept)
+        if not isinstance(out, Tensor) and len(groups) > 1:
+            raise ValueError(APART)
+        parts.append(getattr(out, 'sequences', out)[:, start:])
+    new = put_together(groups, parts, filler)
+    if isinstance(out, Tensor):
+        return new
+    out.sequences = new
+    return out
 
 
 # %% ../nbs/14_baselines.ipynb #base-make
+def refuse_adapted(base_model: 'PreTrainedModel', method: str):
+    """Refuse a model that holds an adapter, with a `ValueError`
+
+    Args:
+        base_model: A transformers language model
+        method: What was to be done with it
+
+    Raises:
+        ValueError
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if any(isinstance(module, BaseTunerLayer) for module in base_model.modules()):
+        raise ValueError(
+            f"{method}: {type(base_model).__name__} holds an adapter of PEFT's already: merge it "
+            '(merge_and_unload), or load the model anew.'
+        )
+
+
+def add_adapter(base_model: 'PreTrainedModel', settings: 'PeftConfig', method: str) -> Any:
+    """Let PEFT add what is trained; what it cannot do is said in one sentence, as a `ValueError`
+
+    Args:
+        base_model: It changes
+        settings: What is to be added
+        method: For the message
+
+    Returns:
+        Any: PEFT's model around it
+
+    Raises:
+        ValueError
+    """
+    from peft import get_peft_model
+
+    try:
+        return get_peft_model(base_model, settings)
+    except ValueError as e:
+        says = f'{method}: PEFT cannot adapt {type(base_model).__name__} ({short(e)})'
+        raise ValueError(f'{says}: set target_modules, or use another method.') from e
+
+
+# %% ../nbs/14_baselines.ipynb #base-make-b
 def make_trainable(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any:
     """Adapt a foundation model in PEFT's way, or let all of it train
 
@@ -298,17 +828,20 @@ def make_trainable(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any
 
     Returns:
         Any: The model itself, or PEFT's around it
+
+    Raises:
+        ValueError
     """
+    refuse_adapted(base_model, config.method)
     if config.method == 'full':
         return base_model.float().requires_grad_(True)
-    from peft import get_peft_model
-
-    settings = peft_config(base_model, config)
-    causal = task_type(base_model) == 'CAUSAL_LM'
-    start = None
+    settings = peft_config(base_model.requires_grad_(False), config)
+    causal, start = task_type(base_model) == 'CAUSAL_LM', None
     if causal and config.method == 'prefix' and config.init == 'vocab':
         start = word_prefix(base_model, config.num_virtual_tokens)
-    model = get_peft_model(base_model, settings)
+    model = add_adapter(base_model, settings, config.method)
+    if config.method == 'prefix' and has_numbers(base_model):
+        check_prefix(model, base_model)
     if start is not None:
         model.prompt_encoder['default'].embedding.weight.data.copy_(start)
     return model
@@ -364,7 +897,7 @@ PEFTS = 'lora', 'prefix'  # methods whose tensors are stored under PEFT's names
 
 
 def baseline_state(model: 'Baseline') -> dict:
-    """All that an adapter has to hold
+    """All that an adapter has to hold; the foundation model's own state is never asked for
 
     Args:
         model: An adapted model
@@ -374,9 +907,10 @@ def baseline_state(model: 'Baseline') -> dict:
     """
     from peft import get_peft_model_state_dict
 
+    trained = {n: p for n, p in model.model.named_parameters() if p.requires_grad}
     if model.adapter_config.method in PEFTS:
-        return get_peft_model_state_dict(model.model, save_embedding_layers=False)
-    return {n: p for n, p in model.model.named_parameters() if p.requires_grad}
+        return get_peft_model_state_dict(model.model, trained, save_embedding_layers=False)
+    return trained
 
 
 # %% ../nbs/14_baselines.ipynb #base-take
@@ -413,6 +947,20 @@ def describe_baseline(model: 'Baseline') -> dict:
 
 
 # %% ../nbs/14_baselines.ipynb #ac64e960
+def number_format(model: 'Baseline') -> torch.dtype:
+    """In which the foundation model multiplies
+
+    Args:
+        model: An adapted model
+
+    Returns:
+        torch.dtype: After `model.half()`, the new one
+    """
+    now: Any = model.base_model.dtype
+    held_in_32 = model.adapter_config.method == 'full' and now == torch.float32
+    return model.came_as if held_in_32 else now
+
+
 class Baseline(AdaptedModel):
     """The first half of `BaselineModel`: what is trained, and how it is kept
 
@@ -422,14 +970,15 @@ class Baseline(AdaptedModel):
     """
 
     encoder = generator = encoder_tokenizer = None  # nothing looks at the instance
-    signature = dtype = None  # set once, see above
+    signature = None  # set once, see above
     base_model = property(foundation_model)
+    dtype = property(number_format)
 
     def __init__(self, base_model: 'PreTrainedModel', config: BaselineConfig):
         super().__init__()
-        self.signature, self.dtype = signature(base_model), base_model.dtype
-        self.task_type = task_type(base_model)
-        self.adapter_config = config
+        self.signature, self.came_as = signature(base_model), base_model.dtype
+        self.task_type, self.adapter_config = task_type(base_model), config
+        self.padding_shows = has_numbers(base_model) and padding_shows(base_model.eval())
         self.model = make_trainable(base_model, config)
         self.train(False)
 
@@ -450,7 +999,7 @@ def is_in_front(model: 'BaselineModel') -> bool:
     Returns:
         bool: True for a prefix and for P-tuning
     """
-    return model.adapter_config.method in ('prefix', 'p-tuning')
+    return model.adapter_config.method in IN_FRONT
 
 
 def length_in_front(model: 'BaselineModel') -> int:
@@ -465,55 +1014,110 @@ def length_in_front(model: 'BaselineModel') -> int:
     return model.adapter_config.num_virtual_tokens if is_in_front(model) else 0
 
 
-def pad_right(
-    model: 'BaselineModel', input_ids: Tensor, mask: Tensor, labels: Tensor | None
-) -> tuple:
-    """Move the padding of rows, their mask and labels to the right
+def length_in_input(model: 'BaselineModel') -> int:
+    """How many vectors the method puts into the input
 
     Args:
         model: An adapted model
-        input_ids: Tokens: `(b, t)`
-        mask: 1 for a token and 0 for padding: `(b, t)`
-        labels: Labels, -100 where there is none: `(b, t)`
 
     Returns:
-        tuple: The three, with the padding on the right
+        int: m for P-tuning, or 0
     """
-    order, mask = inner_order(mask, mask.argmax(1), 0, 'right')
-    if labels is not None and model.task_type != 'SEQ_2_SEQ_LM':
-        labels = labels.gather(1, order).masked_fill(mask == 0, -100)
-    return input_ids.gather(1, order), mask, labels
+    return length_in_front(model) if model.adapter_config.method == 'p-tuning' else 0
+
+
+# %% ../nbs/14_baselines.ipynb #base-mask
+MIXES = (
+    'lets padding into the text, so a row would depend on whom it is with; hand over rows of one '
+    'length.'
+)
+
+
+def row_mask(input_ids: Tensor, mask: Tensor | None) -> Tensor:
+    """Refuse rows or masks of the wrong shape, with a `ValueError`
+
+    Args:
+        input_ids: Tokens: `(b, t)`
+        mask: True or 1 for a token: `(b, t)`; None: all are
+
+    Returns:
+        Tensor: Whole numbers: `(b, t)`
+
+    Raises:
+        ValueError
+    """
+    if input_ids.ndim != 2:
+        says = f'input_ids: received shape {tuple(input_ids.shape)}'
+        raise ValueError(f'{says}, expected (rows, tokens).')
+    if mask is None:
+        return torch.ones_like(input_ids)
+    if mask.shape != input_ids.shape:
+        says = f'attention_mask: received shape {tuple(mask.shape)}'
+        raise ValueError(f'{says}, expected that of input_ids, {tuple(input_ids.shape)}.')
+    return mask.long()
+
+
+def check_rows(model: 'BaselineModel', mask: Tensor, new: int = 0):
+    """Refuse rows that the model cannot read as they are, with a `ValueError`
+
+    Args:
+        model: An adapted model
+        mask: 1 for a token and 0 for padding: `(b, t)`
+        new: Tokens to be generated
+
+    Raises:
+        ValueError
+    """
+    seq2seq = model.task_type == 'SEQ_2_SEQ_LM'
+    m = length_in_input(model) if seq2seq else length_in_front(model)
+    check_length(m, int(mask.sum(1).max()), model.base_model.config, 0 if seq2seq else new)
+    grouped = model.task_type == 'CAUSAL_LM' or new
+    if model.padding_shows and not grouped and not mask.all():
+        raise ValueError(f'{type(model.base_model).__name__} {MIXES}')
 
 
 # %% ../nbs/14_baselines.ipynb #base-inputs
-def baseline_input(
-    model: 'BaselineModel', input_ids: Tensor, mask: Tensor, labels: Tensor | None
-) -> tuple:
-    """What the foundation model is called with
+def arranged(model: 'BaselineModel', input_ids: Tensor, mask: Tensor, side: str) -> tuple:
+    """Rows with their padding on one side, P-tuning's prompt before them
 
     Args:
         model: An adapted model
         input_ids: Tokens: `(b, t)`
         mask: 1 for a token and 0 for padding: `(b, t)`
-        labels: Labels, -100 where there is none: `(b, t)`
+        side: Where padding goes
 
     Returns:
-        tuple: (arguments of the foundation model, labels where its logits stand)
+        tuple: (arguments of the foundation model, order in which columns are read)
     """
-    method, causal = model.adapter_config.method, model.task_type == 'CAUSAL_LM'
-    asked = causal and labels is not None
-    more: dict = {}
-    if asked or is_in_front(model) or not causal:
-        input_ids, mask, labels = pad_right(model, input_ids, mask, labels)
-    else:
-        more |= position_ids(model.base_model, mask)
-    if not asked or looks_ahead(model.base_model):
-        more['attention_mask'] = mask
-    if causal and method != 'prefix':
-        more['use_cache'] = False
-    if method == 'p-tuning' and labels is not None and model.task_type != 'SEQ_2_SEQ_LM':
-        labels = F.pad(labels, (length_in_front(model), 0), value=-100)
-    return {'input_ids': input_ids, **more}, labels
+    m = length_in_input(model)
+    order, wide = inner_order(mask, mask.argmax(1), m, side)
+    if not m:
+        return {'input_ids': input_ids.gather(1, order), 'attention_mask': wide}, order
+    text = token_embeddings(model.base_model, input_ids)  # (b, t, d)
+    prompt = model.model.get_prompt(batch_size=len(input_ids)).to(text)  # (b, m, d)
+    columns = order[..., None].expand(-1, -1, text.shape[-1])
+    x = torch.cat([prompt, text], 1).gather(1, columns)
+    return {'inputs_embeds': x, 'attention_mask': wide}, order
+
+
+def placed_labels(
+    model: 'BaselineModel', labels: Tensor | None, mask: Tensor, order: Tensor
+) -> Tensor | None:
+    """Move labels to where their tokens went; those of a decoder are apart
+
+    Args:
+        model: An adapted model
+        labels: Labels, -100 where there is none: `(b, t)`
+        mask: 1 for a token and 0 for padding, in the new order
+        order: From `arranged`
+
+    Returns:
+        Tensor | None: Labels in the columns that the foundation model sees
+    """
+    if labels is None or model.task_type == 'SEQ_2_SEQ_LM':
+        return labels
+    labels = F.pad(labels, (length_in_input(model), 0), value=-100)
+    return labels.gather(1, order).masked_fill(mask == 0, -100)
 
 
 # %% ../nbs/14_baselines.ipynb #base-forward
@@ -526,9 +1130,65 @@ def precision(model: 'BaselineModel') -> Any:
     Returns:
         Any: A context
     """
-    if model.adapter_config.method == 'full' and model.dtype != torch.float32:
+    if model.dtype != model.base_model.dtype:
         return torch.autocast(model.device.type, model.dtype)
     return nullcontext()
+
+
+def called(model: 'BaselineModel') -> Any:
+    """Who is asked: P-tuning's prompt is in the input already
+
+    Args:
+        model: An adapted model
+
+    Returns:
+        Any: The transformers model, or PEFT's around it
+    """
+    return model.base_model if length_in_input(model) else model.model
+
+
+# %% ../nbs/14_baselines.ipynb #base-writing
+NO_EMBEDS = 'cannot generate from embeddings as it does from tokens, which p-tuning needs; use lora or full.'
+
+
+@torch.no_grad()
+def writes_from_embeddings(base_model: 'PreTrainedModel') -> bool:
+    """Do embeddings lead to the same logits of two new tokens as the tokens themselves?
+
+    Args:
+        base_model: Causal
+    """
+    from transformers import GenerationConfig
+
+    how = dict(max_new_tokens=2, min_new_tokens=2, do_sample=False, pad_token_id=0)
+    plan = GenerationConfig(output_logits=True, return_dict_in_generate=True, **how)
+    ids = some_tokens(base_model, 3)[None]
+    given = {'attention_mask': torch.ones_like(ids), 'generation_config': plan}
+    embeds = token_embeddings(base_model, ids)
+    try:
+        a = base_model.generate(inputs_embeds=embeds, input_ids=ids, **given)
+    except Exception:
+        return False
+    b = base_model.generate(input_ids=ids, **given)
+    far = relative_error(torch.cat(a.logits), torch.cat(b.logits))
+    return far <= rounding(base_model)
+
+
+def check_writing(model: 'BaselineModel'):
+    """Refuse P-tuning where a model loses the prompt while it generates, with a `ValueError`
+
+    Args:
+        model: It is about to generate
+
+    Raises:
+        ValueError
+    """
+    if not length_in_input(model) or model.task_type != 'CAUSAL_LM':
+        return
+    if model.writes is None:
+        model.writes = writes_from_embeddings(model.base_model)
+    if not model.writes:
+        raise ValueError(f'generate: {type(model.base_model).__name__} {NO_EMBEDS}')
 
 
 # %% ../nbs/14_baselines.ipynb #base-call
@@ -550,21 +1210,55 @@ def baseline_forward(
 
     Returns:
         Any: Transformers' output
+
+    Raises:
+        ValueError
     """
-    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
-    inputs, placed = baseline_input(model, input_ids, mask, labels)
-    asked = labels is not None and model.task_type == 'CAUSAL_LM'
-    by_rule = asked and model.adapter_config.method == 'prefix'
-    rule = without_mask(model.base_model) if by_rule else nullcontext()
+    mask, base_model = row_mask(input_ids, attention_mask), model.base_model
+    check_rows(model, mask)
+    inputs, order = arranged(model, input_ids, mask, 'right')
+    placed = placed_labels(model, labels, inputs['attention_mask'], order)
+    rule: Any = nullcontext()
+    if model.task_type == 'CAUSAL_LM':
+        del inputs['attention_mask']  # what stands on the right is not seen
+        prefix = model.adapter_config.method == 'prefix'
+        rule = without_mask(base_model) if prefix else rule
+        inputs |= {} if prefix else {'use_cache': False}
     with precision(model), rule:
-        return ask(model.model, model.base_model, placed, num_items_in_batch, **inputs)
+        out = ask(called(model), base_model, placed, num_items_in_batch, **inputs)
+    if labels is None and model.task_type != 'SEQ_2_SEQ_LM':
+        back = order.argsort(1)[..., None].expand_as(out.logits)
+        out.logits = out.logits.gather(1, back)  # where the tokens came
+    return out
 
 
 # %% ../nbs/14_baselines.ipynb #base-gen
+def write_rows(
+    model: 'BaselineModel', input_ids: Tensor, mask: Tensor, side: str, **kwargs: Any
+) -> tuple:
+    """Generate for rows of which the longest has no padding
+
+    Args:
+        model: An adapted model
+        input_ids: Tokens: `(b, t)`
+        mask: 1 for a token and 0 for padding: `(b, t)`
+        side: Where padding goes
+        **kwargs: What transformers' `generate` takes
+
+    Returns:
+        tuple: (what transformers returns, where new tokens begin)
+    """
+    inputs, _ = arranged(model, input_ids, mask, side)
+    causal = model.task_type == 'CAUSAL_LM'
+    if causal:  # penalties for repetition look at the tokens
+        inputs['input_ids'] = input_ids
+    return called(model).generate(**inputs, **kwargs), input_ids.shape[1] if causal else 1
+
+
 @torch.no_grad()
 def baseline_generate(
     model: 'BaselineModel', input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
-) -> Tensor:
+) -> Any:
     """Continue each row
 
     Args:
@@ -574,32 +1268,51 @@ def baseline_generate(
         **kwargs: What transformers' `generate` takes
 
     Returns:
-        Tensor: New tokens: `(b, new)`
+        Any: New tokens `(b, new)`, or transformers' record with such `sequences`
+
+    Raises:
+        ValueError
     """
     refuse_masked(model)
-    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    alike = is_in_front(model)
+    mask = row_mask(input_ids, attention_mask)
+    if not mask.any(1).all():
+        raise ValueError('generate: received a row without tokens, expected at least one in each.')
+    check_rows(model, mask, new_tokens(kwargs) or 1)
+    check_writing(model)
+    side = 'left' if model.task_type == 'CAUSAL_LM' else 'right'
+    filler = getattr(model.base_model.generation_config, 'pad_token_id', None) or 0
+    write = lambda ids, kept: write_rows(model, ids, kept, side, **kwargs)
+    alike = is_in_front(model) or model.padding_shows
     with precision(model):
-        return generate_rows(model.model, model.base_model, input_ids, mask, alike, **kwargs)
+        return generate_rows(write, input_ids, mask, alike, side, filler)
 
 
 # %% ../nbs/14_baselines.ipynb #base-load
-def load_baseline(base_model: 'PreTrainedModel', folder: str | Path) -> 'BaselineModel':
+def load_baseline(
+    cls: type,
+    base_model: 'PreTrainedModel',
+    folder: str | Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> 'BaselineModel':
     """The model that was saved, made from the foundation model it was made for
 
     Args:
+        cls: `BaselineModel`, or a class made from it
         base_model: The foundation model it was made for; it changes
         folder: Written by `save_pretrained`, a checkpoint, or a hub id
+        revision: Branch, tag or commit on the hub
+        token: Access token of the hub
 
     Returns:
         'BaselineModel': As it was saved
     """
-    folder = adapter_folder(folder)
-    about, _ = read_adapter(folder)
-    config = read_config(about, BaselineConfig, folder)
-    check_base(about, signature(base_model), folder, str(base_model.name_or_path))
-    model = BaselineModel(base_model, config)
-    model.load_pretrained(folder)
+    path = adapter_folder(folder, revision, token)
+    about, _ = read_adapter(path)
+    config = read_config(about, BaselineConfig, path)
+    check_base(about, signature(base_model), path, str(base_model.name_or_path))
+    model = cls(base_model, config)
+    model.load_pretrained(path)
     return model
 
 
@@ -607,12 +1320,13 @@ def load_baseline(base_model: 'PreTrainedModel', folder: str | Path) -> 'Baselin
 class BaselineModel(Baseline):
     "A foundation model, adapted by PEFT or trained as a whole"
 
+    writes = None  # does it generate from embeddings? Asked when it first does
     in_front = property(is_in_front)
     prompt_length = property(length_in_front)
 
     forward = baseline_forward
     generate = baseline_generate
-    from_pretrained = staticmethod(load_baseline)
+    from_pretrained = classmethod(load_baseline)
 
 
 # %% ../nbs/14_baselines.ipynb #42e899e4
