@@ -229,6 +229,7 @@ d = {
             'lopa.assets.convert_gguf': ('assets.html#convert_gguf', 'lopa/assets.py'),
             'lopa.assets.default_device': ('assets.html#default_device', 'lopa/assets.py'),
             'lopa.assets.default_dtype': ('assets.html#default_dtype', 'lopa/assets.py'),
+            'lopa.assets.listed_class': ('assets.html#listed_class', 'lopa/assets.py'),
             'lopa.assets.load_encoder': ('assets.html#load_encoder', 'lopa/assets.py'),
             'lopa.assets.load_foundation_model': (
                 'assets.html#load_foundation_model',
@@ -243,7 +244,9 @@ d = {
                 'lopa/assets.py',
             ),
             'lopa.assets.package_folder': ('assets.html#package_folder', 'lopa/assets.py'),
+            'lopa.assets.place': ('assets.html#place', 'lopa/assets.py'),
             'lopa.assets.quantisation': ('assets.html#quantisation', 'lopa/assets.py'),
+            'lopa.assets.refuse_missing': ('assets.html#refuse_missing', 'lopa/assets.py'),
             'lopa.assets.resolve': ('assets.html#resolve', 'lopa/assets.py'),
         },
         'lopa.attention': {
@@ -1934,6 +1937,8 @@ d = {
             ),
             'lopa.prompts.register_method': ('prompts.html#register_method', 'lopa/prompts.py'),
             'lopa.prompts.start_vectors': ('prompts.html#start_vectors', 'lopa/prompts.py'),
+            'lopa.prompts.text_tokens': ('prompts.html#text_tokens', 'lopa/prompts.py'),
+            'lopa.prompts.vocabulary_sample': ('prompts.html#vocabulary_sample', 'lopa/prompts.py'),
         },
         'lopa.recompute': {
             'lopa.recompute.Checkpointed': ('recompute.html#checkpointed', 'lopa/recompute.py'),
