@@ -24,7 +24,6 @@ __all__ = [
     'digest_weights',
     'storage',
     'bits_of',
-    'evaluating',
     'weight_marks',
     'row_lengths',
     'inner_matrices',
@@ -66,7 +65,6 @@ import json
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from itertools import chain
@@ -78,6 +76,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
+from .attention import evaluating
 from .encoders import without_autocast
 from .files import write_files
 
@@ -284,23 +283,6 @@ def bits_of(stored: str) -> int:
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-evaluating
-@contextmanager
-def evaluating(model: nn.Module):
-    """Within this context, no dropout
-
-    Args:
-        model: Any module; afterwards it is as it was
-    """
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 @torch.no_grad()
 def weight_marks(base_model: 'PreTrainedModel') -> dict:
     """Ask all layers

@@ -4,7 +4,16 @@
 
 # %% auto #0
 __all__ = [
+    'HANDED_ON',
+    'TAKEN',
     'FILLS_IN',
+    'NOT_BEFORE_A_PROMPT',
+    'refuse_values',
+    'check_shape',
+    'whole_mask',
+    'check_batch',
+    'handed_on',
+    'token_types',
     'check_features',
     'parameter_summary',
     'refuse_masked',
@@ -14,12 +23,15 @@ __all__ = [
     'train_generator',
     'encoder_tokenizer',
     'learning_rate_group',
+    'keeping_format',
+    'apply_to_parts',
     'kept_names',
     'find_features',
     'soft_prompt',
     'place_prompt',
     'embed_text',
     'lay_out',
+    'lay_out_types',
     'PromptedInput',
     'reads_text_first',
     'read_text',
@@ -29,8 +41,11 @@ __all__ = [
     'refuse_fill_mask',
     'about_instance',
     'forward',
+    'setting',
     'new_tokens',
     'in_front',
+    'refuse_settings',
+    'counted',
     'generation_input',
     'generated_rows',
     'generate',
@@ -42,39 +57,195 @@ __all__ = [
 ]
 
 # %% ../nbs/13_model.ipynb #536ccff8
+import copy
+import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .adapter import check_base, read_adapter, read_config, signature, trainable_names
 from .assets import load_tokenizer
 from .encoders import OWN, Encoder, make_encoder, without_autocast
 from .hub import OnHub, adapter_folder
-from .layout import insert_prompt, insertion_point
+from .layout import inner_order, insert_prompt, insertion_point
 from .logits import ask, counts_positions, position_ids, task_type, unwrap
 from .prompts import METHODS, PromptConfig, start_vectors
 from .recompute import Checkpointed
-from .support import check_length, check_model, continues, token_embeddings
+from .support import check_length, check_model, continues, position_limit, token_embeddings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# %% ../nbs/13_model.ipynb #model-values
+def refuse_values(name: str, values: Tensor, good: Tensor, expected: str):
+    """Refuse values by name, if there are numbers to look at
+
+    Args:
+        name: Of an argument
+        values: What it is
+        good: Which of them are good, of the same shape
+        expected: What those are, for the message
+
+    Raises:
+        ValueError
+    """
+    planned = good.is_meta or isinstance(good, FakeTensor)
+    if not planned and not bool(good.all()):
+        raise ValueError(f'{name}: received {values[~good][0].item()}, expected {expected}.')
+
+
+def check_shape(name: str, values: Any, shape: tuple):
+    """Refuse what is no tensor, or one of another shape
+
+    Args:
+        name: Of an argument
+        values: What was passed
+        shape: What its shape has to be; None stands for any number
+
+    Raises:
+        ValueError
+    """
+    if not isinstance(values, Tensor):
+        raise ValueError(f'{name}: received {type(values).__name__}, expected a tensor.')
+    agree = [n == want or want is None for n, want in zip(values.shape, shape, strict=False)]
+    if values.ndim != len(shape) or not all(agree):
+        wanted = '(b, t)' if None in shape else str(shape)
+        raise ValueError(
+            f'{name}: received shape {tuple(values.shape)}, expected {wanted}, as input_ids: '
+            'a line for each text and a column for each token.'
+        )
+
+
+def whole_mask(mask: Tensor | None, input_ids: Tensor, name: str = 'attention_mask') -> Tensor:
+    """Read an attention mask
+
+    Args:
+        mask: 1 for a token and 0 for padding, in any number format; None: no padding
+        input_ids: Tokens: `(b, t)`
+        name: Of the argument, for the message
+
+    Returns:
+        Tensor: The same in whole numbers: `(b, t)`
+
+    Raises:
+        ValueError
+    """
+    if mask is None:
+        return torch.ones_like(input_ids)
+    check_shape(name, mask, tuple(input_ids.shape))
+    good = (mask == 0) | (mask == 1)
+    refuse_values(name, mask, good, '1 for a token and 0 for padding')
+    return mask.long()
+
+
+# %% ../nbs/13_model.ipynb #model-batch
+def check_batch(
+    model: 'AdaptedModel',
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """Refuse tokens, mask or labels that do not fit together or the vocabulary
+
+    Args:
+        model: It is about to be called
+        input_ids: Tokens: `(b, t)`
+        attention_mask: 1 for a token and 0 for padding: `(b, t)`
+        labels: Labels, -100 where there is none
+
+    Returns:
+        Tensor: The mask, in whole numbers: `(b, t)`
+
+    Raises:
+        ValueError
+    """
+    known: Any = model.base_model.get_input_embeddings().weight.shape[0]
+    check_shape('input_ids', input_ids, (None, None))
+    if len(input_ids) == 0:
+        raise ValueError('input_ids: received no rows, expected at least one text.')
+    if input_ids.is_floating_point():
+        raise ValueError('input_ids: received decimals, expected numbers of tokens.')
+    there = (input_ids >= 0) & (input_ids < known)
+    refuse_values('input_ids', input_ids, there, f'tokens 0 to {known - 1}')
+    if labels is not None:
+        apart = model.task_type == 'SEQ_2_SEQ_LM'
+        wanted = (len(input_ids), None) if apart else tuple(input_ids.shape)
+        check_shape('labels', labels, wanted)
+        fine = (labels == -100) | ((labels >= 0) & (labels < known))
+        refuse_values('labels', labels, fine, f'-100 or tokens 0 to {known - 1}')
+    return whole_mask(attention_mask, input_ids)
+
+
+# %% ../nbs/13_model.ipynb #model-others
+HANDED_ON = 'output_hidden_states', 'output_attentions'
+TAKEN = (
+    'input_ids, attention_mask, token_type_ids, labels, instance_features (or instance_input_ids '
+    f'and instance_attention_mask), return_dict, {", ".join(HANDED_ON)}'
+)
+
+
+def handed_on(others: dict) -> dict:
+    """Refuse what has no meaning before a prompt
+
+    Args:
+        others: Arguments of a call: name → value
+
+    Returns:
+        dict: Those that the foundation model gets
+
+    Raises:
+        ValueError
+    """
+    given = {k: v for k, v in others.items() if v is not None and v is not False}
+    unread = sorted(set(given) - set(HANDED_ON))
+    if unread:
+        raise ValueError(f'forward: received {", ".join(unread)}, expected {TAKEN}.')
+    return given
+
+
+def token_types(model: 'AdaptedModel', types: Tensor | None, input_ids: Tensor) -> Tensor | None:
+    """Take types of tokens, if they can have an effect
+
+    Args:
+        model: It is about to be called
+        types: From a tokenizer: `(b, t)`
+        input_ids: Tokens: `(b, t)`
+
+    Returns:
+        Tensor | None: The same; None if the foundation model has no use for them
+
+    Raises:
+        ValueError
+    """
+    if types is None:
+        return None
+    check_shape('token_type_ids', types, tuple(input_ids.shape))
+    if 'token_type_ids' in inspect.signature(model.base_model.forward).parameters:
+        return types
+    name = type(model.base_model).__name__
+    refuse_values('token_type_ids', types, types == 0, f'0 only: {name} tells no types apart')
+    return None
+
+
 # %% ../nbs/13_model.ipynb #7868476e
-def check_features(features: Tensor | None, rows: int, width: int | None) -> Tensor:
+def check_features(features: Any, rows: int, width: int | None, device: Any = None) -> Tensor:
     """Refuse missing features or features of the wrong shape, with a `ValueError`
 
     Args:
-        features: What was brought
+        features: What was brought: a tensor, or rows of numbers
         rows: b, instances in the batch
         width: e, what the heads expect
+        device: Where they are needed; default: where they are
 
     Returns:
-        Tensor: The same features: `(b, e)`
+        Tensor: The same features, in 32 bits: `(b, e)`
 
     Raises:
         ValueError
@@ -84,6 +255,13 @@ def check_features(features: Tensor | None, rows: int, width: int | None) -> Ten
             'This method looks at the instance: pass instance_features (b, e), or '
             'instance_input_ids and instance_attention_mask for an encoder that the model holds.'
         )
+    try:
+        features = torch.as_tensor(features, dtype=torch.float32, device=device)
+    except (TypeError, ValueError) as e:
+        raise ValueError(
+            f'instance_features: received {type(features).__name__}, which is no table of '
+            f'numbers ({e}); expected a tensor (b, e).'
+        ) from None
     if features.shape != (rows, width):
         raise ValueError(
             f'instance_features: received shape {tuple(features.shape)}, expected '
@@ -223,6 +401,41 @@ def learning_rate_group(model: 'PromptedInput', name: str) -> str:
     return 'prompt' if name == 'generator.' + model.generator.task_part else 'head'
 
 
+# %% ../nbs/13_model.ipynb #model-apply
+def keeping_format(fn: Callable) -> Callable:
+    """Move tensors, and leave their numbers as they are
+
+    Args:
+        fn: From tensor to tensor: another device, another number format, or both
+
+    Returns:
+        Callable: The same without the other number format
+    """
+
+    def moved(tensor):
+        "Take no more than the device"
+        out = fn(tensor)
+        return out if out.dtype == tensor.dtype else tensor.to(out.device)
+
+    return moved
+
+
+def apply_to_parts(model: 'PromptedInput', fn: Callable, recurse: bool = True) -> 'PromptedInput':
+    """Change the foundation model as asked, and move what stands before it
+
+    Args:
+        model: It changes
+        fn: From tensor to tensor
+        recurse: To its parts, too?
+
+    Returns:
+        'PromptedInput': The same model
+    """
+    for part in model.children() if recurse else ():
+        part._apply(fn if part is model.base_model else keeping_format(fn))
+    return model
+
+
 # %% ../nbs/13_model.ipynb #model-kept
 def kept_names(model: 'PromptedInput') -> set:
     """Names of what an adapter has to hold: the generator, and whatever else trains
@@ -240,7 +453,7 @@ def kept_names(model: 'PromptedInput') -> set:
 def find_features(
     model: 'PromptedInput',
     rows: int,
-    instance_features: Tensor | None = None,
+    instance_features: Any = None,
     instance_input_ids: Tensor | None = None,
     instance_attention_mask: Tensor | None = None,
 ) -> Tensor | None:
@@ -267,8 +480,10 @@ def find_features(
             'The encoder is being tuned: pass instance_input_ids for it, not instance_features.'
         )
     if h is None and encoder and instance_input_ids is not None:
-        h = encoder(instance_input_ids, instance_attention_mask)
-    return check_features(h, rows, model.adapter_config.feature_width)
+        check_shape('instance_input_ids', instance_input_ids, (rows, None))
+        mask = whole_mask(instance_attention_mask, instance_input_ids, 'instance_attention_mask')
+        h = encoder(instance_input_ids, mask)
+    return check_features(h, rows, model.adapter_config.feature_width, model.device)
 
 
 # %% ../nbs/13_model.ipynb #model-soft
@@ -374,6 +589,36 @@ def lay_out(
     return x, wide, labels if moving is None else moved, q
 
 
+# %% ../nbs/13_model.ipynb #model-types
+def lay_out_types(
+    model: 'PromptedInput',
+    types: Tensor,
+    mask: Tensor | None,
+    labels: Tensor | None = None,
+    padding: str | None = None,
+) -> Tensor:
+    """Put zeros for the prompts among the types of tokens
+
+    Args:
+        model: The prompted model
+        types: From `token_types`: `(b, t)`
+        mask: 1 for a token and 0 for padding: `(b, t)`
+        labels: As for `lay_out`
+        padding: As for `lay_out`
+
+    Returns:
+        Tensor: `(b, m + t)`
+
+    Raises:
+        ValueError
+    """
+    mask = whole_mask(mask, types)
+    at, _ = place_prompt(model, mask, labels)
+    prompt = types.new_zeros(len(types), model.adapter_config.num_virtual_tokens, 1)
+    side = padding or ('keep' if model.task_type == 'CAUSAL_LM' else 'right')
+    return insert_prompt(prompt, types[..., None], mask, at, None, side)[0][..., 0]
+
+
 # %% ../nbs/13_model.ipynb #model-input
 class PromptedInput(AdaptedModel):
     """The first half of `PromptModel`: its parts, and everything before the foundation model
@@ -395,10 +640,11 @@ class PromptedInput(AdaptedModel):
         super().__init__()
         self.base_model, self.adapter_config = freeze(base_model), config
         self.generator, self.encoder = generator, encoder
-        self.task_type = task_type(base_model)
+        self.task_type = task_type(self.base_model)
         self.train(False)
 
     train = train_generator
+    _apply = apply_to_parts
     encoder_tokenizer = property(encoder_tokenizer)
     part = learning_rate_group
     kept = kept_names
@@ -406,6 +652,7 @@ class PromptedInput(AdaptedModel):
     place = place_prompt
     embed = embed_text
     lay_out = lay_out
+    lay_out_types = lay_out_types
 
 
 # %% ../nbs/13_model.ipynb #model-short
@@ -491,6 +738,8 @@ def ask_in_one_pass(
     mask: Tensor | None,
     labels: Tensor | None,
     num_items_in_batch: Any,
+    types: Tensor | None = None,
+    how: dict | None = None,
     **instance: Any,
 ) -> Any:
     """Text, prompt and answer together
@@ -501,6 +750,8 @@ def ask_in_one_pass(
         mask: 1 for a token and 0 for padding: `(b, t)`
         labels: Labels, -100 where there is none: `(b, t)`
         num_items_in_batch: Divide the loss by this, if it is not None
+        types: From `token_types`: `(b, t)`
+        how: From `handed_on`
         **instance: As in `find_features`
 
     Returns:
@@ -509,13 +760,15 @@ def ask_in_one_pass(
     base_model, causal = model.base_model, model.task_type == 'CAUSAL_LM'
     asked = causal and labels is not None
     padding = 'right' if asked else None
-    x, wide, labels, _ = model.lay_out(input_ids, mask, labels, padding, **instance)
-    more: dict = {'inputs_embeds': x}
+    x, wide, moved, _ = model.lay_out(input_ids, mask, labels, padding, **instance)
+    more: dict = {'inputs_embeds': x, **(how or {})}
     if causal:
         more['use_cache'] = False
+    if types is not None:
+        more['token_type_ids'] = model.lay_out_types(types, mask, labels, padding)
     if not asked:
         more |= {'attention_mask': wide} | position_ids(base_model, wide)
-    return ask(base_model, base_model, labels, num_items_in_batch, **more)
+    return ask(base_model, base_model, moved, num_items_in_batch, **more)
 
 
 # %% ../nbs/13_model.ipynb #model-pipe
@@ -549,9 +802,7 @@ def refuse_fill_mask():
 
 
 # %% ../nbs/13_model.ipynb #model-about
-def about_instance(
-    features: Tensor | None, input_ids: Tensor | None, attention_mask: Tensor | None
-) -> dict:
+def about_instance(features: Any, input_ids: Tensor | None, attention_mask: Tensor | None) -> dict:
     """What is known of the instances, by the names of `forward`
 
     Args:
@@ -572,13 +823,16 @@ def about_instance(
 # %% ../nbs/13_model.ipynb #model-named
 def forward(
     model: 'PromptModel',
-    input_ids: Tensor,
+    input_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
     labels: Tensor | None = None,
     num_items_in_batch: Any = None,
-    instance_features: Tensor | None = None,
+    instance_features: Any = None,
     instance_input_ids: Tensor | None = None,
     instance_attention_mask: Tensor | None = None,
+    token_type_ids: Tensor | None = None,
+    return_dict: bool | None = None,
+    **others: Any,
 ) -> Any:
     """With labels, the loss and logits where they stand `(b, k, vocabulary)`; else all logits
 
@@ -591,6 +845,9 @@ def forward(
         instance_features: From a frozen encoder: `(b, e)`
         instance_input_ids: For the encoder that the model holds: `(b, s)`
         instance_attention_mask: 1 for a token, 0 for padding: `(b, s)`
+        token_type_ids: For a foundation model that knows them: `(b, t)`
+        return_dict: False: a tuple in the place of transformers' record
+        **others: As in `handed_on`
 
     Returns:
         Any: Transformers' output
@@ -598,28 +855,65 @@ def forward(
     Raises:
         ValueError
     """
+    how = handed_on(others)
+    mask = check_batch(model, input_ids, attention_mask, labels)
     if labels is None and model.task_type == 'MASKED_LM':
         refuse_fill_mask()
-    asked = labels is not None and model.task_type == 'CAUSAL_LM'
-    answer: Any = ask_in_one_pass
-    if asked and model.reads_text_first():
-        answer = ask_in_two_passes
+    types = token_types(model, token_type_ids, input_ids)
+    batch = (model, input_ids, mask, labels, num_items_in_batch)
     instance = about_instance(instance_features, instance_input_ids, instance_attention_mask)
-    return answer(model, input_ids, attention_mask, labels, num_items_in_batch, **instance)
+    asked = labels is not None and model.task_type == 'CAUSAL_LM'
+    if asked and not how and types is None and model.reads_text_first():
+        out = ask_in_two_passes(*batch, **instance)
+    else:
+        out = ask_in_one_pass(*batch, types, how, **instance)
+    return out.to_tuple() if return_dict is False else out
 
 
 # %% ../nbs/13_model.ipynb #model-gen-a
-def new_tokens(settings: dict) -> int:
-    """The number of new tokens, said directly or in a `generation_config`
+def setting(model: 'AdaptedModel', settings: dict, name: str) -> Any:
+    """How a setting stands: said directly, in a `generation_config`, or by the foundation model
 
     Args:
+        model: It is about to generate
         settings: What `generate` was given
+        name: Of a setting
 
     Returns:
-        int: How many tokens it may add; 0 if that is not said
+        Any: None if nobody says anything
     """
-    config = settings.get('generation_config')
-    return settings.get('max_new_tokens') or getattr(config, 'max_new_tokens', None) or 0
+    configs = settings.get('generation_config'), model.base_model.generation_config
+    found = [settings.get(name), *(getattr(config, name, None) for config in configs)]
+    return next((value for value in found if value is not None), None)
+
+
+def new_tokens(model: 'AdaptedModel', settings: dict, t: int) -> int:
+    """The number of new tokens, in whatever way it is said
+
+    Args:
+        model: It is about to generate
+        settings: What `generate` was given
+        t: Columns of the input
+
+    Returns:
+        int: How many tokens a row may get
+
+    Raises:
+        ValueError
+    """
+    new, longest = (setting(model, settings, name) for name in ('max_new_tokens', 'max_length'))
+    if new is None and longest is not None:
+        new = longest - t
+        if new < 1:
+            raise ValueError(
+                f'max_length: received {longest}, expected more than the {t} columns of the '
+                'input, which count; or set max_new_tokens.'
+            )
+    if new is None:
+        limit = position_limit(model.base_model)
+        room = 20 if limit is None else limit - model.prompt_length - t
+        new = max(1, min(20, room))
+    return new
 
 
 def in_front(input_ids: Tensor, new: Tensor) -> Tensor:
@@ -636,12 +930,78 @@ def in_front(input_ids: Tensor, new: Tensor) -> Tensor:
     return torch.cat([input_ids.repeat_interleave(each, 0), new], 1)
 
 
+# %% ../nbs/13_model.ipynb #model-gen-refuse
+NOT_BEFORE_A_PROMPT = {  # name → value that means nothing, beside None and False
+    'assistant_model': None,
+    'prompt_lookup_num_tokens': None,
+    'assistant_early_exit': None,
+    'custom_generate': None,
+    'guidance_scale': 1,
+    'negative_prompt_ids': None,
+    'encoder_repetition_penalty': 1,
+    'encoder_no_repeat_ngram_size': 0,
+    'token_healing': None,
+    'prefill_chunk_size': None,
+    'inputs_embeds': None,
+    'encoder_outputs': None,
+    'past_key_values': None,
+    'position_ids': None,
+}
+
+
+def refuse_settings(model: 'AdaptedModel', settings: dict):
+    """Refuse what does not go together with a prompt, with a `ValueError`
+
+    Args:
+        model: It is about to generate
+        settings: What `generate` was given
+
+    Raises:
+        ValueError
+    """
+    for name, neutral in NOT_BEFORE_A_PROMPT.items():
+        value = setting(model, settings, name)
+        if value is None or value is False or (neutral is not None and value == neutral):
+            continue
+        raise ValueError(
+            f'generate: received {name}, which knows nothing of the prompt: leave it out.'
+        )
+    if setting(model, settings, 'cache_implementation') == 'paged':
+        raise ValueError(
+            "generate: cache_implementation 'paged' reads no embeddings: leave it out."
+        )
+
+
 # %% ../nbs/13_model.ipynb #model-generate
+def counted(model: 'PromptModel', settings: dict, t: int) -> dict:
+    """Say lengths in new tokens
+
+    Args:
+        model: A causal one
+        settings: What `generate` was given
+        t: Columns of the input
+
+    Returns:
+        dict: The same, with lengths as numbers of new tokens
+    """
+    shortest = setting(model, settings, 'min_length')
+    least = setting(model, settings, 'min_new_tokens')
+    settings = {k: v for k, v in settings.items() if k not in ('max_length', 'min_length')}
+    if shortest and least is None:
+        settings['min_new_tokens'] = max(0, shortest - t)
+    config = settings.get('generation_config')
+    if config is not None:
+        settings['generation_config'] = config = copy.deepcopy(config)
+        config.max_length = config.min_length = None
+    return settings
+
+
 def generation_input(
     model: 'PromptModel',
     input_ids: Tensor | None,
     attention_mask: Tensor | None,
     settings: dict,
+    types: Tensor | None = None,
     **instance: Any,
 ) -> dict:
     """What transformers' `generate` is given in the place of tokens
@@ -651,29 +1011,35 @@ def generation_input(
         input_ids: Tokens: `(b, t)`; None is refused
         attention_mask: 1 for a token and 0 for padding: `(b, t)`
         settings: What `generate` was given for transformers
+        types: From a tokenizer: `(b, t)`
         **instance: As in `find_features`
 
     Returns:
-        dict: Prompted embeddings and their mask, by transformers' names
+        dict: Prompted embeddings, their mask and the text, by transformers' names; and settings
 
     Raises:
         ValueError
     """
-    refuse_masked(model)
-    if input_ids is None:  # a pipeline's way to say that a text is empty
-        raise ValueError('generate: received no tokens, expected at least one in each row.')
-    side, new = 'right', 0
-    if model.task_type == 'CAUSAL_LM':
-        side, new = 'left', new_tokens(settings)
-    x, mask, *_ = model.lay_out(input_ids, attention_mask, None, side, new=new, **instance)
-    return {'inputs_embeds': x, 'attention_mask': mask}
+    mask = check_batch(model, input_ids, attention_mask)
+    types = token_types(model, types, input_ids)
+    if model.task_type != 'CAUSAL_LM':
+        x, wide, *_ = model.lay_out(input_ids, mask, None, 'right', **instance)
+        return {'inputs_embeds': x, 'attention_mask': wide, **settings}
+    new = new_tokens(model, settings, input_ids.shape[1])
+    x, wide, *_ = model.lay_out(input_ids, mask, None, 'left', new=new, **instance)
+    order, _ = inner_order(mask, mask.argmax(1), 0, 'left')
+    settings = counted(model, settings, input_ids.shape[1]) | {'max_new_tokens': new}
+    if types is not None:
+        settings['token_type_ids'] = model.lay_out_types(types, mask, None, 'left')
+    text = input_ids.gather(1, order)
+    return {'inputs_embeds': x, 'attention_mask': wide, 'input_ids': text, **settings}
 
 
 # %% ../nbs/13_model.ipynb #model-rows
 def generated_rows(
     model: 'PromptModel', out: Any, input_ids: Tensor, with_input: bool | None
 ) -> Any:
-    """Take T5's start token off, and put the input in front if asked
+    """Take off what was there before, and put the input in front if asked
 
     Args:
         model: The prompted model
@@ -686,9 +1052,9 @@ def generated_rows(
     """
     rows = getattr(out, 'sequences', out)
     asking = pipeline_asking() == 'text-generation' if with_input is None else with_input
-    if model.task_type == 'SEQ_2_SEQ_LM':  # T5 and BART return their start token, too
-        rows = rows[:, 1:]
-    elif asking:
+    joined = model.task_type == 'SEQ_2_SEQ_LM'
+    rows = rows[:, 1 if joined else input_ids.shape[1] :]  # a decoder's start token, or the text
+    if asking and not joined:
         rows = in_front(input_ids, rows)
     if isinstance(out, Tensor):
         return rows
@@ -700,12 +1066,14 @@ def generated_rows(
 @torch.no_grad()
 def generate(
     model: 'PromptModel',
-    input_ids: Tensor,
+    input_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
-    instance_features: Tensor | None = None,
+    instance_features: Any = None,
     instance_input_ids: Tensor | None = None,
     instance_attention_mask: Tensor | None = None,
+    token_type_ids: Tensor | None = None,
     with_input: bool | None = None,
+    inputs: Tensor | None = None,
     **kwargs: Any,
 ) -> Any:
     """Continue each row
@@ -717,7 +1085,9 @@ def generate(
         instance_features: From a frozen encoder: `(b, e)`
         instance_input_ids: For the encoder that the model holds: `(b, s)`
         instance_attention_mask: 1 for a token, 0 for padding: `(b, s)`
+        token_type_ids: For a foundation model that knows them: `(b, t)`
         with_input: Input in front? Default: for transformers' pipeline only
+        inputs: Transformers' other name of `input_ids`
         **kwargs: What transformers' `generate` takes
 
     Returns:
@@ -726,9 +1096,14 @@ def generate(
     Raises:
         ValueError
     """
+    refuse_masked(model)
+    refuse_settings(model, kwargs)
+    input_ids = inputs if input_ids is None else input_ids
+    if input_ids is None:  # a pipeline's way to say that a text is empty
+        raise ValueError('generate: received no tokens, expected at least one in each row.')
     instance = about_instance(instance_features, instance_input_ids, instance_attention_mask)
-    inputs = generation_input(model, input_ids, attention_mask, kwargs, **instance)
-    out = model.base_model.generate(**inputs, **kwargs)
+    batch = (input_ids, attention_mask, kwargs, token_type_ids)
+    out = model.base_model.generate(**generation_input(model, *batch, **instance))
     return generated_rows(model, out, input_ids, with_input)
 
 
@@ -746,24 +1121,25 @@ def prompt_embeds(
 
     Returns:
         Tensor: `(b, m + t, d)`
+
+    Raises:
+        ValueError
     """
-    return model.lay_out(input_ids, attention_mask, **instance)[0]
+    mask = check_batch(model, input_ids, attention_mask)
+    return model.lay_out(input_ids, mask, **instance)[0]
 
 
 # %% ../nbs/13_model.ipynb #model-load
 def load_prompt_model(
-    base_model: 'PreTrainedModel',
-    folder: str | Path,
-    revision: str | None = None,
-    token: str | bool | None = None,
+    kind: type, base_model: 'PreTrainedModel', folder: str | Path, **where: Any
 ) -> 'PromptModel':
     """The model that was saved, around the foundation model it was made for
 
     Args:
+        kind: The class that is wanted: `PromptModel`, or one of the reader's made of it
         base_model: The foundation model it was made for
         folder: Written by `save_pretrained`, a Trainer's checkpoint, or a hub id
-        revision: Branch, tag or commit on the hub
-        token: Access token of the hub
+        **where: `revision`, `token`, `subfolder`, `cache_dir`: as in `adapter_folder`
 
     Returns:
         'PromptModel': On the device of `base_model`
@@ -771,12 +1147,14 @@ def load_prompt_model(
     Raises:
         ValueError
     """
-    path = adapter_folder(folder, revision, token)
+    path = adapter_folder(folder, **where)
     about, _ = read_adapter(path)
     config = read_config(about, PromptConfig, path)
+    base_model = unwrap(base_model)
     check_base(about, signature(base_model), path, str(base_model.name_or_path))
     table: Any = base_model.get_input_embeddings().weight
-    model = build(base_model, config, torch.zeros(config.num_virtual_tokens, table.shape[1]))
+    start = torch.zeros(config.num_virtual_tokens, table.shape[1])
+    model = build(base_model, config, start, kind)
     model.load_pretrained(path)
     return model
 
@@ -798,17 +1176,20 @@ class PromptModel(PromptedInput):
     forward = forward
     generate = generate
     prompt_embeds = prompt_embeds
-    from_pretrained = staticmethod(load_prompt_model)
+    from_pretrained = classmethod(load_prompt_model)
 
 
 # %% ../nbs/13_model.ipynb #56aeca8c
-def build(base_model: 'PreTrainedModel', config: PromptConfig, start: Tensor) -> PromptModel:
+def build(
+    base_model: 'PreTrainedModel', config: PromptConfig, start: Tensor, kind: type = PromptModel
+) -> PromptModel:
     """Assemble encoder, generator and frozen model
 
     Args:
         base_model: It will be frozen
         config: What to put in front
         start: First vectors of the prompt: `(m, d)`
+        kind: The class, this one or one made of it
 
     Returns:
         PromptModel: The prompted model, on the device of `base_model`
@@ -829,7 +1210,7 @@ def build(base_model: 'PreTrainedModel', config: PromptConfig, start: Tensor) ->
             'feature_width if you bring instance_features.'
         )
     generator = method(config, start, config.feature_width).to(base_model.device)
-    return PromptModel(base_model, config, generator, encoder)
+    return kind(base_model, config, generator, encoder)
 
 
 # %% ../nbs/13_model.ipynb #model-get
