@@ -2214,8 +2214,29 @@ d = {
                 'tasks/batches.html#answer_ids',
                 'lopa/tasks/batches.py',
             ),
+            'lopa.tasks.batches.bare_ids': ('tasks/batches.html#bare_ids', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.before_answer': (
+                'tasks/batches.html#before_answer',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.check_mask': (
+                'tasks/batches.html#check_mask',
+                'lopa/tasks/batches.py',
+            ),
             'lopa.tasks.batches.choice_ids': (
                 'tasks/batches.html#choice_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.class_ids': (
+                'tasks/batches.html#class_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.continued_ids': (
+                'tasks/batches.html#continued_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.first_token': (
+                'tasks/batches.html#first_token',
                 'lopa/tasks/batches.py',
             ),
             'lopa.tasks.batches.label_row': (
@@ -2233,7 +2254,21 @@ d = {
                 'lopa/tasks/batches.py',
             ),
             'lopa.tasks.batches.shorten': ('tasks/batches.html#shorten', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.special_ends': (
+                'tasks/batches.html#special_ends',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.stand_in': ('tasks/batches.html#stand_in', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.target_ids': (
+                'tasks/batches.html#target_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.text_ids': ('tasks/batches.html#text_ids', 'lopa/tasks/batches.py'),
             'lopa.tasks.batches.tokenize': ('tasks/batches.html#tokenize', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.with_ends': (
+                'tasks/batches.html#with_ends',
+                'lopa/tasks/batches.py',
+            ),
         },
         'lopa.tasks.builtin': {
             'lopa.tasks.builtin.by_parity': (
