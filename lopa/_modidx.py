@@ -599,6 +599,26 @@ d = {
         },
         'lopa.evaluate.predict': {
             'lopa.evaluate.predict.ask': ('evaluate/predict.html#ask', 'lopa/evaluate/predict.py'),
+            'lopa.evaluate.predict.asked_row': (
+                'evaluate/predict.html#asked_row',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.asked_rows': (
+                'evaluate/predict.html#asked_rows',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.check_asked': (
+                'evaluate/predict.html#check_asked',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.check_cell': (
+                'evaluate/predict.html#check_cell',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.check_padding': (
+                'evaluate/predict.html#check_padding',
+                'lopa/evaluate/predict.py',
+            ),
             'lopa.evaluate.predict.classify': (
                 'evaluate/predict.html#classify',
                 'lopa/evaluate/predict.py',
@@ -607,12 +627,20 @@ d = {
                 'evaluate/predict.html#encode_rows',
                 'lopa/evaluate/predict.py',
             ),
+            'lopa.evaluate.predict.evaluating': (
+                'evaluate/predict.html#evaluating',
+                'lopa/evaluate/predict.py',
+            ),
             'lopa.evaluate.predict.generate_texts': (
                 'evaluate/predict.html#generate_texts',
                 'lopa/evaluate/predict.py',
             ),
             'lopa.evaluate.predict.in_batches': (
                 'evaluate/predict.html#in_batches',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.needed_columns': (
+                'evaluate/predict.html#needed_columns',
                 'lopa/evaluate/predict.py',
             ),
             'lopa.evaluate.predict.predict': (
@@ -629,6 +657,10 @@ d = {
             ),
             'lopa.evaluate.predict.sampling': (
                 'evaluate/predict.html#sampling',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.scoring_row': (
+                'evaluate/predict.html#scoring_row',
                 'lopa/evaluate/predict.py',
             ),
             'lopa.evaluate.predict.stopping': (
