@@ -661,6 +661,26 @@ d = {
         },
         'lopa.evaluate.predict': {
             'lopa.evaluate.predict.ask': ('evaluate/predict.html#ask', 'lopa/evaluate/predict.py'),
+            'lopa.evaluate.predict.asked_row': (
+                'evaluate/predict.html#asked_row',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.asked_rows': (
+                'evaluate/predict.html#asked_rows',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.check_asked': (
+                'evaluate/predict.html#check_asked',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.check_cell': (
+                'evaluate/predict.html#check_cell',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.check_padding': (
+                'evaluate/predict.html#check_padding',
+                'lopa/evaluate/predict.py',
+            ),
             'lopa.evaluate.predict.classify': (
                 'evaluate/predict.html#classify',
                 'lopa/evaluate/predict.py',
@@ -669,12 +689,20 @@ d = {
                 'evaluate/predict.html#encode_rows',
                 'lopa/evaluate/predict.py',
             ),
+            'lopa.evaluate.predict.evaluating': (
+                'evaluate/predict.html#evaluating',
+                'lopa/evaluate/predict.py',
+            ),
             'lopa.evaluate.predict.generate_texts': (
                 'evaluate/predict.html#generate_texts',
                 'lopa/evaluate/predict.py',
             ),
             'lopa.evaluate.predict.in_batches': (
                 'evaluate/predict.html#in_batches',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.needed_columns': (
+                'evaluate/predict.html#needed_columns',
                 'lopa/evaluate/predict.py',
             ),
             'lopa.evaluate.predict.predict': (
@@ -691,6 +719,10 @@ d = {
             ),
             'lopa.evaluate.predict.sampling': (
                 'evaluate/predict.html#sampling',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.scoring_row': (
+                'evaluate/predict.html#scoring_row',
                 'lopa/evaluate/predict.py',
             ),
             'lopa.evaluate.predict.stopping': (
@@ -2324,8 +2356,29 @@ d = {
                 'tasks/batches.html#answer_ids',
                 'lopa/tasks/batches.py',
             ),
+            'lopa.tasks.batches.bare_ids': ('tasks/batches.html#bare_ids', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.before_answer': (
+                'tasks/batches.html#before_answer',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.check_mask': (
+                'tasks/batches.html#check_mask',
+                'lopa/tasks/batches.py',
+            ),
             'lopa.tasks.batches.choice_ids': (
                 'tasks/batches.html#choice_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.class_ids': (
+                'tasks/batches.html#class_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.continued_ids': (
+                'tasks/batches.html#continued_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.first_token': (
+                'tasks/batches.html#first_token',
                 'lopa/tasks/batches.py',
             ),
             'lopa.tasks.batches.label_row': (
@@ -2343,7 +2396,21 @@ d = {
                 'lopa/tasks/batches.py',
             ),
             'lopa.tasks.batches.shorten': ('tasks/batches.html#shorten', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.special_ends': (
+                'tasks/batches.html#special_ends',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.stand_in': ('tasks/batches.html#stand_in', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.target_ids': (
+                'tasks/batches.html#target_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.text_ids': ('tasks/batches.html#text_ids', 'lopa/tasks/batches.py'),
             'lopa.tasks.batches.tokenize': ('tasks/batches.html#tokenize', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.with_ends': (
+                'tasks/batches.html#with_ends',
+                'lopa/tasks/batches.py',
+            ),
         },
         'lopa.tasks.builtin': {
             'lopa.tasks.builtin.by_parity': (
