@@ -12,10 +12,11 @@ __all__ = [
     'NO_KEYS',
     'DIFFERS',
     'APART',
+    'LOOKS_AHEAD',
+    'HAS_ADAPTER',
     'PEFTS',
     'MIXES',
     'NO_EMBEDS',
-    'token_embeddings',
     'check_scale',
     'check_targets',
     'check_baseline',
@@ -34,21 +35,16 @@ __all__ = [
     'peft_config',
     'prefix_of',
     'word_prefix',
-    'has_numbers',
-    'some_tokens',
-    'relative_error',
     'rounding',
     'prefix_error',
     'check_prefix',
-    'padded_pair',
-    'text_logits',
     'padding_shows',
     'group_rows',
     'stack_rows',
     'trim',
     'put_together',
     'generate_rows',
-    'refuse_adapted',
+    'fit_model',
     'add_adapter',
     'make_trainable',
     'foundation_model',
@@ -58,6 +54,7 @@ __all__ = [
     'take_baseline_state',
     'describe_baseline',
     'number_format',
+    'mixes_padding',
     'Baseline',
     'is_in_front',
     'length_in_front',
@@ -91,33 +88,38 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from lopa.model import (
     AdaptedModel,
     PromptModel,
-    check_length,
     get_prompt_model,
     new_tokens,
     refuse_masked,
 )
+from lopa.support import (
+    answer,
+    asking,
+    check_length,
+    check_model,
+    distance,
+    few_tokens,
+    has_no_numbers,
+    noise,
+    padded_twice,
+    token_embeddings,
+)
 
 from .adapter import check_base, describe, read_adapter, read_config, signature
-from .attention import without_mask
+from .attention import looks_ahead, without_mask
 from .hub import adapter_folder, short
 from .layout import inner_order
-from .logits import ask, position_ids, task_type
+from .logits import ask, decoder_start, position_ids, task_type, unwrap
 from .prompts import PromptConfig, check_name, check_size, refuses_unknown_keys
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
-
-
-def token_embeddings(base_model, input_ids):  # until wt-core is there
-    return base_model.get_input_embeddings()(input_ids)
-
 
 # %% ../nbs/14_baselines.ipynb #a5519aa9
 BASELINES = ['lora', 'prefix', 'p-tuning', 'full']
@@ -354,21 +356,21 @@ def plain_cache(base_model: 'PreTrainedModel') -> Any:
     return DynamicCache() if task_type(base_model) == 'CAUSAL_LM' else None
 
 
+# %% ../nbs/14_baselines.ipynb #base-prefix-k
 @torch.no_grad()
-def kept_layers(base_model: 'PreTrainedModel', words: Tensor, cache: Any = None) -> list:
+def kept_layers(base_model: 'PreTrainedModel', words: Tensor) -> list:
     """What a model keeps of some words; a decoder reads the first of them
 
     Args:
         base_model: Causal, or sequence-to-sequence
         words: Tokens: `(t,)`
-        cache: Where keys and values go; None: what the model itself makes
 
     Returns:
         list: A layer of the cache for each layer; none if nothing is kept
     """
     ids = words[None].to(base_model.device)
     inner: Any = base_model.base_model
-    given = {'input_ids': ids, 'use_cache': True, 'past_key_values': cache}
+    given = {'input_ids': ids, 'use_cache': True, 'past_key_values': plain_cache(base_model)}
     if task_type(base_model) == 'SEQ_2_SEQ_LM':
         inner = base_model
         given['decoder_input_ids'] = ids[:, :1]
@@ -395,7 +397,7 @@ def prefix_shape(base_model: 'PreTrainedModel') -> dict:
     if task_type(base_model) == 'MASKED_LM':
         raise ValueError(f'prefix: {name} {NO_CACHE}')
     try:
-        layers = kept_layers(base_model, torch.arange(2), plain_cache(base_model))
+        layers = kept_layers(base_model, torch.arange(2))
     except Exception as e:
         raise ValueError(f'prefix: {name} {NO_KEYS}') from e
     kept = [getattr(layer, side, None) for layer in layers for side in ('keys', 'values')]
@@ -452,6 +454,7 @@ def p_tuning_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'P
     )
 
 
+# %% ../nbs/14_baselines.ipynb #base-peft
 def peft_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'PeftConfig':
     """Say in PEFT's words what the configuration says in ours
 
@@ -477,7 +480,7 @@ def prefix_of(base_model: 'PreTrainedModel', words: Tensor) -> Tensor:
     Returns:
         Tensor: As PEFT stores keys and values: `(m, layers · 2 · heads · width)`
     """
-    kept = kept_layers(base_model, words, plain_cache(base_model))
+    kept = kept_layers(base_model, words)
     layers = [torch.stack([layer.keys[0], layer.values[0]]) for layer in kept]
     both = torch.stack(layers)  # (layers, 2, heads, m, width)
     return both.permute(3, 0, 1, 2, 4).flatten(1).float()
@@ -510,49 +513,8 @@ DIFFERS = (
 )
 
 
-def has_numbers(base_model: 'PreTrainedModel') -> bool:
-    """Can this model be asked anything?
-
-    Args:
-        base_model: A transformers language model
-
-    Returns:
-        bool: False on the device `meta`, and for fake tensors
-    """
-    weight: Any = base_model.get_input_embeddings().weight
-    return not (weight.is_meta or isinstance(weight, FakeTensor))
-
-
-def some_tokens(base_model: 'PreTrainedModel', n: int) -> Tensor:
-    """Tokens with which a model can be asked
-
-    Args:
-        base_model: A transformers language model
-        n: How many
-
-    Returns:
-        Tensor: `(n,)`, none of which means padding
-    """
-    pad, known = getattr(base_model.config, 'pad_token_id', None), base_model.config.vocab_size
-    usual = [i for i in range(min(known, n + 1)) if i != pad]
-    return torch.tensor([usual[i % len(usual)] for i in range(n)], device=base_model.device)
-
-
-def relative_error(got: Tensor, want: Tensor) -> float:
-    """The largest difference, as a share of the largest logit
-
-    Args:
-        got: Logits
-        want: Logits of the same shape
-
-    Returns:
-        float: 0 if they are the same
-    """
-    return ((got - want).float().abs().max() / want.float().abs().max()).item()
-
-
 def rounding(base_model: 'PreTrainedModel') -> float:
-    """How far two ways to compute the same logits may be apart: 0.1 % in 32 bits, more in 16
+    """How far logits may be apart that are computed in two ways: 0.1 % in 32 bits, more in 16
 
     Args:
         base_model: A transformers language model
@@ -577,7 +539,7 @@ def prefix_error(model: Any, base_model: 'PreTrainedModel') -> float:
     """
     table = model.prompt_encoder['default'].embedding.weight
     m, drawn = len(table), table.clone()
-    tokens = some_tokens(base_model, m + 3)[None]
+    tokens = few_tokens(base_model, m + 3)
     text = tokens[:, m:]
     if task_type(base_model) == 'SEQ_2_SEQ_LM':
         model(input_ids=text, decoder_input_ids=text)
@@ -585,9 +547,10 @@ def prefix_error(model: Any, base_model: 'PreTrainedModel') -> float:
     table.copy_(prefix_of(base_model, tokens[0, :m]))
     behind = model(input_ids=text).logits
     table.copy_(drawn)
-    return relative_error(behind, base_model(input_ids=tokens).logits[:, m:])
+    return distance(behind.float(), answer(base_model, input_ids=tokens)[:, m:])
 
 
+# %% ../nbs/14_baselines.ipynb #base-words-d
 def check_prefix(model: Any, base_model: 'PreTrainedModel'):
     """Refuse a model that does not see a prefix as what it is, with a `ValueError`
 
@@ -599,69 +562,35 @@ def check_prefix(model: Any, base_model: 'PreTrainedModel'):
         ValueError
     """
     name = type(base_model).__name__
-    check_length(model.active_peft_config.num_virtual_tokens, 3, base_model.config)
+    check_length(model.active_peft_config.num_virtual_tokens, 3, base_model)
     try:
         share = prefix_error(model, base_model)
     except Exception as e:
         raise ValueError(f'prefix: {name} {NO_KEYS}') from e
-    if not share <= rounding(base_model):
+    if share > rounding(base_model):
         raise ValueError(f'prefix: {name} {DIFFERS.format(share=share)}')
 
 
 # %% ../nbs/14_baselines.ipynb #base-shows
-def padded_pair(base_model: 'PreTrainedModel') -> dict:
-    """The same text twice, with different tokens in the padding
-
-    Args:
-        base_model: A transformers language model
-
-    Returns:
-        dict: What it is called with: two rows
-    """
-    left = task_type(base_model) == 'CAUSAL_LM'
-    text, one, other = some_tokens(base_model, 7).split([3, 2, 2])
-    rows = [[pads, text] if left else [text, pads] for pads in (one, other)]
-    mask = torch.tensor([[0, 0, 1, 1, 1] if left else [1, 1, 1, 0, 0]] * 2, device=text.device)
-    given = {'input_ids': torch.stack([torch.cat(row) for row in rows]), 'attention_mask': mask}
-    return given | position_ids(base_model, mask)
-
-
-@torch.no_grad()
-def text_logits(base_model: 'PreTrainedModel', inputs: dict) -> Tensor:
-    """Ask about rows with one mask
-
-    Args:
-        base_model: A transformers language model
-        inputs: From `padded_pair`
-
-    Returns:
-        Tensor: Where there is text, or a decoder's: `(b, k, vocabulary)`
-    """
-    if task_type(base_model) == 'SEQ_2_SEQ_LM':
-        return base_model(**inputs, decoder_input_ids=inputs['input_ids'][:, :1] * 0 + 3).logits
-    return base_model(**inputs).logits[:, inputs['attention_mask'][0].bool()]
-
-
 def padding_shows(base_model: 'PreTrainedModel') -> bool:
     """Does a row depend on its padding?
 
     Args:
-        base_model: In evaluation mode
+        base_model: A transformers language model, in evaluation mode
 
     Returns:
-        bool: True as well if it could not be asked
+        bool: True as well if it cannot be asked with padding
     """
-    given = padded_pair(base_model)
-    real = given['attention_mask'][0].bool()
-    alone = {name: value[:1, real] for name, value in given.items()}
+    ids, mask, columns = padded_twice(base_model)
+    more = {'attention_mask': mask, **position_ids(base_model, mask)}
+    plain = answer(base_model, input_ids=ids[:1, columns])[0]
+    there = slice(None) if task_type(base_model) == 'SEQ_2_SEQ_LM' else columns
     try:
-        one, other = text_logits(base_model, given)
-        plain = text_logits(base_model, alone)[0]
+        one, other = answer(base_model, input_ids=ids, **more)[:, there]
     except Exception:
         return True
-    tight = max(1e-4, 2 * torch.finfo(base_model.dtype).eps)
-    same = relative_error(one, other) <= tight
-    return not (same and relative_error(one, plain) <= rounding(base_model))
+    same = distance(one, other) <= noise(base_model)
+    return not (same and distance(one, plain) <= rounding(base_model))
 
 
 # %% ../nbs/14_baselines.ipynb #c22fa701
@@ -708,9 +637,8 @@ def trim(input_ids: Tensor, mask: Tensor, side: str) -> tuple:
     """
     order, mask = inner_order(mask, mask.argmax(1), 0, side)
     longest, ids = int(mask.sum(1).max()), input_ids.gather(1, order)
-    if side == 'left':
-        return ids[:, -longest:], mask[:, -longest:]
-    return ids[:, :longest], mask[:, :longest]
+    columns = slice(-longest, None) if side == 'left' else slice(longest)
+    return ids[:, columns], mask[:, columns]
 
 
 def put_together(groups: list, parts: list, filler: int) -> Tensor:
@@ -763,45 +691,61 @@ def generate_rows(
     """
     groups, parts = group_rows(mask.sum(1), alike), []
     for rows in groups:
-        ids, kept = trim(input_ids[rows], mask[rows], side)
-        out, start = write(ids, kept)
+        out, start = write(*trim(input_ids[rows], mask[rows], side))
         if not isinstance(out, Tensor) and len(groups) > 1:
             raise ValueError(APART)
         parts.append(getattr(out, 'sequences', out)[:, start:])
-    new = put_together(groups, parts, filler)
     if isinstance(out, Tensor):
-        return new
-    out.sequences = new
+        return put_together(groups, parts, filler)
+    out.sequences = parts[0]
     return out
 
 
 # %% ../nbs/14_baselines.ipynb #base-make
-def refuse_adapted(base_model: 'PreTrainedModel', method: str):
-    """Refuse a model that holds an adapter, with a `ValueError`
+LOOKS_AHEAD = (
+    'is a causal language model by its class, but attends to later tokens (or could not be '
+    'asked), so it would see the answer: load it as a decoder (is_decoder=True).'
+)
+HAS_ADAPTER = (
+    "holds an adapter of PEFT's already: merge it (merge_and_unload), or load the model anew."
+)
+
+
+def fit_model(base_model: Any, method: str) -> 'PreTrainedModel':
+    """Refuse a model that cannot be adapted by this method, with a `ValueError`
 
     Args:
-        base_model: A transformers language model
-        method: What was to be done with it
+        base_model: A transformers language model, perhaps inside a wrapper
+        method: What is to be done with it
+
+    Returns:
+        'PreTrainedModel': The transformers model itself
 
     Raises:
         ValueError
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if any(isinstance(module, BaseTunerLayer) for module in base_model.modules()):
-        raise ValueError(
-            f"{method}: {type(base_model).__name__} holds an adapter of PEFT's already: merge it "
-            '(merge_and_unload), or load the model anew.'
-        )
+    model: Any = unwrap(base_model)
+    family, name = task_type(model), type(model).__name__
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ValueError(f'{method}: {name} {HAS_ADAPTER}')
+    if family == 'SEQ_2_SEQ_LM':
+        decoder_start(model)
+    if family == 'CAUSAL_LM' and looks_ahead(model):
+        raise ValueError(f'{method}: {name} {LOOKS_AHEAD}')
+    if method == 'p-tuning':
+        check_model(model)
+    return model
 
 
-def add_adapter(base_model: 'PreTrainedModel', settings: 'PeftConfig', method: str) -> Any:
+# %% ../nbs/14_baselines.ipynb #base-make-b
+def add_adapter(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any:
     """Let PEFT add what is trained; what it cannot do is said in one sentence, as a `ValueError`
 
     Args:
         base_model: It changes
-        settings: What is to be added
-        method: For the message
+        config: Which method; not `full`
 
     Returns:
         Any: PEFT's model around it
@@ -811,14 +755,22 @@ def add_adapter(base_model: 'PreTrainedModel', settings: 'PeftConfig', method: s
     """
     from peft import get_peft_model
 
+    settings = peft_config(base_model.requires_grad_(False), config)
+    causal, start = task_type(base_model) == 'CAUSAL_LM', None
+    if causal and config.method == 'prefix' and config.init == 'vocab':
+        start = word_prefix(base_model, config.num_virtual_tokens)
     try:
-        return get_peft_model(base_model, settings)
+        model: Any = get_peft_model(base_model, settings)
     except ValueError as e:
-        says = f'{method}: PEFT cannot adapt {type(base_model).__name__} ({short(e)})'
+        says = f'{config.method}: PEFT cannot adapt {type(base_model).__name__} ({short(e)})'
         raise ValueError(f'{says}: set target_modules, or use another method.') from e
+    if config.method == 'prefix' and not has_no_numbers(base_model):
+        check_prefix(model, base_model)
+    if start is not None:
+        model.prompt_encoder['default'].embedding.weight.data.copy_(start)
+    return model
 
 
-# %% ../nbs/14_baselines.ipynb #base-make-b
 def make_trainable(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any:
     """Adapt a foundation model in PEFT's way, or let all of it train
 
@@ -832,19 +784,9 @@ def make_trainable(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any
     Raises:
         ValueError
     """
-    refuse_adapted(base_model, config.method)
     if config.method == 'full':
         return base_model.float().requires_grad_(True)
-    settings = peft_config(base_model.requires_grad_(False), config)
-    causal, start = task_type(base_model) == 'CAUSAL_LM', None
-    if causal and config.method == 'prefix' and config.init == 'vocab':
-        start = word_prefix(base_model, config.num_virtual_tokens)
-    model = add_adapter(base_model, settings, config.method)
-    if config.method == 'prefix' and has_numbers(base_model):
-        check_prefix(model, base_model)
-    if start is not None:
-        model.prompt_encoder['default'].embedding.weight.data.copy_(start)
-    return model
+    return add_adapter(base_model, config)
 
 
 # %% ../nbs/14_baselines.ipynb #base-within
@@ -961,6 +903,29 @@ def number_format(model: 'Baseline') -> torch.dtype:
     return model.came_as if held_in_32 else now
 
 
+def mixes_padding(base_model: 'PreTrainedModel') -> bool:
+    """Ask whether padding shows; a model that cannot be asked is refused with a `ValueError`
+
+    Args:
+        base_model: A transformers language model
+
+    Returns:
+        bool: False for one without numbers
+
+    Raises:
+        ValueError
+    """
+    if has_no_numbers(base_model):
+        return False
+    try:
+        with asking(base_model):
+            return padding_shows(base_model)
+    except Exception as e:
+        says = f'{type(base_model).__name__} cannot read a few tokens ({short(e)})'
+        raise ValueError(f'{says}: take another foundation model.') from e
+
+
+# %% ../nbs/14_baselines.ipynb #base-half
 class Baseline(AdaptedModel):
     """The first half of `BaselineModel`: what is trained, and how it is kept
 
@@ -976,9 +941,10 @@ class Baseline(AdaptedModel):
 
     def __init__(self, base_model: 'PreTrainedModel', config: BaselineConfig):
         super().__init__()
+        base_model = fit_model(base_model, config.method)
         self.signature, self.came_as = signature(base_model), base_model.dtype
         self.task_type, self.adapter_config = task_type(base_model), config
-        self.padding_shows = has_numbers(base_model) and padding_shows(base_model.eval())
+        self.mixes_padding = mixes_padding(base_model.eval())
         self.model = make_trainable(base_model, config)
         self.train(False)
 
@@ -1057,8 +1023,9 @@ def row_mask(input_ids: Tensor, mask: Tensor | None) -> Tensor:
     return mask.long()
 
 
+# %% ../nbs/14_baselines.ipynb #base-rows
 def check_rows(model: 'BaselineModel', mask: Tensor, new: int = 0):
-    """Refuse rows that the model cannot read as they are, with a `ValueError`
+    """Refuse rows that are too long, or that have to be padded and cannot, with a `ValueError`
 
     Args:
         model: An adapted model
@@ -1070,9 +1037,8 @@ def check_rows(model: 'BaselineModel', mask: Tensor, new: int = 0):
     """
     seq2seq = model.task_type == 'SEQ_2_SEQ_LM'
     m = length_in_input(model) if seq2seq else length_in_front(model)
-    check_length(m, int(mask.sum(1).max()), model.base_model.config, 0 if seq2seq else new)
-    grouped = model.task_type == 'CAUSAL_LM' or new
-    if model.padding_shows and not grouped and not mask.all():
+    check_length(m, mask.shape[1], model.base_model, 0 if seq2seq else new)
+    if model.mixes_padding and model.task_type != 'CAUSAL_LM' and not new and not mask.all():
         raise ValueError(f'{type(model.base_model).__name__} {MIXES}')
 
 
@@ -1100,6 +1066,7 @@ def arranged(model: 'BaselineModel', input_ids: Tensor, mask: Tensor, side: str)
     return {'inputs_embeds': x, 'attention_mask': wide}, order
 
 
+# %% ../nbs/14_baselines.ipynb #base-placed
 def placed_labels(
     model: 'BaselineModel', labels: Tensor | None, mask: Tensor, order: Tensor
 ) -> Tensor | None:
@@ -1113,11 +1080,17 @@ def placed_labels(
 
     Returns:
         Tensor | None: Labels in the columns that the foundation model sees
+
+    Raises:
+        ValueError
     """
     if labels is None or model.task_type == 'SEQ_2_SEQ_LM':
         return labels
-    labels = F.pad(labels, (length_in_input(model), 0), value=-100)
-    return labels.gather(1, order).masked_fill(mask == 0, -100)
+    wide = F.pad(labels, (length_in_input(model), 0), value=-100)
+    if wide.shape != order.shape:
+        says = f'labels: received shape {tuple(labels.shape)}'
+        raise ValueError(f'{says}, expected a label for each of the input_ids.')
+    return wide.gather(1, order).masked_fill(mask == 0, -100)
 
 
 # %% ../nbs/14_baselines.ipynb #base-forward
@@ -1162,7 +1135,7 @@ def writes_from_embeddings(base_model: 'PreTrainedModel') -> bool:
 
     how = dict(max_new_tokens=2, min_new_tokens=2, do_sample=False, pad_token_id=0)
     plan = GenerationConfig(output_logits=True, return_dict_in_generate=True, **how)
-    ids = some_tokens(base_model, 3)[None]
+    ids = few_tokens(base_model, 3)
     given = {'attention_mask': torch.ones_like(ids), 'generation_config': plan}
     embeds = token_embeddings(base_model, ids)
     try:
@@ -1170,10 +1143,10 @@ def writes_from_embeddings(base_model: 'PreTrainedModel') -> bool:
     except Exception:
         return False
     b = base_model.generate(input_ids=ids, **given)
-    far = relative_error(torch.cat(a.logits), torch.cat(b.logits))
-    return far <= rounding(base_model)
+    return distance(torch.cat(a.logits), torch.cat(b.logits)) <= rounding(base_model)
 
 
+# %% ../nbs/14_baselines.ipynb #base-writing-c
 def check_writing(model: 'BaselineModel'):
     """Refuse P-tuning where a model loses the prompt while it generates, with a `ValueError`
 
@@ -1186,7 +1159,8 @@ def check_writing(model: 'BaselineModel'):
     if not length_in_input(model) or model.task_type != 'CAUSAL_LM':
         return
     if model.writes is None:
-        model.writes = writes_from_embeddings(model.base_model)
+        with asking(model.base_model):
+            model.writes = writes_from_embeddings(model.base_model)
     if not model.writes:
         raise ValueError(f'generate: {type(model.base_model).__name__} {NO_EMBEDS}')
 
@@ -1255,6 +1229,7 @@ def write_rows(
     return called(model).generate(**inputs, **kwargs), input_ids.shape[1] if causal else 1
 
 
+# %% ../nbs/14_baselines.ipynb #base-gen-f
 @torch.no_grad()
 def baseline_generate(
     model: 'BaselineModel', input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -1282,14 +1257,14 @@ def baseline_generate(
     side = 'left' if model.task_type == 'CAUSAL_LM' else 'right'
     filler = getattr(model.base_model.generation_config, 'pad_token_id', None) or 0
     write = lambda ids, kept: write_rows(model, ids, kept, side, **kwargs)
-    alike = is_in_front(model) or model.padding_shows
+    alike = is_in_front(model) or model.mixes_padding
     with precision(model):
         return generate_rows(write, input_ids, mask, alike, side, filler)
 
 
 # %% ../nbs/14_baselines.ipynb #base-load
 def load_baseline(
-    cls: type,
+    cls: Any,
     base_model: 'PreTrainedModel',
     folder: str | Path,
     revision: str | None = None,
@@ -1307,7 +1282,7 @@ def load_baseline(
     Returns:
         'BaselineModel': As it was saved
     """
-    path = adapter_folder(folder, revision, token)
+    path, base_model = adapter_folder(folder, revision, token), unwrap(base_model)
     about, _ = read_adapter(path)
     config = read_config(about, BaselineConfig, path)
     check_base(about, signature(base_model), path, str(base_model.name_or_path))
