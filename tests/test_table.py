@@ -1,6 +1,7 @@
 "Every architecture, every law: right or refused, as results/architectures.json says"
 
 import json
+import re
 
 import pytest
 import torch
@@ -25,8 +26,8 @@ def asked():
 
 
 def known(laws):
-    "Law → `right`, or what a refusal says"
-    return {law: cell.get('refused', 'right') for law, cell in laws.items()}
+    "Law → `right`, or what a refusal says, but for its numbers"
+    return {law: re.sub(r'[\d.]+', '#', cell.get('refused', 'right')) for law, cell in laws.items()}
 
 
 def same_versions():

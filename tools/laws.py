@@ -304,6 +304,14 @@ def runs(model, n):
         return False
 
 
+@torch.no_grad()
+def width(model, name):
+    "The encoder's vectors are as wide as the heads expect"
+    ids = texts(model)
+    found = model.encoder(*padded(ids).values()).shape
+    return int(found != (len(ids), model.adapter_config.feature_width))
+
+
 ALL = {
     'padding': padding,
     'next token': next_token,
@@ -314,14 +322,15 @@ ALL = {
     'training': training,
 }
 PLACED = {'padding': padding, 'label': label}
+ENCODED = {'width': width, 'padding': padding}
 LAWS = {  # model → name of a law → the law
     'no prompt': {'same logits': same_logits, 'padding': padding, 'generation': generation},
     'LoPA': ALL,
     'after start': PLACED,
     'suffix': PLACED | {'one pass': one_pass},
     'DEPT': PLACED,
-    'encoder self': {'padding': padding},
-    'encoder embeddings': {'padding': padding},
+    'encoder self': ENCODED,
+    'encoder embeddings': ENCODED,
     **dict.fromkeys(['LoRA', 'prefix tuning', 'P-tuning', 'full'], ALL),
 }
 
