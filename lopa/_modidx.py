@@ -228,6 +228,7 @@ d = {
             'lopa.assets.convert_gguf': ('assets.html#convert_gguf', 'lopa/assets.py'),
             'lopa.assets.default_device': ('assets.html#default_device', 'lopa/assets.py'),
             'lopa.assets.default_dtype': ('assets.html#default_dtype', 'lopa/assets.py'),
+            'lopa.assets.listed_class': ('assets.html#listed_class', 'lopa/assets.py'),
             'lopa.assets.load_encoder': ('assets.html#load_encoder', 'lopa/assets.py'),
             'lopa.assets.load_foundation_model': (
                 'assets.html#load_foundation_model',
@@ -242,7 +243,9 @@ d = {
                 'lopa/assets.py',
             ),
             'lopa.assets.package_folder': ('assets.html#package_folder', 'lopa/assets.py'),
+            'lopa.assets.place': ('assets.html#place', 'lopa/assets.py'),
             'lopa.assets.quantisation': ('assets.html#quantisation', 'lopa/assets.py'),
+            'lopa.assets.refuse_missing': ('assets.html#refuse_missing', 'lopa/assets.py'),
             'lopa.assets.resolve': ('assets.html#resolve', 'lopa/assets.py'),
         },
         'lopa.attention': {
@@ -455,6 +458,7 @@ d = {
             'lopa.encoders.Reader.__init__': ('encoders.html#reader.__init__', 'lopa/encoders.py'),
             'lopa.encoders.Reader.train': ('encoders.html#reader.train', 'lopa/encoders.py'),
             'lopa.encoders.encode_dataset': ('encoders.html#encode_dataset', 'lopa/encoders.py'),
+            'lopa.encoders.encode_ids': ('encoders.html#encode_ids', 'lopa/encoders.py'),
             'lopa.encoders.encode_texts': ('encoders.html#encode_texts', 'lopa/encoders.py'),
             'lopa.encoders.encoder_fingerprint': (
                 'encoders.html#encoder_fingerprint',
@@ -462,15 +466,19 @@ d = {
             ),
             'lopa.encoders.make_encoder': ('encoders.html#make_encoder', 'lopa/encoders.py'),
             'lopa.encoders.own_model': ('encoders.html#own_model', 'lopa/encoders.py'),
+            'lopa.encoders.packed': ('encoders.html#packed', 'lopa/encoders.py'),
             'lopa.encoders.pool_cls': ('encoders.html#pool_cls', 'lopa/encoders.py'),
             'lopa.encoders.pool_last': ('encoders.html#pool_last', 'lopa/encoders.py'),
             'lopa.encoders.pool_mean': ('encoders.html#pool_mean', 'lopa/encoders.py'),
             'lopa.encoders.pool_pooler': ('encoders.html#pool_pooler', 'lopa/encoders.py'),
             'lopa.encoders.read': ('encoders.html#read', 'lopa/encoders.py'),
+            'lopa.encoders.reading_ids': ('encoders.html#reading_ids', 'lopa/encoders.py'),
+            'lopa.encoders.reading_length': ('encoders.html#reading_length', 'lopa/encoders.py'),
             'lopa.encoders.without_autocast': (
                 'encoders.html#without_autocast',
                 'lopa/encoders.py',
             ),
+            'lopa.encoders.zero_if_empty': ('encoders.html#zero_if_empty', 'lopa/encoders.py'),
         },
         'lopa.evaluate.floor': {
             'lopa.evaluate.floor.class_lines': (
@@ -647,6 +655,26 @@ d = {
         },
         'lopa.evaluate.predict': {
             'lopa.evaluate.predict.ask': ('evaluate/predict.html#ask', 'lopa/evaluate/predict.py'),
+            'lopa.evaluate.predict.asked_row': (
+                'evaluate/predict.html#asked_row',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.asked_rows': (
+                'evaluate/predict.html#asked_rows',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.check_asked': (
+                'evaluate/predict.html#check_asked',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.check_cell': (
+                'evaluate/predict.html#check_cell',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.check_padding': (
+                'evaluate/predict.html#check_padding',
+                'lopa/evaluate/predict.py',
+            ),
             'lopa.evaluate.predict.classify': (
                 'evaluate/predict.html#classify',
                 'lopa/evaluate/predict.py',
@@ -655,12 +683,20 @@ d = {
                 'evaluate/predict.html#encode_rows',
                 'lopa/evaluate/predict.py',
             ),
+            'lopa.evaluate.predict.evaluating': (
+                'evaluate/predict.html#evaluating',
+                'lopa/evaluate/predict.py',
+            ),
             'lopa.evaluate.predict.generate_texts': (
                 'evaluate/predict.html#generate_texts',
                 'lopa/evaluate/predict.py',
             ),
             'lopa.evaluate.predict.in_batches': (
                 'evaluate/predict.html#in_batches',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.needed_columns': (
+                'evaluate/predict.html#needed_columns',
                 'lopa/evaluate/predict.py',
             ),
             'lopa.evaluate.predict.predict': (
@@ -677,6 +713,10 @@ d = {
             ),
             'lopa.evaluate.predict.sampling': (
                 'evaluate/predict.html#sampling',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.scoring_row': (
+                'evaluate/predict.html#scoring_row',
                 'lopa/evaluate/predict.py',
             ),
             'lopa.evaluate.predict.stopping': (
@@ -1934,6 +1974,8 @@ d = {
             ),
             'lopa.prompts.register_method': ('prompts.html#register_method', 'lopa/prompts.py'),
             'lopa.prompts.start_vectors': ('prompts.html#start_vectors', 'lopa/prompts.py'),
+            'lopa.prompts.text_tokens': ('prompts.html#text_tokens', 'lopa/prompts.py'),
+            'lopa.prompts.vocabulary_sample': ('prompts.html#vocabulary_sample', 'lopa/prompts.py'),
         },
         'lopa.recompute': {
             'lopa.recompute.Checkpointed': ('recompute.html#checkpointed', 'lopa/recompute.py'),
@@ -2308,8 +2350,29 @@ d = {
                 'tasks/batches.html#answer_ids',
                 'lopa/tasks/batches.py',
             ),
+            'lopa.tasks.batches.bare_ids': ('tasks/batches.html#bare_ids', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.before_answer': (
+                'tasks/batches.html#before_answer',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.check_mask': (
+                'tasks/batches.html#check_mask',
+                'lopa/tasks/batches.py',
+            ),
             'lopa.tasks.batches.choice_ids': (
                 'tasks/batches.html#choice_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.class_ids': (
+                'tasks/batches.html#class_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.continued_ids': (
+                'tasks/batches.html#continued_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.first_token': (
+                'tasks/batches.html#first_token',
                 'lopa/tasks/batches.py',
             ),
             'lopa.tasks.batches.label_row': (
@@ -2327,7 +2390,21 @@ d = {
                 'lopa/tasks/batches.py',
             ),
             'lopa.tasks.batches.shorten': ('tasks/batches.html#shorten', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.special_ends': (
+                'tasks/batches.html#special_ends',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.stand_in': ('tasks/batches.html#stand_in', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.target_ids': (
+                'tasks/batches.html#target_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.text_ids': ('tasks/batches.html#text_ids', 'lopa/tasks/batches.py'),
             'lopa.tasks.batches.tokenize': ('tasks/batches.html#tokenize', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.with_ends': (
+                'tasks/batches.html#with_ends',
+                'lopa/tasks/batches.py',
+            ),
         },
         'lopa.tasks.builtin': {
             'lopa.tasks.builtin.by_parity': (

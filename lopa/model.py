@@ -1230,5 +1230,10 @@ def get_prompt_model(base_model: 'PreTrainedModel', config: PromptConfig) -> Pro
     base_model = freeze(base_model)
     words = config.init.startswith('text:')
     tokenizer = load_tokenizer(str(base_model.name_or_path)) if words else None
-    table: Any = base_model.get_input_embeddings().weight
-    return build(base_model, config, start_vectors(config, table, tokenizer))
+    table: Any = base_model.get_input_embeddings()
+
+    def embed(ids):  # as the model sees them: the module is called, and may scale its rows
+        return table(ids.to(table.weight.device)[None])[0]
+
+    start = start_vectors(config, embed, len(table.weight), tokenizer)
+    return build(base_model, config, start)

@@ -1,6 +1,8 @@
 "Laws that hold for all sizes and numbers"
 
+import pytest
 import torch
+import transformers as tf
 from helpers import FEATURES, few, prompted
 from hypothesis import given
 from hypothesis import strategies as st
@@ -192,6 +194,45 @@ def test_begins_at_the_start_vectors(llama, gate, training, scale, seed):
     assert len(torch.unique(z[0], dim=0)) == len(z[0])
 
 
+SCALED = {  # families that multiply a word's row on the way in
+    'Gemma3': dict(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    ),
+    'Bart': dict(
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        scale_embedding=True,
+        decoder_start_token_id=2,
+    ),
+    'XGLM': dict(d_model=32, num_layers=2, attention_heads=2, ffn_dim=64, scale_embedding=True),
+}
+
+
+@pytest.mark.parametrize('family', SCALED)
+def test_begins_where_the_model_sees_words(family):
+    "And not at the bare rows of the table, which are too short by the root of the width"
+    kind = 'TextConfig' if family == 'Gemma3' else 'Config'
+    config = getattr(tf, family + kind)(vocab_size=100, **SCALED[family])
+    of = 'ForConditionalGeneration' if family == 'Bart' else 'ForCausalLM'
+    base = getattr(tf, family + of)(config)
+    seen = base.get_input_embeddings()(torch.arange(100)[None])[0]
+    rows = base.get_input_embeddings().weight
+    assert seen.norm() / rows.norm() > 5
+    model = prompted(base, 'pt', shaken=False)
+    near = (model.prompt(1)[0, :, None] - seen).abs().amax(2).amin(1)
+    assert near.max() < 1e-6
+
+
 @few
 @given(seed=seeds, gate=st.sampled_from(sorted(GATES)))
 def test_no_gate_begins_at_a_saddle(llama, seed, gate):
@@ -220,6 +261,10 @@ class Words:
     ):
         from transformers import BatchEncoding
 
+        if isinstance(text, list):
+            return BatchEncoding(
+                {'input_ids': [self(t, max_length=max_length).input_ids for t in text]}
+            )
         ids = [ord(c) % 97 + 1 for c in text][:max_length]
         return BatchEncoding(
             {'input_ids': ids}
@@ -246,7 +291,8 @@ def test_labels_align(texts, max_length, own, seed):
     task = Task('mine', {}, '{text}: ', ('no', 'yes'))
     data = Dataset.from_dict({'text': texts, 'label': [(seed >> i) % 2 for i in range(len(texts))]})
     words = Words()
-    done = tokenize(task, data, words, words if own else None, max_length)
+    own_words = words if own else None
+    done = tokenize(task, data, words, own_words, max_length, encoder_max_length=max_length)
     batch = Collator(words, words if own else None)([done[i] for i in range(len(done))])
     answers = torch.tensor([words('ny'[l]).input_ids[0] for l in data['label']])
     last = batch['attention_mask'].sum(1, keepdim=True) - 1
