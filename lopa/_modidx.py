@@ -283,6 +283,9 @@ d = {
             ),
             'lopa.baselines.BaselineModel': ('baselines.html#baselinemodel', 'lopa/baselines.py'),
             'lopa.baselines.adapt_model': ('baselines.html#adapt_model', 'lopa/baselines.py'),
+            'lopa.baselines.add_adapter': ('baselines.html#add_adapter', 'lopa/baselines.py'),
+            'lopa.baselines.arranged': ('baselines.html#arranged', 'lopa/baselines.py'),
+            'lopa.baselines.as_asked': ('baselines.html#as_asked', 'lopa/baselines.py'),
             'lopa.baselines.baseline_forward': (
                 'baselines.html#baseline_forward',
                 'lopa/baselines.py',
@@ -291,12 +294,22 @@ d = {
                 'baselines.html#baseline_generate',
                 'lopa/baselines.py',
             ),
-            'lopa.baselines.baseline_input': ('baselines.html#baseline_input', 'lopa/baselines.py'),
             'lopa.baselines.baseline_state': ('baselines.html#baseline_state', 'lopa/baselines.py'),
+            'lopa.baselines.called': ('baselines.html#called', 'lopa/baselines.py'),
+            'lopa.baselines.check_baseline': ('baselines.html#check_baseline', 'lopa/baselines.py'),
+            'lopa.baselines.check_others': ('baselines.html#check_others', 'lopa/baselines.py'),
+            'lopa.baselines.check_prefix': ('baselines.html#check_prefix', 'lopa/baselines.py'),
+            'lopa.baselines.check_rows': ('baselines.html#check_rows', 'lopa/baselines.py'),
+            'lopa.baselines.check_scale': ('baselines.html#check_scale', 'lopa/baselines.py'),
+            'lopa.baselines.check_targets': ('baselines.html#check_targets', 'lopa/baselines.py'),
+            'lopa.baselines.check_writing': ('baselines.html#check_writing', 'lopa/baselines.py'),
+            'lopa.baselines.chosen_targets': ('baselines.html#chosen_targets', 'lopa/baselines.py'),
             'lopa.baselines.describe_baseline': (
                 'baselines.html#describe_baseline',
                 'lopa/baselines.py',
             ),
+            'lopa.baselines.fit_model': ('baselines.html#fit_model', 'lopa/baselines.py'),
+            'lopa.baselines.fit_types': ('baselines.html#fit_types', 'lopa/baselines.py'),
             'lopa.baselines.foundation_model': (
                 'baselines.html#foundation_model',
                 'lopa/baselines.py',
@@ -304,30 +317,54 @@ d = {
             'lopa.baselines.generate_rows': ('baselines.html#generate_rows', 'lopa/baselines.py'),
             'lopa.baselines.group_rows': ('baselines.html#group_rows', 'lopa/baselines.py'),
             'lopa.baselines.is_in_front': ('baselines.html#is_in_front', 'lopa/baselines.py'),
+            'lopa.baselines.is_named': ('baselines.html#is_named', 'lopa/baselines.py'),
+            'lopa.baselines.kept_layers': ('baselines.html#kept_layers', 'lopa/baselines.py'),
+            'lopa.baselines.last_part': ('baselines.html#last_part', 'lopa/baselines.py'),
             'lopa.baselines.length_in_front': (
                 'baselines.html#length_in_front',
+                'lopa/baselines.py',
+            ),
+            'lopa.baselines.length_in_input': (
+                'baselines.html#length_in_input',
                 'lopa/baselines.py',
             ),
             'lopa.baselines.load_adapted': ('baselines.html#load_adapted', 'lopa/baselines.py'),
             'lopa.baselines.load_baseline': ('baselines.html#load_baseline', 'lopa/baselines.py'),
             'lopa.baselines.lora_config': ('baselines.html#lora_config', 'lopa/baselines.py'),
             'lopa.baselines.make_trainable': ('baselines.html#make_trainable', 'lopa/baselines.py'),
+            'lopa.baselines.mixes_padding': ('baselines.html#mixes_padding', 'lopa/baselines.py'),
+            'lopa.baselines.module_names': ('baselines.html#module_names', 'lopa/baselines.py'),
+            'lopa.baselines.number_format': ('baselines.html#number_format', 'lopa/baselines.py'),
             'lopa.baselines.one_group': ('baselines.html#one_group', 'lopa/baselines.py'),
             'lopa.baselines.p_tuning_config': (
                 'baselines.html#p_tuning_config',
                 'lopa/baselines.py',
             ),
-            'lopa.baselines.pad_right': ('baselines.html#pad_right', 'lopa/baselines.py'),
+            'lopa.baselines.padding_shows': ('baselines.html#padding_shows', 'lopa/baselines.py'),
             'lopa.baselines.peft_config': ('baselines.html#peft_config', 'lopa/baselines.py'),
+            'lopa.baselines.placed_labels': ('baselines.html#placed_labels', 'lopa/baselines.py'),
+            'lopa.baselines.plain_cache': ('baselines.html#plain_cache', 'lopa/baselines.py'),
             'lopa.baselines.precision': ('baselines.html#precision', 'lopa/baselines.py'),
             'lopa.baselines.prefix_config': ('baselines.html#prefix_config', 'lopa/baselines.py'),
+            'lopa.baselines.prefix_error': ('baselines.html#prefix_error', 'lopa/baselines.py'),
+            'lopa.baselines.prefix_of': ('baselines.html#prefix_of', 'lopa/baselines.py'),
+            'lopa.baselines.prefix_shape': ('baselines.html#prefix_shape', 'lopa/baselines.py'),
+            'lopa.baselines.put_together': ('baselines.html#put_together', 'lopa/baselines.py'),
+            'lopa.baselines.rounding': ('baselines.html#rounding', 'lopa/baselines.py'),
             'lopa.baselines.stack_rows': ('baselines.html#stack_rows', 'lopa/baselines.py'),
             'lopa.baselines.take_baseline_state': (
                 'baselines.html#take_baseline_state',
                 'lopa/baselines.py',
             ),
             'lopa.baselines.train_added': ('baselines.html#train_added', 'lopa/baselines.py'),
+            'lopa.baselines.trim': ('baselines.html#trim', 'lopa/baselines.py'),
+            'lopa.baselines.usual_targets': ('baselines.html#usual_targets', 'lopa/baselines.py'),
             'lopa.baselines.word_prefix': ('baselines.html#word_prefix', 'lopa/baselines.py'),
+            'lopa.baselines.write_rows': ('baselines.html#write_rows', 'lopa/baselines.py'),
+            'lopa.baselines.writes_from_embeddings': (
+                'baselines.html#writes_from_embeddings',
+                'lopa/baselines.py',
+            ),
         },
         'lopa.cli': {
             'lopa.cli._adapted': ('cli.html#_adapted', 'lopa/cli.py'),
@@ -421,6 +458,7 @@ d = {
             'lopa.encoders.Reader.__init__': ('encoders.html#reader.__init__', 'lopa/encoders.py'),
             'lopa.encoders.Reader.train': ('encoders.html#reader.train', 'lopa/encoders.py'),
             'lopa.encoders.encode_dataset': ('encoders.html#encode_dataset', 'lopa/encoders.py'),
+            'lopa.encoders.encode_ids': ('encoders.html#encode_ids', 'lopa/encoders.py'),
             'lopa.encoders.encode_texts': ('encoders.html#encode_texts', 'lopa/encoders.py'),
             'lopa.encoders.encoder_fingerprint': (
                 'encoders.html#encoder_fingerprint',
@@ -428,15 +466,19 @@ d = {
             ),
             'lopa.encoders.make_encoder': ('encoders.html#make_encoder', 'lopa/encoders.py'),
             'lopa.encoders.own_model': ('encoders.html#own_model', 'lopa/encoders.py'),
+            'lopa.encoders.packed': ('encoders.html#packed', 'lopa/encoders.py'),
             'lopa.encoders.pool_cls': ('encoders.html#pool_cls', 'lopa/encoders.py'),
             'lopa.encoders.pool_last': ('encoders.html#pool_last', 'lopa/encoders.py'),
             'lopa.encoders.pool_mean': ('encoders.html#pool_mean', 'lopa/encoders.py'),
             'lopa.encoders.pool_pooler': ('encoders.html#pool_pooler', 'lopa/encoders.py'),
             'lopa.encoders.read': ('encoders.html#read', 'lopa/encoders.py'),
+            'lopa.encoders.reading_ids': ('encoders.html#reading_ids', 'lopa/encoders.py'),
+            'lopa.encoders.reading_length': ('encoders.html#reading_length', 'lopa/encoders.py'),
             'lopa.encoders.without_autocast': (
                 'encoders.html#without_autocast',
                 'lopa/encoders.py',
             ),
+            'lopa.encoders.zero_if_empty': ('encoders.html#zero_if_empty', 'lopa/encoders.py'),
         },
         'lopa.evaluate.floor': {
             'lopa.evaluate.floor.class_lines': (
@@ -613,6 +655,26 @@ d = {
         },
         'lopa.evaluate.predict': {
             'lopa.evaluate.predict.ask': ('evaluate/predict.html#ask', 'lopa/evaluate/predict.py'),
+            'lopa.evaluate.predict.asked_row': (
+                'evaluate/predict.html#asked_row',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.asked_rows': (
+                'evaluate/predict.html#asked_rows',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.check_asked': (
+                'evaluate/predict.html#check_asked',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.check_cell': (
+                'evaluate/predict.html#check_cell',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.check_padding': (
+                'evaluate/predict.html#check_padding',
+                'lopa/evaluate/predict.py',
+            ),
             'lopa.evaluate.predict.classify': (
                 'evaluate/predict.html#classify',
                 'lopa/evaluate/predict.py',
@@ -621,12 +683,20 @@ d = {
                 'evaluate/predict.html#encode_rows',
                 'lopa/evaluate/predict.py',
             ),
+            'lopa.evaluate.predict.evaluating': (
+                'evaluate/predict.html#evaluating',
+                'lopa/evaluate/predict.py',
+            ),
             'lopa.evaluate.predict.generate_texts': (
                 'evaluate/predict.html#generate_texts',
                 'lopa/evaluate/predict.py',
             ),
             'lopa.evaluate.predict.in_batches': (
                 'evaluate/predict.html#in_batches',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.needed_columns': (
+                'evaluate/predict.html#needed_columns',
                 'lopa/evaluate/predict.py',
             ),
             'lopa.evaluate.predict.predict': (
@@ -643,6 +713,10 @@ d = {
             ),
             'lopa.evaluate.predict.sampling': (
                 'evaluate/predict.html#sampling',
+                'lopa/evaluate/predict.py',
+            ),
+            'lopa.evaluate.predict.scoring_row': (
+                'evaluate/predict.html#scoring_row',
                 'lopa/evaluate/predict.py',
             ),
             'lopa.evaluate.predict.stopping': (
@@ -2288,8 +2362,29 @@ d = {
                 'tasks/batches.html#answer_ids',
                 'lopa/tasks/batches.py',
             ),
+            'lopa.tasks.batches.bare_ids': ('tasks/batches.html#bare_ids', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.before_answer': (
+                'tasks/batches.html#before_answer',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.check_mask': (
+                'tasks/batches.html#check_mask',
+                'lopa/tasks/batches.py',
+            ),
             'lopa.tasks.batches.choice_ids': (
                 'tasks/batches.html#choice_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.class_ids': (
+                'tasks/batches.html#class_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.continued_ids': (
+                'tasks/batches.html#continued_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.first_token': (
+                'tasks/batches.html#first_token',
                 'lopa/tasks/batches.py',
             ),
             'lopa.tasks.batches.label_row': (
@@ -2307,7 +2402,21 @@ d = {
                 'lopa/tasks/batches.py',
             ),
             'lopa.tasks.batches.shorten': ('tasks/batches.html#shorten', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.special_ends': (
+                'tasks/batches.html#special_ends',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.stand_in': ('tasks/batches.html#stand_in', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.target_ids': (
+                'tasks/batches.html#target_ids',
+                'lopa/tasks/batches.py',
+            ),
+            'lopa.tasks.batches.text_ids': ('tasks/batches.html#text_ids', 'lopa/tasks/batches.py'),
             'lopa.tasks.batches.tokenize': ('tasks/batches.html#tokenize', 'lopa/tasks/batches.py'),
+            'lopa.tasks.batches.with_ends': (
+                'tasks/batches.html#with_ends',
+                'lopa/tasks/batches.py',
+            ),
         },
         'lopa.tasks.builtin': {
             'lopa.tasks.builtin.by_parity': (

@@ -5,19 +5,49 @@
 # %% auto #0
 __all__ = [
     'BASELINES',
+    'INITS',
+    'IN_FRONT',
     'QKV',
     'NO_CACHE',
+    'NO_KEYS',
+    'DIFFERS',
+    'APART',
     'LOOKS_AHEAD',
+    'HAS_ADAPTER',
     'PEFTS',
+    'MIXES',
+    'TAKEN',
+    'TYPES',
+    'NO_EMBEDS',
+    'check_scale',
+    'check_targets',
+    'check_baseline',
     'BaselineConfig',
+    'module_names',
+    'last_part',
+    'usual_targets',
+    'is_named',
+    'chosen_targets',
     'lora_config',
+    'plain_cache',
+    'kept_layers',
+    'prefix_shape',
     'prefix_config',
     'p_tuning_config',
     'peft_config',
+    'prefix_of',
     'word_prefix',
+    'rounding',
+    'prefix_error',
+    'check_prefix',
+    'padding_shows',
     'group_rows',
     'stack_rows',
+    'trim',
+    'put_together',
     'generate_rows',
+    'fit_model',
+    'add_adapter',
     'make_trainable',
     'foundation_model',
     'train_added',
@@ -25,13 +55,24 @@ __all__ = [
     'baseline_state',
     'take_baseline_state',
     'describe_baseline',
+    'number_format',
+    'mixes_padding',
     'Baseline',
     'is_in_front',
     'length_in_front',
-    'pad_right',
-    'baseline_input',
+    'length_in_input',
+    'check_rows',
+    'check_others',
+    'fit_types',
+    'arranged',
+    'placed_labels',
+    'as_asked',
     'precision',
+    'called',
+    'writes_from_embeddings',
+    'check_writing',
     'baseline_forward',
+    'write_rows',
     'baseline_generate',
     'load_baseline',
     'BaselineModel',
@@ -41,8 +82,11 @@ __all__ = [
 
 # %% ../nbs/14_baselines.ipynb #d48e70ad
 import json
+import re
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,13 +94,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lopa.model import (
+    AdaptedModel,
+    PromptModel,
+    about_instance,
+    check_batch,
+    counted,
+    get_prompt_model,
+    new_tokens,
+    refuse_masked,
+    refuse_settings,
+    setting,
+    token_types,
+)
+from lopa.support import (
+    answer,
+    asking,
+    check_length,
+    check_model,
+    distance,
+    few_tokens,
+    has_no_numbers,
+    noise,
+    padded_twice,
+    token_embeddings,
+)
+
 from .adapter import check_base, describe, read_adapter, read_config, signature
 from .attention import looks_ahead, without_mask
-from .hub import adapter_folder
+from .hub import adapter_folder, short
 from .layout import inner_order
-from .logits import ask, position_ids, task_type
-from .model import AdaptedModel, PromptModel, get_prompt_model, refuse_masked
-from .prompts import PromptConfig
+from .logits import ask, decoder_start, position_ids, task_type, unwrap
+from .prompts import PromptConfig, check_name, check_size, refuses_unknown_keys
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -64,8 +133,65 @@ if TYPE_CHECKING:
 
 # %% ../nbs/14_baselines.ipynb #a5519aa9
 BASELINES = ['lora', 'prefix', 'p-tuning', 'full']
+INITS = ['vocab', 'normal']
+IN_FRONT = 'prefix', 'p-tuning'  # methods that put something before the text
 
 
+def check_scale(name: str, value: object, allowed: Callable, expected: str):
+    """Refuse a number that cannot be meant, with a `ValueError`
+
+    Args:
+        name: `alpha` or `dropout`
+        value: What was received
+        allowed: Says of a number whether it can be meant
+        expected: What can be meant, in words
+
+    Raises:
+        ValueError
+    """
+    if type(value) not in (int, float) or not allowed(value):
+        raise ValueError(f'{name}: received {value!r}, expected {expected}.')
+
+
+def check_targets(value: object):
+    """Refuse what names no modules, with a `ValueError`
+
+    Args:
+        value: What was received as `target_modules`
+
+    Raises:
+        ValueError
+    """
+    names = [value] if isinstance(value, str) else value
+    named = isinstance(names, tuple) and names and all(n and isinstance(n, str) for n in names)
+    if value is not None and not (isinstance(value, str) and value or named):
+        says = f'target_modules: received {value!r}, expected the names of modules'
+        raise ValueError(f"{says}, 'all-linear', a regular expression, or None.")
+
+
+# %% ../nbs/14_baselines.ipynb #base-check
+def check_baseline(config: 'BaselineConfig'):
+    """Refuse a configuration that cannot be meant, in one sentence
+
+    Args:
+        config: What was asked for
+
+    Raises:
+        ValueError
+    """
+    check_name('method', config.method, BASELINES)
+    check_name('init', config.init, INITS)
+    for name in 'rank', 'num_virtual_tokens', 'head_width':
+        check_size(name, getattr(config, name))
+    if config.method in IN_FRONT and config.num_virtual_tokens == 0:
+        raise ValueError(f'num_virtual_tokens: received 0, but {config.method} needs at least one.')
+    check_scale('alpha', config.alpha, lambda x: 0 < x < inf, 'a number above 0')
+    check_scale('dropout', config.dropout, lambda x: 0 <= x < 1, 'a share from 0 to below 1')
+    check_targets(config.target_modules)
+
+
+# %% ../nbs/14_baselines.ipynb #base-config
+@refuses_unknown_keys
 @dataclass
 class BaselineConfig:
     """A method that is not a prompt generator
@@ -78,6 +204,7 @@ class BaselineConfig:
         num_virtual_tokens: Prefix and P-tuning: m
         head_width: P-tuning: width of the small network
         init: Prefix: `vocab` (keys and values of words) or `normal`
+        target_modules: LoRA: names, `all-linear`, a regular expression
     """
 
     method: str = 'lora'
@@ -87,30 +214,102 @@ class BaselineConfig:
     num_virtual_tokens: int = 10
     head_width: int = 256
     init: str = 'vocab'
+    target_modules: tuple | str | None = None
 
     def __post_init__(self):
-        for name, known in dict(method=BASELINES, init=['vocab', 'normal']).items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f'{name}: received {getattr(self, name)!r}, expected one of {", ".join(known)}.'
-                )
+        if isinstance(self.target_modules, list):  # as JSON brings it back
+            self.target_modules = tuple(self.target_modules)
+        check_baseline(self)
 
 
 # %% ../nbs/14_baselines.ipynb #5f57782f
 QKV = {
-    'q_proj',
-    'k_proj',
-    'v_proj',
-    'qkv_proj',
-    'query_key_value',
-    'c_attn',
-    'query',
-    'key',
-    'value',
-    'q',
-    'k',
-    'v',
+    *('q_proj', 'k_proj', 'v_proj', 'qkv_proj', 'query_key_value', 'c_attn', 'Wqkv'),
+    *('query', 'key', 'value', 'query_proj', 'key_proj', 'value_proj'),
+    *('q', 'k', 'v', 'q_lin', 'k_lin', 'v_lin', 'Wq', 'Wk', 'Wv'),
+    *('q_a_proj', 'q_b_proj', 'kv_a_proj_with_mqa', 'kv_b_proj'),  # DeepSeek's narrow ones
 }
+
+
+def module_names(base_model: 'PreTrainedModel') -> list:
+    """What LoRA could change
+
+    Args:
+        base_model: A transformers language model
+
+    Returns:
+        list: Full names of modules that hold numbers and no other modules
+    """
+    own = lambda module: [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    leaves = [(n, m) for n, m in base_model.named_modules() if n and not any(m.children())]
+    return [name for name, module in leaves if own(module)]
+
+
+# %% ../nbs/14_baselines.ipynb #base-targets
+def last_part(name: str) -> str:
+    """How a module is called within its layer
+
+    Args:
+        name: Full name of a module, such as `model.layers.0.self_attn.q_proj`
+
+    Returns:
+        str: What comes after the last dot
+    """
+    return name.rpartition('.')[2]
+
+
+def usual_targets(base_model: 'PreTrainedModel') -> list | str:
+    """Queries, keys and values, else what PEFT would take, else all linear layers
+
+    Args:
+        base_model: A transformers language model
+
+    Returns:
+        list | str: Last parts of names, or `all-linear`
+    """
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as theirs
+
+    own = {last_part(name) for name in module_names(base_model)}
+    known = theirs.get(base_model.config.model_type, [])
+    return sorted(QKV & own) or sorted(own & {*known}) or 'all-linear'
+
+
+# %% ../nbs/14_baselines.ipynb #base-targets-c
+def is_named(name: str, target: str, pattern: bool) -> bool:
+    """Does a target name this module?
+
+    Args:
+        name: Full name of a module
+        target: The end of a name, or a regular expression
+        pattern: Is it a regular expression?
+    """
+    if pattern:
+        return re.fullmatch(target, name) is not None
+    return name == target or name.endswith(f'.{target}')
+
+
+def chosen_targets(base_model: 'PreTrainedModel', targets: tuple | str) -> list | str:
+    """Refuse names that no module has, with a `ValueError`
+
+    Args:
+        base_model: A transformers language model
+        targets: Names of modules, `all-linear` or a regular expression
+
+    Returns:
+        list | str: The same, for PEFT
+
+    Raises:
+        ValueError
+    """
+    if targets == 'all-linear':
+        return targets
+    names, pattern = module_names(base_model), isinstance(targets, str)
+    for target in [targets] if isinstance(targets, str) else targets:
+        if not any(is_named(name, target, pattern) for name in names):
+            there = ', '.join(sorted({last_part(name) for name in names}))
+            says = f'target_modules: no module of {type(base_model).__name__} is called {target!r}'
+            raise ValueError(f'{says}; there are {there}.')
+    return targets if isinstance(targets, str) else list(targets)
 
 
 # %% ../nbs/14_baselines.ipynb #base-lora
@@ -119,20 +318,26 @@ def lora_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'PeftC
 
     Args:
         base_model: A transformers language model
-        config: With `rank`, `alpha` and `dropout`
+        config: With `rank`, `alpha`, `dropout` and `target_modules`
 
     Returns:
         'PeftConfig': PEFT's configuration
+
+    Raises:
+        ValueError
     """
     from peft import LoraConfig
 
-    family = task_type(base_model)
-    own = {name.rpartition('.')[2] for name, _ in base_model.named_modules()}
+    family, chosen = task_type(base_model), config.target_modules
+    targets = chosen_targets(base_model, chosen) if chosen else usual_targets(base_model)
+    fallback = targets == 'all-linear' and not chosen
+    last = [n for n in module_names(base_model) if fallback and last_part(n) == 'out_proj']
     return LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=sorted(QKV & own),
+        target_modules=targets,
+        exclude_modules=last or None,  # Mamba's kernels do not call it, says PEFT
         task_type=None if family == 'MASKED_LM' else family,
     )
 
@@ -141,12 +346,81 @@ def lora_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'PeftC
 NO_CACHE = (
     'is a masked language model and has no cache to put a prefix into; use lora, p-tuning or full.'
 )
-LOOKS_AHEAD = (
-    'attends to later tokens (or could not be asked), so a prefix has no cache to stand in; '
-    'use lora, p-tuning or full, or configure it with is_decoder=True.'
+NO_KEYS = (
+    'does not keep keys and values of one shape for each position in every layer, which a prefix '
+    'needs; use lora, p-tuning or full.'
 )
 
 
+def plain_cache(base_model: 'PreTrainedModel') -> Any:
+    """A cache that keeps all positions, however far the layers look
+
+    Args:
+        base_model: Causal, or sequence-to-sequence
+
+    Returns:
+        Any: Transformers' cache; None for a decoder
+    """
+    from transformers import DynamicCache
+
+    return DynamicCache() if task_type(base_model) == 'CAUSAL_LM' else None
+
+
+# %% ../nbs/14_baselines.ipynb #base-prefix-k
+@torch.no_grad()
+def kept_layers(base_model: 'PreTrainedModel', words: Tensor) -> list:
+    """What a model keeps of some words; a decoder reads the first of them
+
+    Args:
+        base_model: Causal, or sequence-to-sequence
+        words: Tokens: `(t,)`
+
+    Returns:
+        list: A layer of the cache for each layer; none if nothing is kept
+    """
+    ids = words[None].to(base_model.device)
+    inner: Any = base_model.base_model
+    given = {'input_ids': ids, 'use_cache': True, 'past_key_values': plain_cache(base_model)}
+    if task_type(base_model) == 'SEQ_2_SEQ_LM':
+        inner = base_model
+        given['decoder_input_ids'] = ids[:, :1]
+    given = {name: value for name, value in given.items() if value is not None}
+    kept = getattr(inner(**given), 'past_key_values', None)
+    own = getattr(kept, 'self_attention_cache', kept)  # of a decoder
+    return getattr(own, 'layers', [])
+
+
+# %% ../nbs/14_baselines.ipynb #base-prefix-s
+def prefix_shape(base_model: 'PreTrainedModel') -> dict:
+    """The shape of a prefix; models that cannot have one are refused with a `ValueError`
+
+    Args:
+        base_model: Causal, or sequence-to-sequence
+
+    Returns:
+        dict: Layers, heads and `token_dim` (heads · width), by PEFT's names
+
+    Raises:
+        ValueError
+    """
+    name = type(base_model).__name__
+    if task_type(base_model) == 'MASKED_LM':
+        raise ValueError(f'prefix: {name} {NO_CACHE}')
+    try:
+        layers = kept_layers(base_model, torch.arange(2))
+    except Exception as e:
+        raise ValueError(f'prefix: {name} {NO_KEYS}') from e
+    kept: list[Any] = [
+        getattr(layer, side, None) for layer in layers for side in ('keys', 'values')
+    ]
+    shapes = {tuple(x.shape) if isinstance(x, Tensor) else () for x in kept}
+    if [len(shape) for shape in shapes] != [4]:
+        raise ValueError(f'prefix: {name} {NO_KEYS}')
+    _, heads, _, width = kept[0].shape
+    return {'num_layers': len(layers), 'num_attention_heads': heads, 'token_dim': heads * width}
+
+
+# %% ../nbs/14_baselines.ipynb #base-prefix-c
 def prefix_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'PeftConfig':
     """Prefix tuning, in PEFT's words
 
@@ -162,12 +436,8 @@ def prefix_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'Pef
     """
     from peft import PrefixTuningConfig
 
-    family, name = task_type(base_model), type(base_model).__name__
-    if family == 'MASKED_LM':
-        raise ValueError(f'prefix: {name} {NO_CACHE}')
-    if family == 'CAUSAL_LM' and looks_ahead(base_model):
-        raise ValueError(f'prefix: {name} {LOOKS_AHEAD}')
-    return PrefixTuningConfig(task_type=family, num_virtual_tokens=config.num_virtual_tokens)
+    m, shape = config.num_virtual_tokens, prefix_shape(base_model)
+    return PrefixTuningConfig(task_type=task_type(base_model), num_virtual_tokens=m, **shape)
 
 
 # %% ../nbs/14_baselines.ipynb #base-ptuning
@@ -184,14 +454,19 @@ def p_tuning_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'P
     from peft import PromptEncoderConfig
 
     family = task_type(base_model)
+    table: Any = base_model.get_input_embeddings().weight
     return PromptEncoderConfig(
         task_type='FEATURE_EXTRACTION' if family == 'MASKED_LM' else family,
         num_virtual_tokens=config.num_virtual_tokens,
         encoder_hidden_size=config.head_width,
+        token_dim=table.shape[1],
+        num_layers=1,  # PEFT wants both numbers and uses neither
+        num_attention_heads=1,
         num_transformer_submodules=1,
     )
 
 
+# %% ../nbs/14_baselines.ipynb #base-peft
 def peft_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'PeftConfig':
     """Say in PEFT's words what the configuration says in ours
 
@@ -207,6 +482,22 @@ def peft_config(base_model: 'PreTrainedModel', config: BaselineConfig) -> 'PeftC
 
 
 # %% ../nbs/14_baselines.ipynb #31bcc948
+def prefix_of(base_model: 'PreTrainedModel', words: Tensor) -> Tensor:
+    """Let the model compute the keys and values of some words, however far its layers look
+
+    Args:
+        base_model: A transformers causal language model with a cache
+        words: Tokens: `(m,)`
+
+    Returns:
+        Tensor: As PEFT stores keys and values: `(m, layers · 2 · heads · width)`
+    """
+    kept = kept_layers(base_model, words)
+    layers = [torch.stack([layer.keys[0], layer.values[0]]) for layer in kept]
+    both = torch.stack(layers)  # (layers, 2, heads, m, width)
+    return both.permute(3, 0, 1, 2, 4).flatten(1).float()
+
+
 def word_prefix(base_model: 'PreTrainedModel', m: int) -> Tensor:
     """Let the model compute the keys and values of m random words
 
@@ -216,15 +507,102 @@ def word_prefix(base_model: 'PreTrainedModel', m: int) -> Tensor:
 
     Returns:
         Tensor: As PEFT stores keys and values: `(m, layers · 2 · heads · width)`
+
+    Raises:
+        ValueError
     """
-    table: Any = base_model.get_input_embeddings().weight
-    words = torch.randperm(len(table))[:m].to(base_model.device)
-    inner: Any = base_model.base_model
-    with torch.no_grad():
-        cache = inner(input_ids=words[None], use_cache=True).past_key_values
-    layers = [torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers]
-    both = torch.stack(layers)  # (layers, 2, heads, m, width)
-    return both.permute(3, 0, 1, 2, 4).flatten(1).float()
+    known = len(base_model.get_input_embeddings().weight)
+    if m > known:
+        says = f'num_virtual_tokens: received {m}, more than the {known} rows of the vocabulary'
+        raise ValueError(f"{says}; set init='normal' or a shorter prefix.")
+    return prefix_of(base_model, torch.randperm(known)[:m])
+
+
+# %% ../nbs/14_baselines.ipynb #base-words
+DIFFERS = (
+    'answers behind the keys and values of some words not as it does behind these words (up to '
+    '{share:.0%} off), so a prefix would not be seen as such; use lora, p-tuning or full.'
+)
+
+
+def rounding(base_model: 'PreTrainedModel') -> float:
+    """How far logits may be apart that are computed in two ways: 0.1 % in 32 bits, more in 16
+
+    Args:
+        base_model: A transformers language model
+
+    Returns:
+        float: A share of the largest logit
+    """
+    return max(1e-3, 16 * torch.finfo(base_model.dtype).eps)
+
+
+# %% ../nbs/14_baselines.ipynb #base-words-c
+@torch.no_grad()
+def prefix_error(model: Any, base_model: 'PreTrainedModel') -> float:
+    """How far logits behind a prefix of words are from those behind the words
+
+    Args:
+        model: PEFT's model of a prefix
+        base_model: The transformers model within it
+
+    Returns:
+        float: A share of the largest logit; 0 for a decoder, whose words nobody can compute alone
+    """
+    table = model.prompt_encoder['default'].embedding.weight
+    m, drawn = len(table), table.clone()
+    tokens = few_tokens(base_model, m + 3)
+    text = tokens[:, m:]
+    if task_type(base_model) == 'SEQ_2_SEQ_LM':
+        model(input_ids=text, decoder_input_ids=text)
+        return 0.0
+    table.copy_(prefix_of(base_model, tokens[0, :m]))
+    behind = model(input_ids=text).logits
+    table.copy_(drawn)
+    return distance(behind.float(), answer(base_model, input_ids=tokens)[:, m:])
+
+
+# %% ../nbs/14_baselines.ipynb #base-words-d
+def check_prefix(model: Any, base_model: 'PreTrainedModel'):
+    """Refuse a model that does not see a prefix as what it is, with a `ValueError`
+
+    Args:
+        model: PEFT's model of a prefix
+        base_model: The transformers model within it
+
+    Raises:
+        ValueError
+    """
+    name = type(base_model).__name__
+    check_length(model.active_peft_config.num_virtual_tokens, 3, base_model)
+    try:
+        share = prefix_error(model, base_model)
+    except Exception as e:
+        raise ValueError(f'prefix: {name} {NO_KEYS}') from e
+    if share > rounding(base_model):
+        raise ValueError(f'prefix: {name} {DIFFERS.format(share=share)}')
+
+
+# %% ../nbs/14_baselines.ipynb #base-shows
+def padding_shows(base_model: 'PreTrainedModel') -> bool:
+    """Does a row depend on its padding?
+
+    Args:
+        base_model: A transformers language model, in evaluation mode
+
+    Returns:
+        bool: True as well if it cannot be asked with padding
+    """
+    ids, mask, columns = padded_twice(base_model)
+    more = {'attention_mask': mask, **position_ids(base_model, mask)}
+    plain = answer(base_model, input_ids=ids[:1, columns])[0]
+    there = slice(None) if task_type(base_model) == 'SEQ_2_SEQ_LM' else columns
+    try:
+        one, other = answer(base_model, input_ids=ids, **more)[:, there]
+    except Exception:
+        return True
+    same = distance(one, other) <= noise(base_model)
+    return not (same and distance(one, plain) <= rounding(base_model))
 
 
 # %% ../nbs/14_baselines.ipynb #c22fa701
@@ -258,37 +636,153 @@ def stack_rows(rows: list, filler: int) -> Tensor:
 
 
 # %% ../nbs/14_baselines.ipynb #base-generate
+def trim(input_ids: Tensor, mask: Tensor, side: str) -> tuple:
+    """Move the padding to one side, and cut off what is padding in all rows
+
+    Args:
+        input_ids: `(b, t)`
+        mask: Attention mask: `(b, t)`
+        side: `left` or `right`
+
+    Returns:
+        tuple: Both, with their padding on that side and no more of it than is needed
+    """
+    order, mask = inner_order(mask, mask.argmax(1), 0, side)
+    longest, ids = int(mask.sum(1).max()), input_ids.gather(1, order)
+    columns = slice(-longest, None) if side == 'left' else slice(longest)
+    return ids[:, columns], mask[:, columns]
+
+
+def put_together(groups: list, parts: list, filler: int) -> Tensor:
+    """Put what was generated for groups back into the order of the rows
+
+    Args:
+        groups: For each group, which rows belong to it
+        parts: For each group, its new tokens `(rows · each, new)`
+        filler: Token with which narrow rows are filled up
+
+    Returns:
+        Tensor: `(b · each, most new)`
+    """
+    out: dict[int, Tensor] = {}
+    for rows, new in zip(groups, parts, strict=True):
+        out.update(zip(rows.tolist(), new.split(len(new) // len(rows)), strict=True))
+    return stack_rows([out[i] for i in range(len(out))], filler)
+
+
+# %% ../nbs/14_baselines.ipynb #base-generate-r
+APART = (
+    'return_dict_in_generate: rows of different length are generated one after another here, and '
+    'their records cannot be put together; hand over rows of one length, or leave it out.'
+)
+
+
 def generate_rows(
-    call: Any, model: 'PreTrainedModel', input_ids: Tensor, mask: Tensor, alike: bool, **kwargs: Any
-) -> Tensor:
+    write: Callable,
+    input_ids: Tensor,
+    mask: Tensor,
+    alike: bool,
+    side: str = 'left',
+    filler: int = 0,
+) -> Any:
     """Generate for padded rows, and return the new tokens only
 
     Args:
-        call: What generates: a transformers model, or PEFT's wrapper around it
-        model: The transformers model itself
+        write: `write(input_ids, mask)` → transformers' output, and where new tokens begin
         input_ids: `(b, t)`
         mask: Attention mask: `(b, t)`
         alike: Generate rows of equal length together, without padding?
-        **kwargs: What transformers' `generate` takes
+        side: Where padding goes
+        filler: Token with which narrow rows are filled up
 
     Returns:
-        Tensor: New tokens: `(b, new)`
+        Any: New tokens `(b, new)`, or transformers' record with such `sequences`
+
+    Raises:
+        ValueError
     """
-    order, mask = inner_order(mask, mask.argmax(1), 0, 'left')
-    ids = input_ids.gather(1, order)
-    lengths = mask.sum(1)
-    each = kwargs.get('num_return_sequences') or 1
-    out: dict[int, Tensor] = {}
-    for rows in group_rows(lengths, alike):
-        t = int(lengths[rows].max())
-        new = call.generate(input_ids=ids[rows, -t:], attention_mask=mask[rows, -t:], **kwargs)
-        start = t if task_type(model) == 'CAUSAL_LM' else 1
-        out.update(zip(rows.tolist(), new[:, start:].split(each), strict=True))
-    filler = getattr(model.generation_config, 'pad_token_id', None) or 0
-    return stack_rows([out[i] for i in range(len(ids))], filler)
+    groups, parts = group_rows(mask.sum(1), alike), []
+    for rows in groups:
+        out, start = write(*trim(input_ids[rows], mask[rows], side))
+        if not isinstance(out, Tensor) and len(groups) > 1:
+            raise ValueError(APART)
+        parts.append(getattr(out, 'sequences', out)[:, start:])
+    if isinstance(out, Tensor):
+        return put_together(groups, parts, filler)
+    out.sequences = parts[0]
+    return out
 
 
 # %% ../nbs/14_baselines.ipynb #base-make
+LOOKS_AHEAD = (
+    'is a causal language model by its class, but attends to later tokens (or could not be '
+    'asked), so it would see the answer: load it as a decoder (is_decoder=True).'
+)
+HAS_ADAPTER = (
+    "holds an adapter of PEFT's already: merge it (merge_and_unload), or load the model anew."
+)
+
+
+def fit_model(base_model: Any, method: str) -> 'PreTrainedModel':
+    """Refuse a model that cannot be adapted by this method, with a `ValueError`
+
+    Args:
+        base_model: A transformers language model, perhaps inside a wrapper
+        method: What is to be done with it
+
+    Returns:
+        'PreTrainedModel': The transformers model itself
+
+    Raises:
+        ValueError
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model: Any = unwrap(base_model)
+    family, name = task_type(model), type(model).__name__
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ValueError(f'{method}: {name} {HAS_ADAPTER}')
+    if family == 'SEQ_2_SEQ_LM':
+        decoder_start(model)
+    if family == 'CAUSAL_LM' and looks_ahead(model):
+        raise ValueError(f'{method}: {name} {LOOKS_AHEAD}')
+    if method == 'p-tuning':
+        check_model(model)
+    return model
+
+
+# %% ../nbs/14_baselines.ipynb #base-make-b
+def add_adapter(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any:
+    """Let PEFT add what is trained; what it cannot do is said in one sentence, as a `ValueError`
+
+    Args:
+        base_model: It changes
+        config: Which method; not `full`
+
+    Returns:
+        Any: PEFT's model around it
+
+    Raises:
+        ValueError
+    """
+    from peft import get_peft_model
+
+    settings = peft_config(base_model.requires_grad_(False), config)
+    causal, start = task_type(base_model) == 'CAUSAL_LM', None
+    if causal and config.method == 'prefix' and config.init == 'vocab':
+        start = word_prefix(base_model, config.num_virtual_tokens)
+    try:
+        model: Any = get_peft_model(base_model, settings)
+    except ValueError as e:
+        says = f'{config.method}: PEFT cannot adapt {type(base_model).__name__} ({short(e)})'
+        raise ValueError(f'{says}: set target_modules, or use another method.') from e
+    if config.method == 'prefix' and not has_no_numbers(base_model):
+        check_prefix(model, base_model)
+    if start is not None:
+        model.prompt_encoder['default'].embedding.weight.data.copy_(start)
+    return model
+
+
 def make_trainable(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any:
     """Adapt a foundation model in PEFT's way, or let all of it train
 
@@ -298,20 +792,13 @@ def make_trainable(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any
 
     Returns:
         Any: The model itself, or PEFT's around it
+
+    Raises:
+        ValueError
     """
     if config.method == 'full':
         return base_model.float().requires_grad_(True)
-    from peft import get_peft_model
-
-    settings = peft_config(base_model, config)
-    causal = task_type(base_model) == 'CAUSAL_LM'
-    start = None
-    if causal and config.method == 'prefix' and config.init == 'vocab':
-        start = word_prefix(base_model, config.num_virtual_tokens)
-    model = get_peft_model(base_model, settings)
-    if start is not None:
-        model.prompt_encoder['default'].embedding.weight.data.copy_(start)
-    return model
+    return add_adapter(base_model, config)
 
 
 # %% ../nbs/14_baselines.ipynb #base-within
@@ -364,7 +851,7 @@ PEFTS = 'lora', 'prefix'  # methods whose tensors are stored under PEFT's names
 
 
 def baseline_state(model: 'Baseline') -> dict:
-    """All that an adapter has to hold
+    """All that an adapter has to hold; the foundation model's own state is never asked for
 
     Args:
         model: An adapted model
@@ -374,9 +861,10 @@ def baseline_state(model: 'Baseline') -> dict:
     """
     from peft import get_peft_model_state_dict
 
+    trained = {n: p for n, p in model.model.named_parameters() if p.requires_grad}
     if model.adapter_config.method in PEFTS:
-        return get_peft_model_state_dict(model.model, save_embedding_layers=False)
-    return {n: p for n, p in model.model.named_parameters() if p.requires_grad}
+        return get_peft_model_state_dict(model.model, trained, save_embedding_layers=False)
+    return trained
 
 
 # %% ../nbs/14_baselines.ipynb #base-take
@@ -413,6 +901,43 @@ def describe_baseline(model: 'Baseline') -> dict:
 
 
 # %% ../nbs/14_baselines.ipynb #ac64e960
+def number_format(model: 'Baseline') -> torch.dtype:
+    """In which the foundation model multiplies
+
+    Args:
+        model: An adapted model
+
+    Returns:
+        torch.dtype: After `model.half()`, the new one
+    """
+    now: Any = model.base_model.dtype
+    held_in_32 = model.adapter_config.method == 'full' and now == torch.float32
+    return model.came_as if held_in_32 else now
+
+
+def mixes_padding(base_model: 'PreTrainedModel') -> bool:
+    """Ask whether padding shows; a model that cannot be asked is refused with a `ValueError`
+
+    Args:
+        base_model: A transformers language model
+
+    Returns:
+        bool: False for one without numbers
+
+    Raises:
+        ValueError
+    """
+    if has_no_numbers(base_model):
+        return False
+    try:
+        with asking(base_model):
+            return padding_shows(base_model)
+    except Exception as e:
+        says = f'{type(base_model).__name__} cannot read a few tokens ({short(e)})'
+        raise ValueError(f'{says}: take another foundation model.') from e
+
+
+# %% ../nbs/14_baselines.ipynb #base-half
 class Baseline(AdaptedModel):
     """The first half of `BaselineModel`: what is trained, and how it is kept
 
@@ -422,14 +947,16 @@ class Baseline(AdaptedModel):
     """
 
     encoder = generator = encoder_tokenizer = None  # nothing looks at the instance
-    signature = dtype = None  # set once, see above
+    signature = None  # set once, see above
     base_model = property(foundation_model)
+    dtype = property(number_format)
 
     def __init__(self, base_model: 'PreTrainedModel', config: BaselineConfig):
         super().__init__()
-        self.signature, self.dtype = signature(base_model), base_model.dtype
-        self.task_type = task_type(base_model)
-        self.adapter_config = config
+        base_model = fit_model(base_model, config.method)
+        self.signature, self.came_as = signature(base_model), base_model.dtype
+        self.task_type, self.adapter_config = task_type(base_model), config
+        self.mixes_padding = mixes_padding(base_model.eval())
         self.model = make_trainable(base_model, config)
         self.train(False)
 
@@ -450,7 +977,7 @@ def is_in_front(model: 'BaselineModel') -> bool:
     Returns:
         bool: True for a prefix and for P-tuning
     """
-    return model.adapter_config.method in ('prefix', 'p-tuning')
+    return model.adapter_config.method in IN_FRONT
 
 
 def length_in_front(model: 'BaselineModel') -> int:
@@ -465,55 +992,154 @@ def length_in_front(model: 'BaselineModel') -> int:
     return model.adapter_config.num_virtual_tokens if is_in_front(model) else 0
 
 
-def pad_right(
-    model: 'BaselineModel', input_ids: Tensor, mask: Tensor, labels: Tensor | None
-) -> tuple:
-    """Move the padding of rows, their mask and labels to the right
+def length_in_input(model: 'BaselineModel') -> int:
+    """How many vectors the method puts into the input
 
     Args:
         model: An adapted model
-        input_ids: Tokens: `(b, t)`
-        mask: 1 for a token and 0 for padding: `(b, t)`
-        labels: Labels, -100 where there is none: `(b, t)`
 
     Returns:
-        tuple: The three, with the padding on the right
+        int: m for P-tuning, or 0
     """
-    order, mask = inner_order(mask, mask.argmax(1), 0, 'right')
-    if labels is not None and model.task_type != 'SEQ_2_SEQ_LM':
-        labels = labels.gather(1, order).masked_fill(mask == 0, -100)
-    return input_ids.gather(1, order), mask, labels
+    return length_in_front(model) if model.adapter_config.method == 'p-tuning' else 0
+
+
+# %% ../nbs/14_baselines.ipynb #base-mask
+MIXES = (
+    'lets padding into the text, so a row would depend on whom it is with; hand over rows of one '
+    'length.'
+)
+
+
+def check_rows(model: 'BaselineModel', mask: Tensor, new: int = 0):
+    """Refuse rows that are too long, or that have to be padded and cannot, with a `ValueError`
+
+    Args:
+        model: An adapted model
+        mask: 1 for a token and 0 for padding: `(b, t)`
+        new: Tokens to be generated
+
+    Raises:
+        ValueError
+    """
+    seq2seq = model.task_type == 'SEQ_2_SEQ_LM'
+    m = length_in_input(model) if seq2seq else length_in_front(model)
+    check_length(m, mask.shape[1], model.base_model, 0 if seq2seq else new)
+    if model.mixes_padding and model.task_type != 'CAUSAL_LM' and not new and not mask.all():
+        raise ValueError(f'{type(model.base_model).__name__} {MIXES}')
+
+
+# %% ../nbs/14_baselines.ipynb #base-rows
+TAKEN = 'input_ids, attention_mask, labels, token_type_ids, num_items_in_batch and return_dict'
+TYPES = 'neither a prefix nor generation goes together with types of tokens; leave them out.'
+
+
+def check_others(others: dict):
+    """Refuse what would have no effect, but for features: a method need not look at the instance
+
+    Args:
+        others: Arguments of a call: name → value
+
+    Raises:
+        ValueError
+    """
+    given = {name for name, value in others.items() if value is not None and value is not False}
+    unread = sorted(given - set(about_instance(None, None, None)))
+    if unread:
+        raise ValueError(f'forward: received {", ".join(unread)}, expected {TAKEN}.')
+
+
+def fit_types(
+    model: 'BaselineModel', types: Tensor | None, input_ids: Tensor, generates: bool = False
+) -> Tensor | None:
+    """Take types of tokens, if they can have an effect; else refuse them with a `ValueError`
+
+    Args:
+        model: An adapted model
+        types: From a tokenizer: `(b, t)`
+        input_ids: Tokens: `(b, t)`
+        generates: Is it about to generate?
+
+    Returns:
+        Tensor | None: The same; None if the foundation model has no use for them
+
+    Raises:
+        ValueError
+    """
+    types = token_types(model, types, input_ids)
+    if types is not None and (generates or model.adapter_config.method == 'prefix'):
+        raise ValueError(f'token_type_ids: {TYPES}')
+    return types
 
 
 # %% ../nbs/14_baselines.ipynb #base-inputs
-def baseline_input(
-    model: 'BaselineModel', input_ids: Tensor, mask: Tensor, labels: Tensor | None
+def arranged(
+    model: 'BaselineModel', input_ids: Tensor, mask: Tensor, side: str, types: Tensor | None = None
 ) -> tuple:
-    """What the foundation model is called with
+    """Rows with their padding on one side, P-tuning's prompt before them
 
     Args:
         model: An adapted model
         input_ids: Tokens: `(b, t)`
         mask: 1 for a token and 0 for padding: `(b, t)`
-        labels: Labels, -100 where there is none: `(b, t)`
+        side: Where padding goes
+        types: Types of tokens: `(b, t)`
 
     Returns:
-        tuple: (arguments of the foundation model, labels where its logits stand)
+        tuple: (arguments of the foundation model, order in which columns are read)
     """
-    method, causal = model.adapter_config.method, model.task_type == 'CAUSAL_LM'
-    asked = causal and labels is not None
-    more: dict = {}
-    if asked or is_in_front(model) or not causal:
-        input_ids, mask, labels = pad_right(model, input_ids, mask, labels)
-    else:
-        more |= position_ids(model.base_model, mask)
-    if not asked or looks_ahead(model.base_model):
-        more['attention_mask'] = mask
-    if causal and method != 'prefix':
-        more['use_cache'] = False
-    if method == 'p-tuning' and labels is not None and model.task_type != 'SEQ_2_SEQ_LM':
-        labels = F.pad(labels, (length_in_front(model), 0), value=-100)
-    return {'input_ids': input_ids, **more}, labels
+    m = length_in_input(model)
+    order, wide = inner_order(mask, mask.argmax(1), m, side)
+    more = {'attention_mask': wide}
+    if types is not None:
+        more['token_type_ids'] = F.pad(types, (m, 0)).gather(1, order)
+    if not m:
+        return {'input_ids': input_ids.gather(1, order), **more}, order
+    text = token_embeddings(model.base_model, input_ids)  # (b, t, d)
+    prompt = model.model.get_prompt(batch_size=len(input_ids)).to(text)  # (b, m, d)
+    columns = order[..., None].expand(-1, -1, text.shape[-1])
+    x = torch.cat([prompt, text], 1).gather(1, columns)
+    return {'inputs_embeds': x, **more}, order
+
+
+# %% ../nbs/14_baselines.ipynb #base-placed
+def placed_labels(
+    model: 'BaselineModel', labels: Tensor | None, mask: Tensor, order: Tensor
+) -> Tensor | None:
+    """Move labels to where their tokens went; those of a decoder are apart
+
+    Args:
+        model: An adapted model
+        labels: Labels, -100 where there is none: `(b, t)`
+        mask: 1 for a token and 0 for padding, in the new order
+        order: From `arranged`
+
+    Returns:
+        Tensor | None: Labels in the columns that the foundation model sees
+    """
+    if labels is None or model.task_type == 'SEQ_2_SEQ_LM':
+        return labels
+    wide = F.pad(labels, (length_in_input(model), 0), value=-100)
+    return wide.gather(1, order).masked_fill(mask == 0, -100)
+
+
+def as_asked(out: Any, order: Tensor | None, labelled: bool, return_dict: bool | None) -> Any:
+    """Put logits back into the columns of the input, and the loss first
+
+    Args:
+        out: Transformers' record
+        order: In which columns were read; None: logits stand where they should
+        labelled: Is there a loss?
+        return_dict: False: a tuple
+
+    Returns:
+        Any: The same, or a tuple
+    """
+    if order is not None:
+        out.logits = out.logits.gather(1, order.argsort(1)[..., None].expand_as(out.logits))
+    if labelled:
+        out.move_to_end('loss', last=False)  # out[0] is the loss, as from transformers
+    return out.to_tuple() if return_dict is False else out
 
 
 # %% ../nbs/14_baselines.ipynb #base-forward
@@ -526,9 +1152,69 @@ def precision(model: 'BaselineModel') -> Any:
     Returns:
         Any: A context
     """
-    if model.adapter_config.method == 'full' and model.dtype != torch.float32:
+    if model.dtype != model.base_model.dtype:
         return torch.autocast(model.device.type, model.dtype)
     return nullcontext()
+
+
+def called(model: 'BaselineModel') -> Any:
+    """Who is asked: P-tuning's prompt is in the input already
+
+    Args:
+        model: An adapted model
+
+    Returns:
+        Any: The transformers model, or PEFT's around it
+    """
+    return model.base_model if length_in_input(model) else model.model
+
+
+# %% ../nbs/14_baselines.ipynb #base-writing
+NO_EMBEDS = 'cannot generate from embeddings as it does from tokens, which p-tuning needs; use lora or full.'
+
+
+@torch.no_grad()
+def writes_from_embeddings(base_model: 'PreTrainedModel') -> bool:
+    """Do embeddings lead to the same logits of two new tokens as the tokens themselves?
+
+    Args:
+        base_model: Causal
+    """
+    from transformers import GenerationConfig
+
+    how = dict(max_new_tokens=2, min_new_tokens=2, do_sample=False, pad_token_id=0)
+    plan = GenerationConfig(output_logits=True, return_dict_in_generate=True, **how)
+    ids = few_tokens(base_model, 3)
+    given = {'attention_mask': torch.ones_like(ids), 'generation_config': plan}
+    embeds = token_embeddings(base_model, ids)
+    try:
+        a = base_model.generate(inputs_embeds=embeds, input_ids=ids, **given)
+    except Exception:
+        return False
+    b = base_model.generate(input_ids=ids, **given)
+    return distance(torch.cat(a.logits), torch.cat(b.logits)) <= rounding(base_model)
+
+
+# %% ../nbs/14_baselines.ipynb #base-writing-c
+def check_writing(model: 'BaselineModel', settings: dict):
+    """Refuse settings that know nothing of a prompt, and models that lose it, with a `ValueError`
+
+    Args:
+        model: It is about to generate
+        settings: What `generate` was given
+
+    Raises:
+        ValueError
+    """
+    if is_in_front(model):
+        refuse_settings(model, settings)
+    if not length_in_input(model) or model.task_type != 'CAUSAL_LM':
+        return
+    if model.writes is None:
+        with asking(model.base_model):
+            model.writes = writes_from_embeddings(model.base_model)
+    if not model.writes:
+        raise ValueError(f'generate: {type(model.base_model).__name__} {NO_EMBEDS}')
 
 
 # %% ../nbs/14_baselines.ipynb #base-call
@@ -538,6 +1224,9 @@ def baseline_forward(
     attention_mask: Tensor | None = None,
     labels: Tensor | None = None,
     num_items_in_batch: Any = None,
+    token_type_ids: Tensor | None = None,
+    return_dict: bool | None = None,
+    **others: Any,
 ) -> Any:
     """With labels, the loss and logits where they stand `(b, k, vocabulary)`; else all logits
 
@@ -547,59 +1236,120 @@ def baseline_forward(
         attention_mask: 1 for a token and 0 for padding: `(b, t)`
         labels: Labels, -100 where there is none: `(b, t)`
         num_items_in_batch: Divide the loss by this, not by the number of labels
+        token_type_ids: For a foundation model that knows them: `(b, t)`
+        return_dict: False: a tuple in the place of transformers' record
+        **others: Features, which are not looked at
 
     Returns:
         Any: Transformers' output
+
+    Raises:
+        ValueError
     """
-    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
-    inputs, placed = baseline_input(model, input_ids, mask, labels)
-    asked = labels is not None and model.task_type == 'CAUSAL_LM'
-    by_rule = asked and model.adapter_config.method == 'prefix'
-    rule = without_mask(model.base_model) if by_rule else nullcontext()
+    check_others(others)
+    mask = check_batch(model, input_ids, attention_mask, labels)
+    check_rows(model, mask)
+    types = fit_types(model, token_type_ids, input_ids)
+    inputs, order = arranged(model, input_ids, mask, 'right', types)
+    placed = placed_labels(model, labels, inputs['attention_mask'], order)
+    prefix = model.adapter_config.method == 'prefix'
+    if model.task_type == 'CAUSAL_LM':
+        del inputs['attention_mask']  # what stands on the right is not seen
+        inputs |= {} if prefix else {'use_cache': False}
+    rule: Any = without_mask(model.base_model) if prefix else nullcontext()
     with precision(model), rule:
-        return ask(model.model, model.base_model, placed, num_items_in_batch, **inputs)
+        out = ask(called(model), model.base_model, placed, num_items_in_batch, **inputs)
+    moved = labels is None and model.task_type != 'SEQ_2_SEQ_LM'
+    return as_asked(out, order if moved else None, labels is not None, return_dict)
 
 
 # %% ../nbs/14_baselines.ipynb #base-gen
+def write_rows(
+    model: 'BaselineModel', input_ids: Tensor, mask: Tensor, side: str, **kwargs: Any
+) -> tuple:
+    """Generate for rows of which the longest has no padding
+
+    Args:
+        model: An adapted model
+        input_ids: Tokens: `(b, t)`
+        mask: 1 for a token and 0 for padding: `(b, t)`
+        side: Where padding goes
+        **kwargs: What transformers' `generate` takes
+
+    Returns:
+        tuple: (what transformers returns, where new tokens begin)
+    """
+    inputs, _ = arranged(model, input_ids, mask, side)
+    causal = model.task_type == 'CAUSAL_LM'
+    if causal:  # penalties for repetition look at the tokens
+        inputs['input_ids'] = input_ids
+    return called(model).generate(**inputs, **kwargs), input_ids.shape[1] if causal else 1
+
+
+# %% ../nbs/14_baselines.ipynb #base-gen-f
 @torch.no_grad()
 def baseline_generate(
-    model: 'BaselineModel', input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
-) -> Tensor:
+    model: 'BaselineModel',
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    token_type_ids: Tensor | None = None,
+    **kwargs: Any,
+) -> Any:
     """Continue each row
 
     Args:
         model: An adapted model
         input_ids: Tokens: `(b, t)`, padded on either side
         attention_mask: 1 for a token and 0 for padding: `(b, t)`
+        token_type_ids: Refused if the foundation model knows them: `(b, t)`
         **kwargs: What transformers' `generate` takes
 
     Returns:
-        Tensor: New tokens: `(b, new)`
+        Any: New tokens `(b, new)`, or transformers' record with such `sequences`
+
+    Raises:
+        ValueError
     """
     refuse_masked(model)
-    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    alike = is_in_front(model)
+    asked: Any = model
+    mask = check_batch(model, input_ids, attention_mask)
+    fit_types(model, token_type_ids, input_ids, generates=True)
+    if not mask.any(1).all():
+        raise ValueError('generate: received a row without tokens, expected at least one in each.')
+    side, new, settings = 'right', 1, kwargs
+    if model.task_type == 'CAUSAL_LM':
+        side, new = 'left', new_tokens(model, kwargs, input_ids.shape[1])
+        settings = counted(asked, kwargs, input_ids.shape[1]) | {'max_new_tokens': new}
+    check_rows(model, mask, new)
+    check_writing(model, kwargs)
+    filler = setting(model, kwargs, 'pad_token_id') or 0
+    write = lambda ids, kept: write_rows(model, ids, kept, side, **settings)
+    alike = is_in_front(model) or model.mixes_padding
     with precision(model):
-        return generate_rows(model.model, model.base_model, input_ids, mask, alike, **kwargs)
+        return generate_rows(write, input_ids, mask, alike, side, filler)
 
 
 # %% ../nbs/14_baselines.ipynb #base-load
-def load_baseline(base_model: 'PreTrainedModel', folder: str | Path) -> 'BaselineModel':
+def load_baseline(
+    kind: Any, base_model: 'PreTrainedModel', folder: str | Path, **where: Any
+) -> 'BaselineModel':
     """The model that was saved, made from the foundation model it was made for
 
     Args:
+        kind: The class that is wanted: `BaselineModel`, or one of the reader's made of it
         base_model: The foundation model it was made for; it changes
         folder: Written by `save_pretrained`, a checkpoint, or a hub id
+        **where: `revision`, `token`, …: as in `adapter_folder`
 
     Returns:
         'BaselineModel': As it was saved
     """
-    folder = adapter_folder(folder)
-    about, _ = read_adapter(folder)
-    config = read_config(about, BaselineConfig, folder)
-    check_base(about, signature(base_model), folder, str(base_model.name_or_path))
-    model = BaselineModel(base_model, config)
-    model.load_pretrained(folder)
+    path, base_model = adapter_folder(folder, **where), unwrap(base_model)
+    about, _ = read_adapter(path)
+    config = read_config(about, BaselineConfig, path)
+    check_base(about, signature(base_model), path, str(base_model.name_or_path))
+    model = kind(base_model, config)
+    model.load_pretrained(path)
     return model
 
 
@@ -607,12 +1357,13 @@ def load_baseline(base_model: 'PreTrainedModel', folder: str | Path) -> 'Baselin
 class BaselineModel(Baseline):
     "A foundation model, adapted by PEFT or trained as a whole"
 
+    writes: bool | None = None  # does it generate from embeddings? Asked when it first does
     in_front = property(is_in_front)
     prompt_length = property(length_in_front)
 
     forward = baseline_forward
     generate = baseline_generate
-    from_pretrained = staticmethod(load_baseline)
+    from_pretrained = classmethod(load_baseline)
 
 
 # %% ../nbs/14_baselines.ipynb #42e899e4
@@ -634,17 +1385,20 @@ def adapt_model(
 
 
 # %% ../nbs/14_baselines.ipynb #e09bdfdc
-def load_adapted(base_model: 'PreTrainedModel', folder: str | Path) -> PromptModel | BaselineModel:
+def load_adapted(
+    base_model: 'PreTrainedModel', folder: str | Path, **where: Any
+) -> PromptModel | BaselineModel:
     """Load an adapter of any method
 
     Args:
         base_model: The foundation model that the adapter was made for
         folder: Written by `save_pretrained`, or a hub id
+        **where: `revision`, `token`, …: as in `adapter_folder`
 
     Returns:
         PromptModel | BaselineModel: As it was saved
     """
-    folder = adapter_folder(folder)
-    about, _ = read_adapter(folder)
+    path = adapter_folder(folder, **where)
+    about, _ = read_adapter(path)
     kind: Any = BaselineModel if about['config']['method'] in BASELINES else PromptModel
-    return kind.from_pretrained(base_model, folder)
+    return kind.from_pretrained(base_model, path)

@@ -7,6 +7,7 @@ __all__ = [
     'POOLINGS',
     'OWN',
     'TUNED',
+    'zero_if_empty',
     'pool_cls',
     'pool_mean',
     'pool_last',
@@ -15,11 +16,15 @@ __all__ = [
     'without_autocast',
     'Reader',
     'read',
+    'packed',
     'Encoder',
     'EmbeddingTable',
     'own_model',
     'make_encoder',
     'encoder_fingerprint',
+    'reading_length',
+    'reading_ids',
+    'encode_ids',
     'encode_texts',
     'encode_dataset',
 ]
@@ -28,20 +33,37 @@ __all__ = [
 import contextlib
 import copy
 import inspect
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutput
 
 from .assets import load_encoder
 from .files import cache_dir
+from .logits import first_position
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+# %% ../nbs/07_encoders.ipynb #encoders-nothing
+def zero_if_empty(vectors: Tensor, mask: Tensor) -> Tensor:
+    """The vector of nothing is zero
+
+    Args:
+        vectors: One vector per text: `(b, e)`
+        mask: Attention mask: `(b, t)`, 1 for a token and 0 for padding
+
+    Returns:
+        Tensor: The same, with zeros for a text without tokens: `(b, e)`
+    """
+    return vectors.masked_fill(~mask.bool().any(1, keepdim=True), 0)
 
 
 # %% ../nbs/07_encoders.ipynb #39cc0bdc
@@ -55,7 +77,8 @@ def pool_cls(output: BaseModelOutput, mask: Tensor) -> Tensor:
     Returns:
         Tensor: The vector of the first real token: `(b, e)`
     """
-    return output.last_hidden_state[torch.arange(len(mask), device=mask.device), mask.argmax(1)]
+    row = torch.arange(len(mask), device=mask.device)
+    return zero_if_empty(output.last_hidden_state[row, mask.argmax(1)], mask)
 
 
 def pool_mean(output: BaseModelOutput, mask: Tensor) -> Tensor:
@@ -69,7 +92,7 @@ def pool_mean(output: BaseModelOutput, mask: Tensor) -> Tensor:
         Tensor: The average over real tokens: `(b, e)`
     """
     m = mask[..., None]  # (b, t, 1)
-    return (output.last_hidden_state.float() * m).sum(1) / m.sum(1)
+    return (output.last_hidden_state.float() * m).sum(1) / m.sum(1).clamp(min=1)
 
 
 # %% ../nbs/07_encoders.ipynb #encoders-last
@@ -85,7 +108,7 @@ def pool_last(output: BaseModelOutput, mask: Tensor) -> Tensor:
     """
     row = torch.arange(len(mask), device=mask.device)
     steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    return output.last_hidden_state[row, (mask * steps).argmax(1)]
+    return zero_if_empty(output.last_hidden_state[row, (mask * steps).argmax(1)], mask)
 
 
 # %% ../nbs/07_encoders.ipynb #ba7d0624
@@ -94,7 +117,7 @@ def pool_pooler(output: BaseModelOutput, mask: Tensor | None = None) -> Tensor:
 
     Args:
         output: What a transformers model returns, with `pooler_output` `(b, e)`
-        mask: Not used: the model has pooled already
+        mask: The model has pooled already: finds rows without tokens only
 
     Returns:
         Tensor: The pooled vector at length one: `(b, e)`
@@ -108,7 +131,8 @@ def pool_pooler(output: BaseModelOutput, mask: Tensor | None = None) -> Tensor:
             "encoder_pooling='pooler': this encoder has no pooler layer; "
             "use 'cls', 'mean' or 'last'."
         )
-    return F.normalize(pooled, dim=-1)
+    unit = F.normalize(pooled, dim=-1)
+    return unit if mask is None else zero_if_empty(unit, mask)
 
 
 # %% ../nbs/07_encoders.ipynb #036ced11
@@ -134,8 +158,9 @@ class AttentionPooling(nn.Module):
             Tensor: The weighted average: `(b, e)`
         """
         h = output.last_hidden_state.float()
-        scores = (h @ self.query / h.shape[-1] ** 0.5).masked_fill(mask == 0, -torch.inf)  # (b, t)
-        return (scores.softmax(1)[..., None] * h).sum(1)
+        least = torch.finfo(h.dtype).min  # not -inf: a row of nothing but padding stays finite
+        scores = (h @ self.query / h.shape[-1] ** 0.5).masked_fill(mask == 0, least)  # (b, t)
+        return zero_if_empty((scores.softmax(1)[..., None] * h).sum(1), mask)
 
 
 # %% ../nbs/07_encoders.ipynb #encoders-poolings
@@ -215,6 +240,26 @@ def read(reader: Reader, input_ids: Tensor, attention_mask: Tensor):
         return reader.model(input_ids=input_ids, attention_mask=attention_mask, **reader.options)
 
 
+# %% ../nbs/07_encoders.ipynb #encoders-packed
+def packed(input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Put the tokens in front, and the padding behind them
+
+    Args:
+        input_ids: Tokens: `(b, t)`
+        attention_mask: 1 for a token and 0 for padding: `(b, t)`
+
+    Returns:
+        tuple[Tensor, Tensor]: Both with the padding on the right, at least one column
+    """
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    ids, mask = input_ids.long(), mask.long()
+    if not ids.shape[1]:
+        ids, mask = F.pad(ids, (0, 1)), F.pad(mask, (0, 1))
+    order = (mask == 0).long().argsort(dim=1, stable=True)
+    mask = mask.gather(1, order)
+    return ids.gather(1, order).masked_fill(mask == 0, 0), mask  # 0 is in every vocabulary
+
+
 # %% ../nbs/07_encoders.ipynb #encoders-encoder
 class Encoder(Reader):
     """A transformers model that turns token ids into one vector per text
@@ -239,7 +284,7 @@ class Encoder(Reader):
         self.trainable = tuned or isinstance(self.pool, nn.Module)
         self.train(tuned)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """One vector per text
 
         Args:
@@ -249,9 +294,11 @@ class Encoder(Reader):
         Returns:
             Tensor: Features h, in 32 bits: `(b, e)`
         """
-        hidden = read(self, input_ids, attention_mask)
-        with without_autocast(input_ids.device):
-            return self.pool(hidden, attention_mask).float()
+        ids, mask = packed(input_ids, attention_mask)
+        shown = torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], 1)
+        hidden = read(self, ids, shown)
+        with without_autocast(ids.device):
+            return self.pool(hidden, mask).float()
 
 
 # %% ../nbs/07_encoders.ipynb #dae44473
@@ -354,15 +401,79 @@ def encoder_fingerprint(encoder: Encoder, *extra) -> str:
     from datasets.fingerprint import Hasher
 
     hasher = Hasher()
-    for name, weight in encoder.model.state_dict().items():
-        hasher.update((name, weight.float().cpu().numpy().tobytes()))
-    hasher.update((encoder.pool.__name__, *extra))
+    model = encoder.model
+    for name, weight in [*model.named_parameters(), *model.named_buffers()]:
+        numbers = weight.detach().float().cpu().numpy().tobytes()
+        hasher.update((name, str(weight.dtype), numbers))
+    config = model.config.to_json_string()
+    hasher.update((type(model).__name__, config, encoder.pool.__name__, *extra))
     return hasher.hexdigest()
 
 
+# %% ../nbs/07_encoders.ipynb #encoders-length
+def reading_length(encoder: Encoder, max_length: int = 256) -> int:
+    """After how many tokens is a text cut?
+
+    Args:
+        encoder: Frozen or tuned
+        max_length: Tokens that are asked for
+
+    Returns:
+        int: Tokens that it reads: no more than it has positions
+    """
+    if isinstance(encoder.model, EmbeddingTable):
+        return max_length
+    limit = getattr(encoder.model.config, 'max_position_embeddings', None)
+    if limit is None or limit <= 0:
+        return max_length
+    return min(max_length, limit - first_position(encoder.model))
+
+
+def reading_ids(
+    texts: Sequence[str], tokenizer: 'PreTrainedTokenizerBase', max_length: int = 256
+) -> list[list[int]]:
+    """Turn texts into what an encoder reads
+
+    Args:
+        texts: What the encoder reads
+        tokenizer: The encoder's tokenizer
+        max_length: From `reading_length`
+
+    Returns:
+        list[list[int]]: Token ids of each text
+    """
+    if not len(texts):
+        return []
+    return tokenizer(list(texts), truncation=True, max_length=max_length).input_ids
+
+
 # %% ../nbs/07_encoders.ipynb #encoders-batches
+def encode_ids(ids: Sequence[Sequence[int]], encoder: Encoder, batch_size: int = 32) -> list:
+    """Vectors of some tokenized texts, in their order
+
+    Args:
+        ids: Token ids of each text, from `reading_ids`
+        encoder: A frozen encoder
+        batch_size: Texts per pass
+
+    Returns:
+        list: A vector of e numbers for each text
+    """
+    device = next(encoder.parameters()).device
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    vectors: list = [None] * len(ids)
+    for k in range(0, len(order), batch_size):
+        some = order[k : k + batch_size]
+        rows = [torch.tensor(ids[i], dtype=torch.long) for i in some]
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        found = encoder(pad_sequence(rows, batch_first=True).to(device), mask.to(device))
+        for i, vector in zip(some, found.cpu().numpy(), strict=True):
+            vectors[i] = vector
+    return vectors
+
+
 def encode_texts(
-    texts: list[str],
+    texts: Sequence[str],
     encoder: Encoder,
     tokenizer: 'PreTrainedTokenizerBase',
     max_length: int = 256,
@@ -374,23 +485,14 @@ def encode_texts(
         texts: What the encoder reads
         encoder: A frozen encoder
         tokenizer: The encoder's tokenizer
-        max_length: Tokens after which a text is cut
+        max_length: Tokens after which a text is cut, if the encoder has the positions
         batch_size: Texts per pass
 
     Returns:
         list: A vector of e numbers for each text
     """
-    device = next(encoder.parameters()).device
-    how = dict(padding=True, truncation=True, max_length=max_length, return_tensors='pt')
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    vectors = [None] * len(texts)
-    for k in range(0, len(order), batch_size):
-        some = order[k : k + batch_size]
-        batch = tokenizer([texts[i] for i in some], **how).to(device)
-        found = encoder(batch.input_ids, batch.attention_mask).cpu().numpy()
-        for i, vector in zip(some, found, strict=True):
-            vectors[i] = vector
-    return vectors
+    ids = reading_ids(texts, tokenizer, reading_length(encoder, max_length))
+    return encode_ids(ids, encoder, batch_size)
 
 
 # %% ../nbs/07_encoders.ipynb #encoders-tuned-says
@@ -416,7 +518,7 @@ def encode_dataset(
         encoder: A frozen encoder
         tokenizer: The encoder's tokenizer
         column: The column to encode
-        max_length: Tokens after which a text is cut
+        max_length: Tokens after which a text is cut, if the encoder has the positions
         batch_size: Texts per pass
 
     Returns:
@@ -427,14 +529,15 @@ def encode_dataset(
     """
     if encoder.trainable:
         raise ValueError(TUNED)
-    key = encoder_fingerprint(encoder, max_length, column, dataset[:])
+    ids = reading_ids(dataset[column][:], tokenizer, reading_length(encoder, max_length))
+    tokens = torch.tensor([i for row in ids for i in row]).numpy().tobytes()
+    key = encoder_fingerprint(encoder, tokens, [len(row) for row in ids], dataset[:])
     folder = cache_dir() / 'features'
     folder.mkdir(parents=True, exist_ok=True)
 
-    def encode(texts):
-        vectors = encode_texts(texts, encoder, tokenizer, max_length, batch_size)
-        return {'instance_features': vectors}
+    def encode(texts, places):
+        return {'instance_features': encode_ids([ids[i] for i in places], encoder, batch_size)}
 
     where = dict(cache_file_name=str(folder / f'{key}.arrow'), new_fingerprint=key)
-    how = dict(batched=True, batch_size=16 * batch_size, input_columns=column)
+    how = dict(batched=True, with_indices=True, batch_size=16 * batch_size, input_columns=column)
     return dataset.map(encode, **how, **where, desc='Encoding texts')

@@ -287,7 +287,10 @@ def refuses_unknown_keys(cls: Class) -> Class:
 
 
 # %% ../nbs/08_prompts.ipynb #5ecaf1f5
-SIZES = ('num_virtual_tokens', 'rank', 'head_width', 'feature_width', 'phm_blocks', 'update_length')
+SIZES = (
+    *('num_virtual_tokens', 'rank', 'head_width', 'feature_width', 'phm_blocks'),
+    *('update_length', 'encoder_max_length'),
+)
 
 
 def check_size(name: str, value: object):
@@ -399,6 +402,7 @@ class PromptConfig:
         position: Where the prompt stands: `prefix`, `after_start`, `suffix`
         phm_blocks: n, Kronecker products of IDPG-PHM
         update_length: Words whose embeddings DePT changes
+        encoder_max_length: Tokens of a text that the encoder reads, if it has the positions
     """
 
     method: str = 'lopa'
@@ -414,6 +418,7 @@ class PromptConfig:
     position: str = 'prefix'
     phm_blocks: int = 8
     update_length: int = 256
+    encoder_max_length: int = 256
 
     def __post_init__(self):
         check_config(self)

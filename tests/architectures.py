@@ -556,10 +556,23 @@ SEQ2SEQ = {
     'T5Gemma': ('T5GemmaForConditionalGeneration', 'T5Gemma', GEMMA | MIXED),
 }
 
-ARCHITECTURES = CAUSAL | MASKED | SEQ2SEQ
+HEADLESS = {  # of no use for a prompt: they predict no tokens
+    'BERT without a head': ('BertModel', 'Bert', L),
+    'BERT that classifies': ('BertForSequenceClassification', 'Bert', L),
+    'GPT-2 without a head': ('GPT2Model', 'GPT2', GPT),
+    'T5 without a decoder': ('T5EncoderModel', 'T5', T5),
+}
+
+FAMILIES = {'causal': CAUSAL, 'masked': MASKED, 'sequence-to-sequence': SEQ2SEQ, 'none': HEADLESS}
+ARCHITECTURES = CAUSAL | MASKED | SEQ2SEQ | HEADLESS
 
 
-def configuration(name):
+def family(name):
+    "Family of an architecture, as the table names it"
+    return next(known for known, some in FAMILIES.items() if name in some)
+
+
+def configuration(name, **changes):
     "Configuration of a tiny model of an architecture"
     _, kind, sizes = ARCHITECTURES[name]
     common = dict(pad_token_id=PAD, eos_token_id=EOS, bos_token_id=BOS, vocab_size=VOCAB)
@@ -571,17 +584,24 @@ def configuration(name):
     if name == 'T5Gemma':
         half = common | sizes
         sizes = dict(encoder=dict(half), decoder=dict(half))
-    return getattr(tf, kind + 'Config')(**common | sizes)
+    return getattr(tf, kind + 'Config')(**common | sizes | changes)
 
 
 @torch.no_grad()
-def make(name, seed=0):
+def make(name, seed=0, **changes):
     "A tiny random model, with no weight at a zero that hides something"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = getattr(tf, ARCHITECTURES[name][0])(configuration(name))
+        model = getattr(tf, ARCHITECTURES[name][0])(configuration(name, **changes))
         for parameter in model.parameters():  # a shared one comes once
             if parameter.is_floating_point():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
+    if model.can_generate():  # greedily, without what BART's kin force to the end
+        model.generation_config = tf.GenerationConfig(
+            pad_token_id=PAD,
+            eos_token_id=EOS,
+            bos_token_id=BOS,
+            decoder_start_token_id=model.config.decoder_start_token_id if name in SEQ2SEQ else None,
+        )
     model.config._name_or_path = model.name_or_path = f'tiny-{name}'
     return model.float().requires_grad_(True).eval()

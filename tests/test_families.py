@@ -712,17 +712,26 @@ def test_fingerprint(models):
 class Letters:
     "A tokenizer that knows a letter by its number"
 
-    def __init__(self):
-        self.batches = []
-
-    def __call__(self, texts, padding, truncation, max_length, return_tensors):
-        assert padding and truncation and return_tensors == 'pt'
-        self.batches.append(texts)
-        ids = [torch.tensor([ord(c) - 96 for c in t[:max_length]]) for t in texts]
-        return tf.BatchEncoding(padded(ids, 'right', 0))
+    def __call__(self, texts, truncation, max_length):
+        ids = [[ord(c) - 96 for c in t[:max_length]] for t in texts]
+        return tf.BatchEncoding({'input_ids': ids})
 
 
-def test_encoding_a_data_set(models, tmp_path, monkeypatch):
+@pytest.fixture
+def passes(monkeypatch):
+    "Rows of tokens of each pass through an encoder"
+    seen, forward = [], Encoder.forward
+
+    def watched(self, input_ids, attention_mask=None):
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        seen.append([ids[m == 1].tolist() for ids, m in zip(input_ids, mask, strict=True)])
+        return forward(self, input_ids, attention_mask)
+
+    monkeypatch.setattr(Encoder, 'forward', watched)
+    return seen
+
+
+def test_encoding_a_data_set(models, tmp_path, monkeypatch, passes):
     "Each row has the vector of its own text, in the order of the rows; the second time it is read"
     from datasets import Dataset, disable_progress_bars
 
@@ -733,22 +742,21 @@ def test_encoding_a_data_set(models, tmp_path, monkeypatch):
     texts = ['abc', 'a', 'abcdefgh', 'bb', 'cabd']
     data = Dataset.from_dict({'words': texts, 'others': texts[::-1], 'label': range(5)})
     done = encode_dataset(data, encoder, letters, 'words', 4, 2)
-    assert letters.batches == [['a', 'bb'], ['abc', 'cabd'], ['abcdefgh']]
+    assert passes == [[[1], [2, 2]], [[1, 2, 3], [1, 2, 3, 4]], [[3, 1, 2, 4]]]  # alike together
     for row, text in zip(done, texts, strict=True):
-        alone = letters([text], True, True, 4, 'pt')
-        h = encoder(alone['input_ids'], alone['attention_mask'])[0]
+        h = encoder(torch.tensor([[ord(c) - 96 for c in text[:4]]]))[0]
         assert_close(torch.tensor(row['instance_features']), h)
-    again = Letters()
-    once_more = encode_dataset(data, encoder, again, 'words', 4, 2)
-    assert again.batches == [] and once_more[:] == done[:]
-    assert encode_dataset(data, encoder, again, 'words', 5, 2)[:] != done[:] and again.batches
-    others = encode_dataset(data, encoder, again, 'others', 4, 2)['instance_features'][:]
+    passes.clear()
+    once_more = encode_dataset(data, encoder, letters, 'words', 4, 2)
+    assert passes == [] and once_more[:] == done[:]
+    assert encode_dataset(data, encoder, letters, 'words', 5, 2)[:] != done[:] and passes
+    others = encode_dataset(data, encoder, letters, 'others', 4, 2)['instance_features'][:]
     assert others == done['instance_features'][::-1]
     assert len(list((cache / 'features').glob('*.arrow'))) == 3
-    read = Letters()
+    passes.clear()
     other = Dataset.from_dict({'words': texts[::-1], 'others': texts, 'label': range(5)})
-    turned = encode_dataset(other, encoder, read, 'words', 4, 2)['instance_features'][:]
-    assert read.batches and turned == others  # other rows are not taken for these
+    turned = encode_dataset(other, encoder, letters, 'words', 4, 2)['instance_features'][:]
+    assert passes and turned == others  # other rows are not taken for these
 
 
 # --- recomputation ---

@@ -261,6 +261,10 @@ class Words:
     ):
         from transformers import BatchEncoding
 
+        if isinstance(text, list):
+            return BatchEncoding(
+                {'input_ids': [self(t, max_length=max_length).input_ids for t in text]}
+            )
         ids = [ord(c) % 97 + 1 for c in text][:max_length]
         return BatchEncoding(
             {'input_ids': ids}
@@ -287,7 +291,8 @@ def test_labels_align(texts, max_length, own, seed):
     task = Task('mine', {}, '{text}: ', ('no', 'yes'))
     data = Dataset.from_dict({'text': texts, 'label': [(seed >> i) % 2 for i in range(len(texts))]})
     words = Words()
-    done = tokenize(task, data, words, words if own else None, max_length)
+    own_words = words if own else None
+    done = tokenize(task, data, words, own_words, max_length, encoder_max_length=max_length)
     batch = Collator(words, words if own else None)([done[i] for i in range(len(done))])
     answers = torch.tensor([words('ny'[l]).input_ids[0] for l in data['label']])
     last = batch['attention_mask'].sum(1, keepdim=True) - 1

@@ -363,6 +363,7 @@ BASELINE_REACHES = {
     ),
     'head_width': (dict(method='p-tuning'), dict(method='p-tuning', head_width=9), shapes),
     'init': (dict(method='prefix'), dict(method='prefix', init='normal'), prefix),
+    'target_modules': ({}, dict(target_modules='all-linear'), shapes),
 }
 
 

@@ -8,6 +8,7 @@ __all__ = [
     'REAL',
     'FLOOR',
     'IN_RECIPE',
+    'LATER',
     'is_of_its_kind',
     'check_values',
     'check_keys',
@@ -200,6 +201,9 @@ def experiment(overrides: dict | None = None) -> dict:
 
 
 # %% ../../nbs/ablate/70_experiments.ipynb #9af63792
+LATER = {'encoder_max_length': 256}  # settings that came later, and what they were before
+
+
 def identity(about: dict) -> str:
     """The same for equal experiments, and only for them
 
@@ -209,7 +213,11 @@ def identity(about: dict) -> str:
     Returns:
         str: 12 hexadecimal digits
     """
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+    named = dict(about)
+    if 'config' in named:
+        told = named['config'].items()
+        named['config'] = {key: value for key, value in told if LATER.get(key, ...) != value}
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def file_name(about: dict) -> str:

@@ -5,20 +5,30 @@
 # %% auto #0
 __all__ = [
     'encode_rows',
+    'check_asked',
+    'check_padding',
     'prepare',
     'in_batches',
     'to_device',
-    'predict',
+    'evaluating',
     'question_of',
+    'scoring_row',
+    'predict',
     'sampling',
     'stopping',
     'ask',
     'generate_texts',
+    'check_cell',
+    'asked_row',
+    'asked_rows',
+    'needed_columns',
     'classify',
 ]
 
 # %% ../../nbs/evaluate/41_predict.ipynb #c805abf8
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +37,9 @@ import torch
 from torch import Tensor
 
 from ..assets import load_tokenizers
-from ..encoders import encode_dataset
-from ..tasks import Collator, Task, choice_ids, tokenize
+from ..encoders import encode_dataset, reading_length
+from ..tasks import Collator, Task, class_ids, columns_of, tokenize
+from ..tasks.batches import label_row
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,7 +52,11 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/evaluate/41_predict.ipynb #03f2029b
 def encode_rows(
-    task: Task, dataset: 'Dataset', encoder: 'Encoder', tokenizer: 'PreTrainedTokenizerBase'
+    task: Task,
+    dataset: 'Dataset',
+    encoder: 'Encoder',
+    tokenizer: 'PreTrainedTokenizerBase',
+    max_length: int = 256,
 ) -> 'Dataset':
     """Let an encoder read the rows of a task
 
@@ -50,35 +65,89 @@ def encode_rows(
         dataset: One of its splits
         encoder: A frozen encoder
         tokenizer: The encoder's tokenizer
+        max_length: Tokens that the encoder reads, if it has the positions
 
     Returns:
         'Dataset': The split with a column `instance_features`, `(e,)` per row
     """
     rows = dataset.map(lambda row: {'instance_text': task.reads.format(**row)})
-    return encode_dataset(rows, encoder, tokenizer, 'instance_text')
+    return encode_dataset(rows, encoder, tokenizer, 'instance_text', max_length)
 
 
 # %% ../../nbs/evaluate/41_predict.ipynb #pr-prep
-def prepare(model: 'PromptModel | BaselineModel', task: Task) -> tuple[dict, Collator]:
+def check_asked(model: Any, task: Any):
+    """Refuse to ask what is no adapted model, or about what is no task, with a `ValueError`
+
+    Args:
+        model: Who shall be asked
+        task: About what
+
+    Raises:
+        ValueError
+    """
+    if not isinstance(task, Task):
+        raise ValueError(
+            f'task: received {type(task).__name__}, expected a Task: make one of your rows with '
+            'own_task, or load one with load_task.'
+        )
+    if not hasattr(model, 'encoder_tokenizer'):
+        raise ValueError(
+            f'model: received {type(model).__name__}, expected an adapted model: '
+            "get_prompt_model(model, PromptConfig('pt', num_virtual_tokens=0)) is the bare one."
+        )
+
+
+def check_padding(model: 'PromptModel | BaselineModel', tokenizer: 'PreTrainedTokenizerBase'):
+    """Refuse a padding token that the foundation model has no embedding for, with a `ValueError`
+
+    Args:
+        model: Bare or adapted
+        tokenizer: Its tokenizer
+
+    Raises:
+        ValueError
+    """
+    known = model.base_model.get_input_embeddings().weight.shape[0]
+    if (tokenizer.pad_token_id or 0) >= known:
+        raise ValueError(
+            f'tokenizer: its padding token {tokenizer.pad_token!r} is number '
+            f'{tokenizer.pad_token_id}, and the foundation model has {known} embeddings: pad with '
+            'one of its own tokens, e.g. the end token, and save the tokenizer.'
+        )
+
+
+# %% ../../nbs/evaluate/41_predict.ipynb #pr-prep2
+def prepare(
+    model: 'PromptModel | BaselineModel', task: Task, keep: bool = True
+) -> tuple[dict, Collator]:
     """Tokenize all splits and add what the method needs to know about the instance
 
     Args:
         model: Bare or adapted
         task: A task
+        keep: Keep the features of a frozen encoder? If not, the model encodes
 
     Returns:
         tuple[dict, Collator]: (split → tokenized data set, what makes batches of it)
+
+    Raises:
+        ValueError
     """
-    tokenizer, encoder_tokenizer = load_tokenizers(
-        model.base_model.name_or_path, model.encoder_tokenizer
-    )
-    tuned = model.encoder and model.encoder.trainable
-    own = encoder_tokenizer if tuned else None
+    check_asked(model, task)
+    names = model.base_model.name_or_path, model.encoder_tokenizer
+    tokenizer, encoder_tokenizer = load_tokenizers(*names)
+    check_padding(model, tokenizer)
+    encoder, length = model.encoder, 0
+    if encoder:
+        length = reading_length(encoder, model.adapter_config.encoder_max_length)
+    inside = bool(encoder) and (encoder.trainable or not keep)
+    own = encoder_tokenizer if inside else None
     splits = {}
     for name, rows in task.splits.items():
-        if model.encoder and not tuned:
-            rows = encode_rows(task, rows, model.encoder, encoder_tokenizer)
-        splits[name] = tokenize(task, rows, tokenizer, own, family=model.task_type)
+        if encoder and not inside:
+            rows = encode_rows(task, rows, encoder, encoder_tokenizer, length)
+        family = model.task_type
+        splits[name] = tokenize(task, rows, tokenizer, own, None, family, length)
     return splits, Collator(tokenizer, own)
 
 
@@ -99,7 +168,8 @@ def in_batches(
     """
     from tqdm.auto import tqdm
 
-    order = np.argsort(dataset['length'], kind='stable')[::-1]
+    lengths = dataset['length'] if len(dataset) else []
+    order = np.argsort(lengths, kind='stable')[::-1]
     starts = range(0, len(order), batch_size)
     for i in tqdm(starts, desc=what, disable=not progress, leave=False):
         places = order[i : i + batch_size]
@@ -119,6 +189,55 @@ def to_device(batch: dict[str, Tensor], model: 'PromptModel | BaselineModel') ->
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
+@contextmanager
+def evaluating(model: torch.nn.Module):
+    """Within this context, a model is in evaluation mode; then it is as it was
+
+    Args:
+        model: In training or evaluation
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+# %% ../../nbs/evaluate/41_predict.ipynb #81b7faa1b
+def question_of(row: dict, family: str = 'CAUSAL_LM') -> dict:
+    """Take the answer off a row
+
+    Args:
+        row: A row of a tokenized split
+        family: `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
+
+    Returns:
+        dict: The same without its answer
+    """
+    ids = row['input_ids']
+    if family == 'CAUSAL_LM':  # the question ends where the labels begin
+        labelled = [i for i, label in enumerate(row['labels']) if label != -100]
+        ids = ids[: labelled[0]] if labelled else ids
+    return row | {'input_ids': ids, 'labels': [-100] * len(ids)}
+
+
+def scoring_row(row: dict, choice: int, family: str, mask_id: int | None = None) -> dict:
+    """Put a class in the place of the right one
+
+    Args:
+        row: A row of a tokenized split
+        choice: Token of any class, the same for every row
+        family: `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
+        mask_id: Token of the mask, for a masked model
+
+    Returns:
+        dict: The same with that class as its answer
+    """
+    ids = question_of(row, family)['input_ids']
+    return row | label_row(ids, [choice], family, mask_id)
+
+
 # %% ../../nbs/evaluate/41_predict.ipynb #4bfa3971
 def predict(
     model: 'PromptModel | BaselineModel',
@@ -134,7 +253,7 @@ def predict(
         model: Bare or adapted
         dataset: A tokenized split
         collate: Makes batches of it
-        choices: Token of each class
+        choices: Token of each class, from `class_ids`
         batch_size: Rows at a time
         progress: Show a progress bar?
 
@@ -142,33 +261,14 @@ def predict(
         np.ndarray: Logit of each class: `(n, classes)`
     """
     out = np.zeros((len(dataset), len(choices)), dtype=np.float32)
-    was_training = model.training
-    model.eval()
-    for places, rows in in_batches(dataset, batch_size, 'Predicting', progress):
-        batch = to_device(collate(rows), model)
-        with torch.no_grad():
-            logits = model(**batch).logits[:, 0, choices]  # (b, classes)
-        out[places] = logits.float().cpu().numpy()
-    model.train(was_training)
+    family = model.task_type
+    mask_id = collate.tokenizer.mask_token_id if family == 'MASKED_LM' else None
+    with evaluating(model), torch.no_grad():
+        for places, rows in in_batches(dataset, batch_size, 'Predicting', progress):
+            asked = [scoring_row(row, choices[0], family, mask_id) for row in rows]
+            logits = model(**to_device(collate(asked), model)).logits[:, 0, choices]
+            out[places] = logits.float().cpu().numpy()  # (b, classes)
     return out
-
-
-# %% ../../nbs/evaluate/41_predict.ipynb #81b7faa1
-def question_of(row: dict) -> dict:
-    """Take the answer off a row
-
-    Args:
-        row: A row of a tokenized split
-
-    Returns:
-        dict: The same without its answer
-    """
-    ids = row['input_ids']
-    labels = row['labels']
-    answer_follows = len(labels) == len(ids) and labels[0] == -100
-    if answer_follows:  # causal: the question ends where the labels begin
-        ids = ids[: next(i for i, label in enumerate(labels) if label != -100)]
-    return row | {'input_ids': ids, 'labels': [-100] * len(ids)}
 
 
 # %% ../../nbs/evaluate/41_predict.ipynb #54b449b8
@@ -208,7 +308,8 @@ def stopping(task: Task, tokenizer: 'PreTrainedTokenizerBase') -> dict:
     Returns:
         dict: What transformers' `generate` takes
     """
-    settings = {'max_new_tokens': task.max_new_tokens, 'pad_token_id': tokenizer.pad_token_id}
+    filler = tokenizer.pad_token_id or 0  # behind an end, any token will do
+    settings = {'max_new_tokens': task.max_new_tokens, 'pad_token_id': filler}
     if task.stop:
         settings |= {'stop_strings': list(task.stop), 'tokenizer': tokenizer}
     return settings
@@ -229,7 +330,7 @@ def ask(
     Returns:
         list[list[str]]: The texts about each row
     """
-    batch = to_device(collate([question_of(row) for row in rows]), model)
+    batch = to_device(collate([question_of(row, model.task_type) for row in rows]), model)
     del batch['labels']
     settings = {**batch, **settings}
     with torch.no_grad():
@@ -271,39 +372,141 @@ def generate_texts(
     from transformers import set_seed
 
     set_seed(seed)
-    model.eval()
     settings = sampling(**how) | stopping(task, collate.tokenizer)
     out: list[list[str]] = [[] for _ in range(len(dataset))]
-    for places, rows in in_batches(dataset, batch_size, 'Generating', progress):
-        for place, texts in zip(places, ask(model, rows, collate, settings), strict=True):
-            out[place] = texts
+    with evaluating(model):
+        for places, rows in in_batches(dataset, batch_size, 'Generating', progress):
+            for place, texts in zip(places, ask(model, rows, collate, settings), strict=True):
+                out[place] = texts
     return out
 
 
+# %% ../../nbs/evaluate/41_predict.ipynb #pr-rows
+def check_cell(value: Any, place: str):
+    """Refuse what is no text, with a `ValueError`
+
+    Args:
+        value: What was received
+        place: Where, for the message
+
+    Raises:
+        ValueError
+    """
+    if not isinstance(value, str):
+        raise ValueError(f'classify, {place}: received {value!r}, expected text.')
+    try:
+        value.encode()
+    except UnicodeEncodeError as e:
+        raise ValueError(
+            f'classify, {place}: received {value!r}, which is no valid Unicode text ({e.reason}); '
+            'read its file with the right encoding.'
+        ) from None
+
+
+def asked_row(text: Any, columns: Sequence[str], place: str) -> dict:
+    """One row, or an error that says what it needs
+
+    Args:
+        text: A text, or column → text
+        columns: Columns that are needed
+        place: Where it stands, for the message
+
+    Returns:
+        dict: Column → text
+
+    Raises:
+        ValueError
+    """
+    names = ', '.join(map(repr, columns))
+    if not isinstance(text, Mapping):
+        if len(columns) > 1:
+            raise ValueError(
+                f'classify, {place}: received {text!r}, expected a dictionary with the columns '
+                f'{names}.'
+            )
+        text = {columns[0]: text}
+    for name in columns:
+        if name not in text:
+            raise ValueError(
+                f'classify, {place}: received no column {name!r}, expected a dictionary with the '
+                f'columns {names}.'
+            )
+        check_cell(text[name], f'{place}, column {name!r}')
+    return {name: text[name] for name in columns}
+
+
+# %% ../../nbs/evaluate/41_predict.ipynb #pr-rows2
+def asked_rows(texts: Any, columns: Sequence[str]) -> list[dict]:
+    """Rows of whatever was handed over, or an error that says what is expected
+
+    Args:
+        texts: A text, some texts, dictionaries, or a table
+        columns: Columns that are needed
+
+    Returns:
+        list[dict]: Column → text, for each row
+
+    Raises:
+        ValueError
+    """
+    if hasattr(texts, 'to_dict') and hasattr(texts, 'columns'):  # a DataFrame
+        texts = texts.to_dict('records')
+    if isinstance(texts, (str, Mapping)):
+        texts = [texts]
+    if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable):
+        raise ValueError(
+            f'classify: received {texts!r}, expected a text, a list of texts or dictionaries, '
+            'or a table.'
+        )
+    return [asked_row(text, columns, f'text {i}') for i, text in enumerate(texts)]
+
+
 # %% ../../nbs/evaluate/41_predict.ipynb #1e81bc4f
+def needed_columns(model: 'PromptModel | BaselineModel', task: Task) -> list[str]:
+    """Columns that are looked at when a model is asked about a row
+
+    Args:
+        model: Bare or adapted
+        task: A task
+
+    Returns:
+        list[str]: Each once
+    """
+    masked = model.task_type == 'MASKED_LM'
+    question = task.masked_template or '' if masked else task.template
+    templates = [question, task.reads if model.encoder else '']
+    return list(dict.fromkeys(name for text in templates for name in columns_of(text)))
+
+
 def classify(
-    model: 'PromptModel | BaselineModel', task: Task, texts: Sequence[str | dict]
+    model: 'PromptModel | BaselineModel', task: Task, texts: str | Mapping | Iterable
 ) -> list[str]:
     """Answer in words
 
     Args:
         model: Bare or adapted
         task: The task it was trained for: one with classes
-        texts: Sentences; for a task with several columns, dictionaries
+        texts: Sentences; for several columns, dictionaries; or a table
 
     Returns:
         list[str]: The word of the predicted class, one per text
+
+    Raises:
+        ValueError
     """
     from datasets import Dataset
 
-    column = task.fields[0]
-    rows = [text if isinstance(text, dict) else {column: text} for text in texts]
-    dataset = Dataset.from_list([row | {'label': 0} for row in rows])
-    tokenizer, encoder_tokenizer = load_tokenizers(
-        model.base_model.name_or_path, model.encoder_tokenizer
-    )
-    tokens = tokenize(task, dataset, tokenizer, encoder_tokenizer, family=model.task_type)
-    choices = choice_ids(task.verbalizer, tokenizer)
-    collate = Collator(tokenizer, encoder_tokenizer)
-    logits = predict(model, tokens, collate, choices, progress=False)
+    check_asked(model, task)
+    if not task.verbalizer:
+        raise ValueError(
+            f'{task.name}: classify answers with one of some classes, and this task has none, but '
+            'texts; write them with generate_texts.'
+        )
+    rows = asked_rows(texts, needed_columns(model, task))
+    if not rows:
+        return []
+    asked = replace(task, splits={'asked': Dataset.from_list([r | {'label': 0} for r in rows])})
+    splits, collate = prepare(model, asked, keep=False)
+    choices = class_ids(task, collate.tokenizer, model.task_type)
+    logits = predict(model, splits['asked'], collate, choices, progress=False)
     return [task.verbalizer[i].strip() for i in logits.argmax(1)]

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..sandbox import choose_rung, run_program
-from ..tasks import Collator, Task, choice_ids
+from ..tasks import Collator, Task, class_ids
 from .judges import Run, judge_all
-from .predict import generate_texts, predict, prepare
+from .predict import check_asked, generate_texts, predict, prepare
 from .predictions import judging, score_lines, verdict_columns, write_predictions
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def class_lines(
     Returns:
         list[dict]: A `class_line` per row
     """
-    choices = choice_ids(task.verbalizer, collate.tokenizer)
+    choices = class_ids(task, collate.tokenizer, model.task_type)
     chosen = predict(model, data, collate, choices, batch_size, progress).argmax(1)
     words = [word.strip() for word in task.verbalizer]
     rows = given_rows(data)
@@ -189,6 +189,8 @@ def one_split(task: Task, split: str) -> Task:
     if split not in task.splits:
         splits = ', '.join(task.splits)
         raise ValueError(f'{task.name}: received the split {split!r}, expected one of {splits}.')
+    if not len(task.splits[split]):
+        raise ValueError(f'{task.name}: the split {split!r} has no rows, so there is no score.')
     return replace(task, splits={split: task.splits[split]})
 
 
@@ -219,6 +221,7 @@ def evaluate(
     Raises:
         ValueError
     """
+    check_asked(model, task)
     part = one_split(task, split)
     if needs_sandbox(task):
         choose_rung(weak=allow_weak_isolation)

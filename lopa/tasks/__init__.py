@@ -1,6 +1,6 @@
 "Rows, questions about them, and batches"
 
-from .batches import Collator, choice_ids, tokenize
+from .batches import Collator, choice_ids, class_ids, tokenize
 from .builtin import (
     CASES,
     CLASSES,
@@ -25,6 +25,7 @@ __all__ = [
     'Task',
     'case_task',
     'choice_ids',
+    'class_ids',
     'class_task',
     'columns_of',
     'empty_task',

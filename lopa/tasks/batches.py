@@ -4,12 +4,24 @@
 
 # %% auto #0
 __all__ = [
+    'BEFORE',
+    'bare_ids',
+    'continued_ids',
+    'target_ids',
+    'first_token',
     'choice_ids',
+    'before_answer',
+    'class_ids',
+    'special_ends',
+    'with_ends',
     'shorten',
+    'stand_in',
     'question_ids',
+    'text_ids',
     'answer_ids',
     'label_row',
     'mask_of',
+    'check_mask',
     'tokenize',
     'pad',
     'padded_tokens',
@@ -17,28 +29,114 @@ __all__ = [
 ]
 
 # %% ../../nbs/tasks/24_batches.ipynb #ad923c4d
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .task import Task
+from ..encoders import reading_ids
+from .task import Task, columns_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+# %% ../../nbs/tasks/24_batches.ipynb #ba-bare
+BEFORE = ':', '\n'  # an answer may stand behind them
+
+
+def bare_ids(text: str, tokenizer: 'PreTrainedTokenizerBase') -> list[int]:
+    """Tokens of a text, and nothing else
+
+    Args:
+        text: A text
+        tokenizer: The foundation model's tokenizer
+
+    Returns:
+        list[int]: Token ids, without the tokens that a tokenizer puts around a text
+    """
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+def continued_ids(text: str, tokenizer: 'PreTrainedTokenizerBase', before: str = '') -> list[int]:
+    """Tokens that a text has behind another one
+
+    Args:
+        text: An answer
+        tokenizer: The foundation model's tokenizer
+        before: The question, or its end
+
+    Returns:
+        list[int]: Token ids
+    """
+    for context in (before, *BEFORE):
+        first, both = bare_ids(context, tokenizer), bare_ids(context + text, tokenizer)
+        if first and len(both) > len(first) and both[: len(first)] == first:
+            return both[len(first) :]
+    return bare_ids(text, tokenizer)
+
+
+def target_ids(text: str, tokenizer: 'PreTrainedTokenizerBase') -> list[int]:
+    """Tokens of an answer that is read on its own
+
+    Args:
+        text: An answer
+        tokenizer: A sequence-to-sequence model's tokenizer
+
+    Returns:
+        list[int]: Token ids
+    """
+    return tokenizer(text_target=text, add_special_tokens=False).input_ids
+
 
 # %% ../../nbs/tasks/24_batches.ipynb #3f5b7d95
-def choice_ids(verbalizer: Sequence[str], tokenizer: 'PreTrainedTokenizerBase') -> list[int]:
+def first_token(
+    word: str, tokenizer: 'PreTrainedTokenizerBase', before: str = '', family: str = 'CAUSAL_LM'
+) -> int:
+    """The token that stands for a class
+
+    Args:
+        word: Word of a class
+        tokenizer: The foundation model's tokenizer
+        before: What stands before it
+        family: `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
+
+    Returns:
+        int: Its first token there
+
+    Raises:
+        ValueError
+    """
+    apart = family == 'SEQ_2_SEQ_LM'
+    ids = target_ids(word, tokenizer) if apart else continued_ids(word, tokenizer, before)
+    if not word.strip():
+        ids = []
+    if not ids or ids[0] == getattr(tokenizer, 'unk_token_id', None):
+        raise ValueError(
+            f'verbalizer: the tokenizer has no token for the answer {word!r}; '
+            'choose a word that it knows.'
+        )
+    return ids[0]
+
+
+def choice_ids(
+    verbalizer: Sequence[str],
+    tokenizer: 'PreTrainedTokenizerBase',
+    before: str = '',
+    family: str = 'CAUSAL_LM',
+) -> list[int]:
     """First token of each answer; they must differ
 
     Args:
         verbalizer: Words of the classes
         tokenizer: The foundation model's tokenizer
+        before: What stands before the answer
+        family: `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
 
     Returns:
         list[int]: Token of each class
@@ -46,14 +144,94 @@ def choice_ids(verbalizer: Sequence[str], tokenizer: 'PreTrainedTokenizerBase') 
     Raises:
         ValueError
     """
-    ids = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in verbalizer]
+    ids = [first_token(word, tokenizer, before, family) for word in verbalizer]
     if len(set(ids)) < len(ids):
         raise ValueError(
-            f'verbalizer {verbalizer}: two answers begin with the same token '
+            f'verbalizer {tuple(verbalizer)}: two answers begin with the same token '
             f'{tokenizer.convert_ids_to_tokens(ids)}; '
             'choose words that differ in their first token.'
         )
     return ids
+
+
+# %% ../../nbs/tasks/24_batches.ipynb #ba-ending
+def before_answer(template: str) -> str:
+    """The end of a template, which is the same for every row
+
+    Args:
+        template: Of a question, with the columns in braces and perhaps `{mask}`
+
+    Returns:
+        str: What stands between the last column and the answer
+    """
+    tail = ''
+    for text, name, _, _ in Formatter().parse(template):
+        tail += text
+        if name == 'mask':
+            break
+        tail = '' if name else tail
+    return tail
+
+
+def class_ids(
+    task: Task, tokenizer: 'PreTrainedTokenizerBase', family: str = 'CAUSAL_LM'
+) -> list[int]:
+    """The tokens that a model chooses from when it is asked for a class
+
+    Args:
+        task: A task
+        tokenizer: The foundation model's tokenizer
+        family: `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
+
+    Returns:
+        list[int]: Token of each class; none for a task with a target
+
+    Raises:
+        ValueError
+    """
+    masked = family == 'MASKED_LM'
+    tail = before_answer(task.masked_template or '' if masked else task.template)
+    words = list(task.verbalizer)
+    if masked and tail.endswith(' '):
+        tail, words = tail.rstrip(), [f' {word.lstrip()}' for word in words]
+    return choice_ids(words, tokenizer, tail, family)
+
+
+# %% ../../nbs/tasks/24_batches.ipynb #ba-ends
+def special_ends(
+    tokenizer: 'PreTrainedTokenizerBase', family: str = ''
+) -> tuple[list[int], list[int]]:
+    """What a tokenizer puts before and behind a question
+
+    Args:
+        tokenizer: The foundation model's tokenizer
+        family: For `CAUSAL_LM`, no end
+
+    Returns:
+        tuple[list[int], list[int]]: Token ids
+    """
+    bare, whole = bare_ids('a', tokenizer), tokenizer('a').input_ids
+    n = len(bare)
+    at = next((i for i in range(len(whole)) if n and whole[i : i + n] == bare), len(whole))
+    return whole[:at], [] if family == 'CAUSAL_LM' else whole[at + n :]
+
+
+def with_ends(ids: list[int], ends: tuple[list[int], list[int]]) -> list[int]:
+    """Put the special tokens around a question, unless it has them
+
+    Args:
+        ids: Tokens of a question
+        ends: From `special_ends`
+
+    Returns:
+        list[int]: Token ids
+    """
+    start, end = ends
+    if ids[: len(start)] == start:
+        start = []
+    if end and ids[-len(end) :] == end:
+        end = []
+    return [*start, *ids, *end]
 
 
 # %% ../../nbs/tasks/24_batches.ipynb #41e0e128
@@ -68,6 +246,9 @@ def shorten(text: str, tokenizer: 'PreTrainedTokenizerBase', max_length: int) ->
     Returns:
         str: The text, cut after that many tokens
     """
+    if not getattr(tokenizer, 'is_fast', True):  # it cannot say where its tokens end
+        size = lambda end: len(bare_ids(text[:end], tokenizer))
+        return text[: bisect_right(range(len(text) + 1), max_length, key=size) - 1]
     ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
     if len(ends) <= max_length:
         return text
@@ -79,8 +260,35 @@ def shorten(text: str, tokenizer: 'PreTrainedTokenizerBase', max_length: int) ->
 
 
 # %% ../../nbs/tasks/24_batches.ipynb #ba-quest
+def stand_in(tokenizer: 'PreTrainedTokenizerBase', task: Task) -> list[int]:
+    """What is shown to a model when a question has no token
+
+    Args:
+        tokenizer: The foundation model's tokenizer
+        task: The task, for the message
+
+    Returns:
+        list[int]: One token id
+
+    Raises:
+        ValueError
+    """
+    for name in ('bos_token_id', 'eos_token_id'):
+        if getattr(tokenizer, name, None) is not None:
+            return [getattr(tokenizer, name)]
+    raise ValueError(
+        f'{task.name}: received a row whose question has no token, and the tokenizer has neither '
+        'a start nor an end token to stand for it; give the template words of its own.'
+    )
+
+
 def question_ids(
-    task: Task, row: dict, tokenizer: 'PreTrainedTokenizerBase', max_length: int, mask: str = ''
+    task: Task,
+    row: dict,
+    tokenizer: 'PreTrainedTokenizerBase',
+    max_length: int,
+    mask: str = '',
+    ends: tuple | None = None,
 ) -> list[int]:
     """The question about a row; that of a task with classes is shortened to fit
 
@@ -90,28 +298,67 @@ def question_ids(
         tokenizer: The foundation model's tokenizer
         max_length: Tokens to keep
         mask: The tokenizer's mask token, for a masked model
+        ends: From `special_ends`, default: all that the tokenizer has
 
     Returns:
         list[int]: Token ids
+
+    Raises:
+        ValueError
     """
-    ids = tokenizer(task.question(row, mask)).input_ids
-    columns = list(task.fields)
+    ends = special_ends(tokenizer) if ends is None else ends
+    ask = lambda row: with_ends(bare_ids(task.question(row, mask), tokenizer), ends)
+    ids = ask(row)
+    template = task.masked_template or '' if mask else task.template
+    columns = columns_of(template)
     while task.verbalizer and len(ids) > max_length and columns:
         longest = max(columns, key=lambda c: len(row[c]))
-        text = row[longest]
-        size = len(tokenizer(text, add_special_tokens=False).input_ids)
-        too_many = len(ids) - max_length
-        shorter = shorten(text, tokenizer, max(size - too_many, 0))
-        if not shorter or shorter == text:
+        size = len(bare_ids(row[longest], tokenizer))
+        shorter = shorten(row[longest], tokenizer, max(size - len(ids) + max_length, 0))
+        if not shorter or shorter == row[longest]:
             columns.remove(longest)
         row = row | {longest: shorter}
-        ids = tokenizer(task.question(row, mask)).input_ids
-    return ids
+        ids = ask(row)
+    return ids or stand_in(tokenizer, task)
 
 
 # %% ../../nbs/tasks/24_batches.ipynb #ba-answer
+def text_ids(
+    task: Task, row: dict, tokenizer: 'PreTrainedTokenizerBase', family: str = 'CAUSAL_LM'
+) -> list[int]:
+    """The text that answers the question about a row
+
+    Args:
+        task: A task with a target
+        row: Column → value
+        tokenizer: The foundation model's tokenizer
+        family: `CAUSAL_LM` or `SEQ_2_SEQ_LM`
+
+    Returns:
+        list[int]: Token ids, with one end
+
+    Raises:
+        ValueError
+    """
+    end, text = tokenizer.eos_token_id, (task.target or '').format(**row)
+    if end is None:
+        raise ValueError(
+            f'{task.name}: its answers are texts, and the tokenizer has no end token to end them '
+            'with; give it one (tokenizer.eos_token) and save it with the model.'
+        )
+    if family == 'SEQ_2_SEQ_LM':
+        ids = tokenizer(text_target=text).input_ids
+        return ids if end in ids[-2:] else [*ids, end]  # mBART puts a language behind the end
+    ids = continued_ids(text, tokenizer, task.question(row))
+    return ids if ids[-1:] == [end] else [*ids, end]
+
+
 def answer_ids(
-    task: Task, row: dict, tokenizer: 'PreTrainedTokenizerBase', choices: Sequence[int]
+    task: Task,
+    row: dict,
+    tokenizer: 'PreTrainedTokenizerBase',
+    choices: Sequence[int],
+    family: str = 'CAUSAL_LM',
 ) -> list[int]:
     """The answer to the question about a row
 
@@ -119,15 +366,24 @@ def answer_ids(
         task: A task
         row: Column → value, with `label` if the task has classes
         tokenizer: The foundation model's tokenizer
-        choices: Token of each class, from `choice_ids`
+        choices: Token of each class, from `class_ids`
+        family: `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
 
     Returns:
         list[int]: Token ids
+
+    Raises:
+        ValueError
     """
-    if choices:
-        return [choices[row['label']]]
-    text = (task.target or '').format(**row)
-    return tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+    if not choices:
+        return text_ids(task, row, tokenizer, family)
+    label = row['label']
+    if label not in range(len(choices)):
+        raise ValueError(
+            f'{task.name}: received a row with the label {label!r}, expected the number of a '
+            f'class, 0 to {len(choices) - 1}; leave rows without a label out.'
+        )
+    return [choices[label]]
 
 
 # %% ../../nbs/tasks/24_batches.ipynb #e5e8b187
@@ -177,7 +433,30 @@ def mask_of(
             f'{task.name}: its answers are texts, which a masked language model cannot write; '
             'use a causal or sequence-to-sequence model.'
         )
+    if tokenizer.mask_token is None:
+        raise ValueError(
+            f'{task.name}: a masked language model is asked at its mask, and its tokenizer has no '
+            'mask token; give it one (tokenizer.mask_token) and save it with the model.'
+        )
     return tokenizer.mask_token, tokenizer.mask_token_id
+
+
+def check_mask(ids: list[int], mask_id: int | None, task: Task):
+    """Refuse a question in which the mask does not stand once
+
+    Args:
+        ids: Tokens of a question
+        mask_id: Token of the mask; None where there is none
+        task: The task, for the message
+
+    Raises:
+        ValueError
+    """
+    if mask_id is not None and ids.count(mask_id) != 1:
+        raise ValueError(
+            f'{task.name}: expected one {{mask}} in the masked_template, '
+            f'received {task.masked_template!r}, in which {ids.count(mask_id)} were found.'
+        )
 
 
 # %% ../../nbs/tasks/24_batches.ipynb #ba-tok
@@ -188,6 +467,7 @@ def tokenize(
     encoder_tokenizer: 'PreTrainedTokenizerBase | None' = None,
     max_length: int | None = None,
     family: str = 'CAUSAL_LM',
+    encoder_max_length: int = 256,
 ) -> 'Dataset':
     """Turn rows into token ids with labels on the answer only
 
@@ -198,6 +478,7 @@ def tokenize(
         encoder_tokenizer: If the model runs the encoder
         max_length: Tokens of the question that are kept; default: the task's
         family: `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
+        encoder_max_length: Tokens that the encoder reads, from `reading_length`
 
     Returns:
         'Dataset': With `input_ids`, `labels`, `length` (and `instance_input_ids`)
@@ -206,17 +487,20 @@ def tokenize(
         ValueError
     """
     mask, mask_id = mask_of(task, tokenizer, family)
-    choices = choice_ids(task.verbalizer, tokenizer)
+    choices, ends = class_ids(task, tokenizer, family), special_ends(tokenizer, family)
     limit = max_length or task.max_length
 
     def tokens(row):
         "Tokens and labels of one row"
-        ids = question_ids(task, row, tokenizer, limit, mask)
-        out = label_row(ids, answer_ids(task, row, tokenizer, choices), family, mask_id)
+        ids = question_ids(task, row, tokenizer, limit, mask, ends)
+        check_mask(ids, mask_id, task)
+        answer = answer_ids(task, row, tokenizer, choices, family)
+        out = label_row(ids, answer, family, mask_id)
         if encoder_tokenizer:
             text = task.reads.format(**row)
-            own = encoder_tokenizer(text, truncation=True, max_length=limit)
-            out['instance_input_ids'] = own.input_ids
+            out['instance_input_ids'] = reading_ids([text], encoder_tokenizer, encoder_max_length)[
+                0
+            ]
         return out
 
     return dataset.map(tokens, desc='Tokenizing')
@@ -233,7 +517,8 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     Returns:
         Tensor: `(b, t)`
     """
-    return pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=value)
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=value)
 
 
 # %% ../../nbs/tasks/24_batches.ipynb #ba-padded
@@ -250,7 +535,8 @@ def padded_tokens(
         dict[str, Tensor]: `input_ids` and `attention_mask`, `(b, t)`
     """
     mask = pad([[1] * len(r) for r in rows], 0)
-    return {'input_ids': pad(rows, tokenizer.pad_token_id), 'attention_mask': mask}
+    filler = tokenizer.pad_token_id or 0  # behind the mask, any token will do
+    return {'input_ids': pad(rows, filler), 'attention_mask': mask}
 
 
 # %% ../../nbs/tasks/24_batches.ipynb #batch-coll
