@@ -8,6 +8,9 @@ __all__ = [
     'FOUNDATION_MODEL',
     'ENCODER',
     'PACKAGED',
+    'LANGUAGE_MODELS',
+    'LOADED',
+    'SAYS_WHERE',
     'package_folder',
     'convert_gguf',
     'resolve',
@@ -15,7 +18,10 @@ __all__ = [
     'default_dtype',
     'quantisation',
     'default_device',
+    'listed_class',
     'model_class',
+    'place',
+    'refuse_missing',
     'load_foundation_model',
     'load_encoder',
     'load_tokenizer',
@@ -128,8 +134,22 @@ def resolve(name: str) -> str:
 
     Returns:
         str: What `from_pretrained` takes
+
+    Raises:
+        ValueError
     """
-    return str(PACKAGED[name]()) if name in PACKAGED else str(name)
+    text = str(name)
+    if not text.strip() or text == 'None':
+        raise ValueError(
+            'This model has no name, so nobody knows where its tokenizer is: load it with '
+            'load_foundation_model, or set its name_or_path to its folder or hub id.'
+        )
+    if Path(text).is_absolute() and not Path(text).exists():
+        raise ValueError(
+            f'There is no folder {text!r} (any more): name the folder where the model lies now, '
+            'or set the name_or_path of a model that has been loaded.'
+        )
+    return str(PACKAGED[text]()) if text in PACKAGED else text
 
 
 # %% ../nbs/04_assets.ipynb #2fc36b1e
@@ -215,6 +235,29 @@ def default_device() -> (
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 
+LANGUAGE_MODELS = ('AutoModelForCausalLM', 'AutoModelForMaskedLM', 'AutoModelForSeq2SeqLM')
+
+
+def listed_class(config: 'PretrainedConfig', auto: str) -> str | None:
+    """The class that this automatic class would make of a configuration
+
+    Args:
+        config: A transformers configuration
+        auto: One of `LANGUAGE_MODELS`
+
+    Returns:
+        str | None: None if there is none
+    """
+    import transformers
+
+    own = getattr(config, 'auto_map', None) or {}
+    if auto in own:
+        return str(own[auto]).rsplit('.', 1)[-1]
+    found = getattr(transformers, auto)._model_mapping.get(type(config), None)
+    return found.__name__ if found else None
+
+
+# %% ../nbs/04_assets.ipynb #assets-class
 def model_class(config: 'PretrainedConfig') -> str:
     """Which family of language models is this?
 
@@ -223,13 +266,67 @@ def model_class(config: 'PretrainedConfig') -> str:
 
     Returns:
         str: Name of one of transformers' automatic classes
+
+    Raises:
+        ValueError
     """
-    if config.is_encoder_decoder:
-        return 'AutoModelForSeq2SeqLM'
-    architecture = (config.architectures or [''])[0]
-    return (
-        'AutoModelForMaskedLM' if architecture.endswith('ForMaskedLM') else 'AutoModelForCausalLM'
+    causal, masked, seq2seq = LANGUAGE_MODELS
+    known = {auto: listed_class(config, auto) for auto in LANGUAGE_MODELS}
+    saved = (getattr(config, 'architectures', None) or [None])[0]
+    if getattr(config, 'is_encoder_decoder', False):
+        right = [seq2seq]
+    else:
+        named = [auto for auto in (causal, masked) if saved and known[auto] == saved]
+        first = causal if getattr(config, 'is_decoder', False) else masked
+        right = named or sorted((causal, masked), key=lambda auto: auto != first)
+    for auto in right:
+        if known[auto]:
+            return auto
+    raise ValueError(
+        f'{saved or type(config).__name__} is no language model that transformers knows (causal, '
+        'masked or sequence-to-sequence), and a prompt needs one.'
     )
+
+
+# %% ../nbs/04_assets.ipynb #assets-place
+LOADED: dict = {}  # Name of a model → what else says where it lies
+SAYS_WHERE = ('revision', 'subfolder', 'cache_dir', 'token', 'trust_remote_code')
+
+
+def place(name: str, settings: dict | None = None) -> dict:
+    """Where a model lies, beside its name
+
+    Args:
+        name: As it is loaded
+        settings: For `from_pretrained`; None: as it was loaded before
+
+    Returns:
+        dict: Those of `SAYS_WHERE`
+    """
+    if settings is not None:
+        LOADED[str(name)] = {k: v for k, v in settings.items() if k in SAYS_WHERE}
+    return LOADED.get(str(name), {})
+
+
+def refuse_missing(model, info: dict):
+    """Refuse a folder without all of the model's weights, with a `ValueError`
+
+    Args:
+        model: A transformers model that has just been loaded
+        info: What transformers says about it
+
+    Raises:
+        ValueError
+    """
+    weights = dict(model.named_parameters())
+    missing = sorted(name for name in info['missing_keys'] if name in weights)
+    if missing:
+        more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
+        raise ValueError(
+            f'{model.name_or_path} lacks weights of {type(model).__name__}, which would be drawn '
+            f'at random ({", ".join(missing[:3])}{more}): take a checkpoint that was saved with '
+            'its language-model head.'
+        )
 
 
 # %% ../nbs/04_assets.ipynb #assets-load
@@ -265,10 +362,13 @@ def load_foundation_model(
         kwargs.setdefault('attn_implementation', 'eager')
     if bits:
         kwargs |= {'quantization_config': quantisation(bits, dtype), 'device_map': {'': device}}
-    kind = getattr(transformers, model_class(transformers.AutoConfig.from_pretrained(folder)))
-    model = kind.from_pretrained(folder, dtype=dtype, **kwargs)
+    config = transformers.AutoConfig.from_pretrained(folder, **place(name_or_path, kwargs))
+    kind = getattr(transformers, model_class(config))
+    kwargs |= {'dtype': dtype, 'output_loading_info': True}
+    model, info = kind.from_pretrained(folder, **kwargs)
     model.config._name_or_path = model.name_or_path = str(name_or_path)
-    model = model if bits else model.to(device)
+    refuse_missing(model, info)
+    model = model if 'device_map' in kwargs else model.to(device)
     return model.requires_grad_(False).eval()
 
 
@@ -283,6 +383,9 @@ def load_encoder(name_or_path: str = ENCODER, device: str = None, **kwargs):
 
     Returns:
         A transformers model without a task head
+
+    Raises:
+        ValueError
     """
     from transformers import AutoModel
 
@@ -292,19 +395,26 @@ def load_encoder(name_or_path: str = ENCODER, device: str = None, **kwargs):
 
 
 # %% ../nbs/04_assets.ipynb #dded2068
-def load_tokenizer(name_or_path: str = FOUNDATION_MODEL, padding_side: str = 'left'):
+def load_tokenizer(name_or_path: str = FOUNDATION_MODEL, padding_side: str = 'left', **kwargs):
     """Load the tokenizer of a model
 
     Args:
         name_or_path: A packaged name, a hub id or a folder
         padding_side: `left` for causal models, `right` for encoders
+        **kwargs: Passed on to `from_pretrained`; default: from where the model came
 
     Returns:
         A transformers tokenizer that can pad
+
+    Raises:
+        ValueError
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve(name_or_path), padding_side=padding_side)
+    where = place(name_or_path) | kwargs
+    tokenizer = AutoTokenizer.from_pretrained(
+        resolve(name_or_path), padding_side=padding_side, **where
+    )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -321,6 +431,9 @@ def load_tokenizers(
 
     Returns:
         tuple: (tokenizer of the foundation model, tokenizer of the encoder or None)
+
+    Raises:
+        ValueError
     """
     tokenizer = load_tokenizer(name_or_path)
     if not encoder_name_or_path:

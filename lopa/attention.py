@@ -8,6 +8,7 @@ __all__ = [
     'LIMITS',
     'faulty_cudnn',
     'without_cudnn',
+    'evaluating',
     'first_place_changes',
     'asked',
     'looks_ahead',
@@ -55,6 +56,21 @@ def without_cudnn():
 
 
 # %% ../nbs/05_attention.ipynb #at-plain
+@contextmanager
+def evaluating(model: 'PreTrainedModel'):
+    """Within this context it is in evaluation mode; afterwards each module is as it was
+
+    Args:
+        model: A transformers model
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield model.eval()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 @torch.no_grad()
 def first_place_changes(model: 'PreTrainedModel') -> bool:
     """Does the first place of a row depend on its last token?
@@ -76,16 +92,13 @@ def asked(model: 'PreTrainedModel') -> bool:
         model: A transformers language model
 
     Returns:
-        bool: True if it could not be asked: in doubt, it keeps its mask
+        bool: True if it could not be asked: in doubt, it is not trusted
     """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        return first_place_changes(model.eval())
-    except Exception:
-        return True
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(model):
+        try:
+            return first_place_changes(model)
+        except Exception:
+            return True
 
 
 # %% ../nbs/05_attention.ipynb #at-plain-answers

@@ -4,13 +4,20 @@
 
 # %% auto #0
 __all__ = [
+    'AUTO',
+    'belongs',
     'task_type',
+    'refuse_peft',
+    'one_layer_in',
+    'unwrap',
     'wanted_positions',
     'only_at',
+    'picked',
     'token_loss',
     'first_position',
     'counts_positions',
     'position_ids',
+    'decoder_start',
     'decoder_input',
     'ask',
 ]
@@ -19,7 +26,7 @@ __all__ = [
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -30,8 +37,33 @@ from .attention import safe_kernels
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-
 # %% ../nbs/06_logits.ipynb #fd9e3310
+AUTO = {  # family → the class of transformers whose list of models decides
+    'CAUSAL_LM': 'AutoModelForCausalLM',
+    'MASKED_LM': 'AutoModelForMaskedLM',
+    'SEQ_2_SEQ_LM': 'AutoModelForSeq2SeqLM',
+}
+
+
+def belongs(base_model: 'PreTrainedModel', family: str) -> bool:
+    """Does transformers, or the author of the model's own code, list it in this family?
+
+    Args:
+        base_model: A transformers model
+        family: A key of `AUTO`
+    """
+    import transformers
+
+    config = base_model.config
+    listed = getattr(transformers, AUTO[family])._model_mapping
+    own = (getattr(config, 'auto_map', None) or {}).get(AUTO[family])
+    if own and str(own).endswith('.' + type(base_model).__name__):
+        return True
+    kinds = type(config).__mro__
+    return any(isinstance(base_model, listed.get(kind, ())) for kind in kinds)
+
+
+# %% ../nbs/06_logits.ipynb #logits-family
 def task_type(base_model: 'PreTrainedModel') -> str:
     """Tell the family of a language model
 
@@ -40,12 +72,92 @@ def task_type(base_model: 'PreTrainedModel') -> str:
 
     Returns:
         str: `CAUSAL_LM`, `MASKED_LM` or `SEQ_2_SEQ_LM`
-    """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as masked
 
-    if base_model.config.is_encoder_decoder:
-        return 'SEQ_2_SEQ_LM'
-    return 'MASKED_LM' if type(base_model).__name__ in masked.values() else 'CAUSAL_LM'
+    Raises:
+        ValueError
+    """
+    config = base_model.config
+    joined = bool(getattr(config, 'is_encoder_decoder', False))
+    right = [family for family in AUTO if (family == 'SEQ_2_SEQ_LM') == joined]
+    known = [family for family in right if belongs(base_model, family)]
+    if not known:
+        raise ValueError(
+            f'{type(base_model).__name__} has no language-model head that transformers knows '
+            '(causal, masked or sequence-to-sequence): load the model with load_foundation_model, '
+            'or as the class …ForCausalLM, …ForMaskedLM or …ForConditionalGeneration.'
+        )
+    if len(known) > 1:  # XLM
+        return 'CAUSAL_LM' if getattr(config, 'causal', False) else 'MASKED_LM'
+    return known[0]
+
+
+# %% ../nbs/06_logits.ipynb #logits-unwrap
+def refuse_peft(model: Any):
+    """Refuse PEFT's methods that work in the wrapper, not in the layers, with a `ValueError`
+
+    Args:
+        model: A `PeftModel`
+
+    Raises:
+        ValueError
+    """
+    for config in getattr(model, 'peft_config', {}).values():
+        alora = getattr(config, 'alora_invocation_tokens', None)
+        if config.is_prompt_learning or config.peft_type in ('XLORA', 'POLY') or alora:
+            raise ValueError(
+                f'{type(model).__name__} with {config.peft_type.value}: it works in the wrapper, '
+                'not in the layers, and a prompt cannot be put before it; bring a model with '
+                'LoRA or the like, or the foundation model itself.'
+            )
+
+
+def one_layer_in(model: Any) -> Any:
+    """Take one wrapper off
+
+    Args:
+        model: A wrapper
+
+    Returns:
+        Any: What it wraps; None if it is no wrapper that is known
+
+    Raises:
+        ValueError
+    """
+    if hasattr(model, 'peft_config') and hasattr(model, 'get_base_model'):
+        refuse_peft(model)
+        return model.get_base_model()
+    return getattr(model, '_orig_mod', None) or getattr(model, 'module', None)
+
+
+# %% ../nbs/06_logits.ipynb #logits-unwrap-b
+def unwrap(model: Any) -> 'PreTrainedModel':
+    """Find the transformers model inside
+
+    Args:
+        model: A transformers model, perhaps inside PEFT, `torch.compile`, `DataParallel`
+
+    Returns:
+        'PreTrainedModel': The transformers model itself
+
+    Raises:
+        ValueError
+    """
+    from transformers import PreTrainedModel
+
+    inner = model
+    while inner is not None and not isinstance(inner, PreTrainedModel):
+        if hasattr(inner, 'adapter_config'):
+            raise ValueError(
+                f'{type(inner).__name__} is an adapted model already: '
+                'bring the foundation model itself, its base_model.'
+            )
+        inner = one_layer_in(inner)
+    if inner is None:
+        raise ValueError(
+            f'base_model: received {type(model).__name__}, expected a transformers model, '
+            'or PEFT, torch.compile or DataParallel around one.'
+        )
+    return inner
 
 
 # %% ../nbs/06_logits.ipynb #5fd11e9e
@@ -74,17 +186,38 @@ def only_at(model: 'PreTrainedModel', index: Tensor):
     Args:
         model: A transformers model with a head
         index: Which hidden vectors the last layer gets to see, per row: `(b, k)`
+
+    Returns:
+        A list that is empty until the last layer has run
     """
+    ran: list = []
 
     def pick(module, args):
         "Take the wanted columns of the hidden vectors `(b, t, d)`"
+        ran.append(True)
         return (args[0].gather(1, index[..., None].expand(-1, -1, args[0].shape[-1])), *args[1:])
 
-    hook = model.get_output_embeddings().register_forward_pre_hook(pick)
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(pick) if head is not None else None
     try:
-        yield
+        yield ran
     finally:
-        hook.remove()
+        if hook is not None:
+            hook.remove()
+
+
+# %% ../nbs/06_logits.ipynb #logits-picked
+def picked(logits: Tensor, index: Tensor) -> Tensor:
+    """Pick logits at some positions
+
+    Args:
+        logits: All of them: `(b, t, vocabulary)`
+        index: Which are wanted, per row: `(b, k)`
+
+    Returns:
+        Tensor: `(b, k, vocabulary)`
+    """
+    return logits.gather(1, index[..., None].expand(-1, -1, logits.shape[-1]))
 
 
 # %% ../nbs/06_logits.ipynb #cbfa3d58
@@ -128,6 +261,9 @@ def counts_positions(model: 'PreTrainedModel') -> bool:
 
     Args:
         model: A transformers model
+
+    Raises:
+        ValueError
     """
     takes = 'position_ids' in inspect.signature(model.forward).parameters
     return takes and task_type(model) == 'CAUSAL_LM'
@@ -143,6 +279,9 @@ def position_ids(model: 'PreTrainedModel', mask: Tensor) -> dict:
 
     Returns:
         dict: `position_ids` `(b, t)`, for causal models that take them
+
+    Raises:
+        ValueError
     """
     if not counts_positions(model):
         return {}
@@ -150,6 +289,28 @@ def position_ids(model: 'PreTrainedModel', mask: Tensor) -> dict:
 
 
 # %% ../nbs/06_logits.ipynb #logits-dec
+def decoder_start(model: 'PreTrainedModel') -> int:
+    """The token with which a decoder begins, as transformers' `generate` finds it
+
+    Args:
+        model: A sequence-to-sequence model
+
+    Raises:
+        ValueError
+    """
+    about = (getattr(model, 'generation_config', None), model.config)
+    for name in ('decoder_start_token_id', 'bos_token_id'):
+        for config in about:
+            start = getattr(config, name, None)
+            if isinstance(start, int):
+                return start
+    raise ValueError(
+        f'{type(model).__name__} does not say with which token its decoder begins: '
+        'set model.config.decoder_start_token_id.'
+    )
+
+
+# %% ../nbs/06_logits.ipynb #logits-dec-b
 def decoder_input(model: 'PreTrainedModel', labels: Tensor | None, mask: Tensor) -> Tensor:
     """Begin an answer
 
@@ -160,10 +321,16 @@ def decoder_input(model: 'PreTrainedModel', labels: Tensor | None, mask: Tensor)
 
     Returns:
         Tensor: What its decoder reads: the answer, one place later, or only the start `(b, 1)`
+
+    Raises:
+        ValueError
     """
-    if labels is not None:
-        return model.prepare_decoder_input_ids_from_labels(labels)
-    return torch.full_like(mask[:, :1], model.config.decoder_start_token_id)
+    start = decoder_start(model)
+    if labels is None:
+        return torch.full_like(mask[:, :1], start)
+    padding = getattr(model.config.get_text_config(decoder=True), 'pad_token_id', None)
+    read = F.pad(labels[:, :-1], (1, 0), value=start)
+    return read.masked_fill(read == -100, padding or 0)
 
 
 # %% ../nbs/06_logits.ipynb #logits-ask
@@ -185,9 +352,12 @@ def ask(
 
     Returns:
         What `call` returns; with labels, `(b, k, vocabulary)` logits, a loss
+
+    Raises:
+        ValueError
     """
     family, mask = task_type(model), inputs.get('attention_mask')
-    where: AbstractContextManager = nullcontext()
+    where: AbstractContextManager = nullcontext(True)
     targets = labels
     if family == 'SEQ_2_SEQ_LM':
         answer = decoder_input(model, labels, inputs['attention_mask'])
@@ -195,8 +365,10 @@ def ask(
     elif labels is not None:
         index, targets = wanted_positions(labels, shift=int(family == 'CAUSAL_LM'))
         where = only_at(model, index)
-    with where, safe_kernels(model, mask is not None):
+    with where as ran, safe_kernels(model, mask is not None):
         out = call(**inputs)
+    if not ran:
+        out.logits = picked(out.logits, index)
     if targets is not None:
         out.loss = token_loss(out.logits, targets, num_items_in_batch)
     return out

@@ -6,9 +6,6 @@
 __all__ = [
     'FILLS_IN',
     'check_features',
-    'position_limit',
-    'check_length',
-    'too_long',
     'parameter_summary',
     'refuse_masked',
     'of_base',
@@ -55,16 +52,16 @@ from torch import Tensor, nn
 
 from .adapter import check_base, read_adapter, read_config, signature, trainable_names
 from .assets import load_tokenizer
-from .attention import looks_ahead
 from .encoders import OWN, Encoder, make_encoder, without_autocast
 from .hub import OnHub, adapter_folder
 from .layout import insert_prompt, insertion_point
-from .logits import ask, counts_positions, position_ids, task_type
+from .logits import ask, counts_positions, position_ids, task_type, unwrap
 from .prompts import METHODS, PromptConfig, start_vectors
 from .recompute import Checkpointed
+from .support import check_length, check_model, continues, token_embeddings
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 
 # %% ../nbs/13_model.ipynb #7868476e
@@ -93,63 +90,6 @@ def check_features(features: Tensor | None, rows: int, width: int | None) -> Ten
             f'{(rows, width)}: one row per text, from the encoder that this prompt was made for.'
         )
     return features
-
-
-# %% ../nbs/13_model.ipynb #04c23cce
-def position_limit(config: 'PretrainedConfig') -> int | None:
-    """The longest row that a foundation model can read
-
-    Args:
-        config: Configuration of the foundation model
-
-    Returns:
-        int | None: How many positions it has; None if there is no limit
-    """
-    limit = getattr(config, 'max_position_embeddings', None)
-    if limit is None or limit <= 0:  # XLNet says -1
-        return None
-    if 'roberta' in config.model_type:  # its table begins after the padding
-        return limit - config.pad_token_id - 1
-    return limit
-
-
-def check_length(m: int, t: int, config: 'PretrainedConfig', new: int = 0):
-    """Refuse a row that is longer than the foundation model's positions, with a `ValueError`
-
-    Args:
-        m: Length of the prompt
-        t: Length of the input
-        config: Configuration of the foundation model
-        new: Tokens to be generated
-
-    Raises:
-        ValueError
-    """
-    limit = position_limit(config)
-    if limit is not None and m + t + new > limit:
-        raise ValueError(too_long(m, t, new, limit))
-
-
-# %% ../nbs/13_model.ipynb #model-toolong
-def too_long(m: int, t: int, new: int, limit: int) -> str:
-    """Say that a row is too long
-
-    Args:
-        m: Length of the prompt
-        t: Length of the input
-        new: Tokens to be generated
-        limit: Positions that the foundation model has
-
-    Returns:
-        str: One sentence
-    """
-    parts = f'Prompt ({m}), input ({t}) and new tokens ({new})'
-    if not new:
-        parts = f'Prompt ({m}) and input ({t})'
-    return (
-        f'{parts} take {m + t + new} positions together, and the foundation model has {limit}: '
-        'shorten one of them.'
-    )
 
 
 # %% ../nbs/13_model.ipynb #model-summary
@@ -223,17 +163,17 @@ class AdaptedModel(OnHub, Checkpointed):
 
 # %% ../nbs/13_model.ipynb #2d12ea4b
 def freeze(base_model: 'PreTrainedModel') -> 'PreTrainedModel':
-    """Freeze a foundation model; ask a causal one whether it looks ahead, before any compilation
+    """Freeze a foundation model, and ask once whether a prompt can stand before it
 
     Args:
         base_model: Causal, masked or sequence-to-sequence; it changes
 
     Returns:
-        'PreTrainedModel': The same, in evaluation mode
+        'PreTrainedModel': The transformers model inside, in evaluation mode
     """
+    base_model = unwrap(base_model)
     base_model.requires_grad_(False).eval()
-    if task_type(base_model) == 'CAUSAL_LM':
-        looks_ahead(base_model)
+    check_model(base_model)  # before any compilation
     return base_model
 
 
@@ -383,7 +323,7 @@ def embed_text(model: 'PromptedInput', input_ids: Tensor, mask: Tensor, end: Ten
     Returns:
         Tensor: Input embeddings X_e: `(b, t, d)`
     """
-    embeds = model.base_model.get_input_embeddings()(input_ids)
+    embeds = token_embeddings(model.base_model, input_ids)
     if not hasattr(model.generator, 'update'):
         return embeds
     columns = torch.arange(mask.shape[1], device=mask.device)
@@ -427,7 +367,7 @@ def lay_out(
     at, end = place_prompt(model, mask, labels)
     text = embed_text(model, input_ids, mask, end)  # (b, t, d)
     prompt = soft_prompt(model, len(input_ids), **instance).to(text.dtype)  # (b, m, d)
-    check_length(prompt.shape[1], input_ids.shape[1], model.base_model.config, new)
+    check_length(prompt.shape[1], input_ids.shape[1], model.base_model, new)
     side = padding or ('keep' if model.task_type == 'CAUSAL_LM' else 'right')
     moving = None if model.task_type == 'SEQ_2_SEQ_LM' else labels
     x, wide, moved, q = insert_prompt(prompt, text, mask, at, moving, side, align)
@@ -487,7 +427,7 @@ def reads_text_first(model: 'PromptModel') -> bool:
         return False
     if base_model.config._attn_implementation != 'eager':
         return False
-    return counts_positions(base_model) and not looks_ahead(base_model)  # the second counts on
+    return counts_positions(base_model) and continues(base_model)  # the second pass counts on
 
 
 # %% ../nbs/13_model.ipynb #model-two
@@ -574,9 +514,7 @@ def ask_in_one_pass(
     if causal:
         more['use_cache'] = False
     if not asked:
-        more |= position_ids(base_model, wide)
-    if not asked or looks_ahead(base_model):
-        more['attention_mask'] = wide
+        more |= {'attention_mask': wide} | position_ids(base_model, wide)
     return ask(base_model, base_model, labels, num_items_in_batch, **more)
 
 
@@ -881,7 +819,7 @@ def build(base_model: 'PreTrainedModel', config: PromptConfig, start: Tensor) ->
     method: Any = METHODS[config.method]
     name = config.encoder_name_or_path
     encoder: Any = None
-    base_model.requires_grad_(False)
+    base_model = freeze(base_model)
     if method.uses_instance and name:
         encoder = make_encoder(name, base_model, config.encoder_pooling, config.train_encoder)
         config = replace(config, feature_width=encoder.width)
@@ -908,7 +846,13 @@ def get_prompt_model(base_model: 'PreTrainedModel', config: PromptConfig) -> Pro
     Raises:
         ValueError
     """
+    base_model = freeze(base_model)
     words = config.init.startswith('text:')
     tokenizer = load_tokenizer(str(base_model.name_or_path)) if words else None
-    table: Any = base_model.get_input_embeddings().weight
-    return build(base_model, config, start_vectors(config, table, tokenizer))
+    table: Any = base_model.get_input_embeddings()
+
+    def embed(ids):  # as the model sees them: the module is called, and may scale its rows
+        return table(ids.to(table.weight.device)[None])[0]
+
+    start = start_vectors(config, embed, len(table.weight), tokenizer)
+    return build(base_model, config, start)

@@ -24,6 +24,8 @@ __all__ = [
     'check_encoder',
     'check_config',
     'PromptConfig',
+    'vocabulary_sample',
+    'text_tokens',
     'start_vectors',
 ]
 
@@ -422,13 +424,62 @@ class PromptConfig:
         check_config(self)
 
 
+# %% ../nbs/08_prompts.ipynb #start-sample
+def vocabulary_sample(embed: Callable, size: int, m: int) -> Tensor:
+    """Draw words; rows of zeros come last
+
+    Args:
+        embed: Token ids `(n,)` → their vectors: `(n, d)`
+        size: Rows of the vocabulary
+        m: Vectors that are wanted
+
+    Returns:
+        Tensor: Vectors of m different words: `(m, d)`, 32 bits
+
+    Raises:
+        ValueError
+    """
+    if m > size:
+        says = f'num_virtual_tokens: received {m}, more than the {size} rows of the vocabulary'
+        raise ValueError(f"{says}; init='normal' draws as many vectors as you like.")
+    drawn = embed(torch.randperm(size)[: 2 * m]).float()
+    return drawn[drawn.any(1).int().argsort(descending=True, stable=True)[:m]]
+
+
+def text_tokens(config: PromptConfig, size: int, tokenizer: Any) -> Tensor:
+    """The words of a text
+
+    Args:
+        config: Its `init` and `num_virtual_tokens` are used
+        size: Rows of the vocabulary
+        tokenizer: The foundation model's
+
+    Returns:
+        Tensor: Ids, repeated or cut to m: `(m,)`
+
+    Raises:
+        ValueError
+    """
+    if tokenizer is None:
+        raise ValueError(f"init: {config.init!r} needs the foundation model's tokenizer.")
+    ids = tokenizer(config.init.removeprefix('text:'), add_special_tokens=False).input_ids
+    if not ids or max(ids) >= size:
+        found = f'token {max(ids)} of a vocabulary of {size}' if ids else 'no token'
+        raise ValueError(f'init: received {config.init!r}, which has {found}; take another text.')
+    return torch.tensor([ids[i % len(ids)] for i in range(config.num_virtual_tokens)]).long()
+
+
 # %% ../nbs/08_prompts.ipynb #ad1a4c1b
-def start_vectors(config: PromptConfig, table: Tensor, tokenizer: Any = None) -> Tensor:
+@torch.no_grad()
+def start_vectors(
+    config: PromptConfig, embed: Callable, size: int, tokenizer: Any = None
+) -> Tensor:
     """First vectors of a prompt
 
     Args:
         config: Its `init` and `num_virtual_tokens` are used
-        table: The foundation model's input embeddings: `(vocabulary, d)`
+        embed: Token ids `(n,)` → their vectors, as the model sees them: `(n, d)`
+        size: Rows of the vocabulary
         tokenizer: For `text:…` only
 
     Returns:
@@ -437,18 +488,11 @@ def start_vectors(config: PromptConfig, table: Tensor, tokenizer: Any = None) ->
     Raises:
         ValueError
     """
-    m, known = config.num_virtual_tokens, len(table)
-    if m > known:
-        says = f'num_virtual_tokens: received {m}'
-        raise ValueError(f'{says}, more than the {known} rows of the vocabulary.')
-    if config.init in ('normal', 'zeros'):  # drawn for both: what is drawn next stays the same
-        drawn = torch.randn(m, table.shape[1], device=table.device)
-        return drawn * (config.init == 'normal')
+    m = config.num_virtual_tokens
     if config.init == 'vocab':
-        rows = torch.randperm(known)[:m]
-    elif tokenizer is None:
-        raise ValueError(f"init: {config.init!r} needs the foundation model's tokenizer.")
-    else:
-        ids = tokenizer(config.init.removeprefix('text:'), add_special_tokens=False).input_ids
-        rows = torch.tensor([ids[i % len(ids)] for i in range(m)], dtype=torch.long)
-    return table[rows.to(table.device)].float()
+        return vocabulary_sample(embed, size, m)
+    if config.init.startswith('text:'):
+        return embed(text_tokens(config, size, tokenizer)).float()
+    word = embed(torch.zeros(1, dtype=torch.long))  # (1, d): any word says how wide, and where
+    drawn = torch.randn(m, word.shape[1], device=word.device)  # for both: what is drawn next
+    return drawn * (config.init == 'normal')  # stays the same

@@ -1,6 +1,8 @@
 "Laws that hold for all sizes and numbers"
 
+import pytest
 import torch
+import transformers as tf
 from helpers import FEATURES, few, prompted
 from hypothesis import given
 from hypothesis import strategies as st
@@ -190,6 +192,45 @@ def test_begins_at_the_start_vectors(llama, gate, training, scale, seed):
     table = llama.get_input_embeddings().weight
     assert (z[0, :, None] - table).abs().amax(2).amin(1).max() < 1e-6
     assert len(torch.unique(z[0], dim=0)) == len(z[0])
+
+
+SCALED = {  # families that multiply a word's row on the way in
+    'Gemma3': dict(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    ),
+    'Bart': dict(
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        scale_embedding=True,
+        decoder_start_token_id=2,
+    ),
+    'XGLM': dict(d_model=32, num_layers=2, attention_heads=2, ffn_dim=64, scale_embedding=True),
+}
+
+
+@pytest.mark.parametrize('family', SCALED)
+def test_begins_where_the_model_sees_words(family):
+    "And not at the bare rows of the table, which are too short by the root of the width"
+    kind = 'TextConfig' if family == 'Gemma3' else 'Config'
+    config = getattr(tf, family + kind)(vocab_size=100, **SCALED[family])
+    of = 'ForConditionalGeneration' if family == 'Bart' else 'ForCausalLM'
+    base = getattr(tf, family + of)(config)
+    seen = base.get_input_embeddings()(torch.arange(100)[None])[0]
+    rows = base.get_input_embeddings().weight
+    assert seen.norm() / rows.norm() > 5
+    model = prompted(base, 'pt', shaken=False)
+    near = (model.prompt(1)[0, :, None] - seen).abs().amax(2).amin(1)
+    assert near.max() < 1e-6
 
 
 @few

@@ -1,6 +1,7 @@
 "Laws of the method's parts, by exact small numbers; fast, and what `make mutants` runs"
 
 import math
+from types import SimpleNamespace as NS
 
 import pytest
 import torch
@@ -397,7 +398,7 @@ TABLE = torch.randn(50, 6, dtype=torch.bfloat16)
 
 def first(init, m=5, tokenizer=None, table=TABLE):
     config = PromptConfig(num_virtual_tokens=m, init=init)
-    vectors = start_vectors(config, table, tokenizer)
+    vectors = start_vectors(config, table.__getitem__, len(table), tokenizer)
     assert vectors.shape == (m, table.shape[1]) and vectors.dtype == torch.float32
     return vectors
 
@@ -430,6 +431,25 @@ def test_more_vectors_than_words():
     with pytest.raises(ValueError) as e:
         first('vocab', 51)
     one_sentence(e.value, 'num_virtual_tokens', 51, 50)
+
+
+@pytest.mark.parametrize('init', ['normal', 'zeros'])
+def test_more_vectors_than_words_that_are_none(init):
+    assert len(first(init, 51)) == 51
+
+
+def test_a_sample_leaves_out_the_padding_row():
+    table = torch.cat([torch.zeros(1, 6), torch.randn(9, 6)])
+    for _ in range(20):
+        assert first('vocab', 9, table=table).any(1).all()
+    assert first('vocab', 10, table=table).any(1).tolist() == 9 * [True] + [False]
+
+
+@pytest.mark.parametrize(('ids', 'found'), [([], 'no token'), ([7, 50], 'token 50')])
+def test_a_text_without_words_of_the_model(ids, found):
+    with pytest.raises(ValueError) as e:
+        first('text: ', 5, lambda *_, **__: NS(input_ids=ids))
+    one_sentence(e.value, "'text: '", found)
 
 
 def test_features_are_the_width_of_the_heads():

@@ -61,6 +61,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ..assets import model_class, resolve
 from ..baselines import BaselineConfig, BaselineModel, adapt_model
 from ..encoders import OWN, Encoder
+from ..logits import ask
 from ..model import PromptModel
 from ..prompts import METHODS, PromptConfig
 from ..train import Recipe, parameter_groups
@@ -683,10 +684,13 @@ def old_layout() -> Iterator[None]:
     Returns:
         Iterator[None]: A context
     """
-    with (
-        patch('lopa.model.looks_ahead', lambda model: True),
-        patch('lopa.baselines.looks_ahead', lambda model: True),
-    ):
+
+    def masked(call, model, *args, **inputs):
+        text = inputs.get('input_ids', inputs.get('inputs_embeds'))
+        mask = {'attention_mask': text.new_ones(text.shape[:2], dtype=torch.long)}
+        return ask(call, model, *args, **mask | inputs)
+
+    with patch('lopa.model.ask', masked), patch('lopa.baselines.ask', masked):
         yield
 
 
