@@ -9,6 +9,7 @@ __all__ = [
     'CONFIG_FILE',
     'WEIGHTS_FILE',
     'MARKS',
+    'NAMELESS',
     'TRAINER_FILE',
     'SAID',
     'OTHER_TENSORS',
@@ -582,6 +583,9 @@ def read_config(about: dict, kind: type, folder: str | Path) -> Any:
 
 
 # %% ../nbs/10_adapter.ipynb #2f17dc12
+NAMELESS = 'a model without a name'  # one that was not loaded from anywhere
+
+
 def check_base(about: dict, mine: dict, folder: str | Path, name: str):
     """Refuse an adapter that was made for another foundation model, with a `ValueError`
 
@@ -597,11 +601,14 @@ def check_base(about: dict, mine: dict, folder: str | Path, name: str):
     theirs = about['base_model']
     if same_model(mine, theirs):
         return
-    described = [f'({s["model_type"]}, width {s["width"]})' for s in (theirs, mine)]
+    names = [repr(n) if n else NAMELESS for n in (about['base_model_name_or_path'], name)]
+    parts = (
+        f'{n} ({s["model_type"]}, width {s["width"]})'
+        for n, s in zip(names, (theirs, mine), strict=True)
+    )
     raise ValueError(
-        f'{folder}: the adapter was made for {about["base_model_name_or_path"]!r} '
-        f'{described[0]}, received {name!r} {described[1]}, whose weights differ: '
-        'load the foundation model it was made for.'
+        f'{folder}: the adapter was made for {next(parts)}, received {next(parts)}, whose weights '
+        'differ: load the foundation model it was made for.'
     )
 
 

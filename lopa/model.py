@@ -867,6 +867,8 @@ def forward(
         out = ask_in_two_passes(*batch, **instance)
     else:
         out = ask_in_one_pass(*batch, types, how, **instance)
+    if labels is not None:
+        out.move_to_end('loss', last=False)  # out[0] is the loss, as from transformers
     return out.to_tuple() if return_dict is False else out
 
 
