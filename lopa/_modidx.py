@@ -285,6 +285,7 @@ d = {
             'lopa.baselines.adapt_model': ('baselines.html#adapt_model', 'lopa/baselines.py'),
             'lopa.baselines.add_adapter': ('baselines.html#add_adapter', 'lopa/baselines.py'),
             'lopa.baselines.arranged': ('baselines.html#arranged', 'lopa/baselines.py'),
+            'lopa.baselines.as_asked': ('baselines.html#as_asked', 'lopa/baselines.py'),
             'lopa.baselines.baseline_forward': (
                 'baselines.html#baseline_forward',
                 'lopa/baselines.py',
@@ -296,6 +297,7 @@ d = {
             'lopa.baselines.baseline_state': ('baselines.html#baseline_state', 'lopa/baselines.py'),
             'lopa.baselines.called': ('baselines.html#called', 'lopa/baselines.py'),
             'lopa.baselines.check_baseline': ('baselines.html#check_baseline', 'lopa/baselines.py'),
+            'lopa.baselines.check_others': ('baselines.html#check_others', 'lopa/baselines.py'),
             'lopa.baselines.check_prefix': ('baselines.html#check_prefix', 'lopa/baselines.py'),
             'lopa.baselines.check_rows': ('baselines.html#check_rows', 'lopa/baselines.py'),
             'lopa.baselines.check_scale': ('baselines.html#check_scale', 'lopa/baselines.py'),
@@ -307,6 +309,7 @@ d = {
                 'lopa/baselines.py',
             ),
             'lopa.baselines.fit_model': ('baselines.html#fit_model', 'lopa/baselines.py'),
+            'lopa.baselines.fit_types': ('baselines.html#fit_types', 'lopa/baselines.py'),
             'lopa.baselines.foundation_model': (
                 'baselines.html#foundation_model',
                 'lopa/baselines.py',
@@ -348,7 +351,6 @@ d = {
             'lopa.baselines.prefix_shape': ('baselines.html#prefix_shape', 'lopa/baselines.py'),
             'lopa.baselines.put_together': ('baselines.html#put_together', 'lopa/baselines.py'),
             'lopa.baselines.rounding': ('baselines.html#rounding', 'lopa/baselines.py'),
-            'lopa.baselines.row_mask': ('baselines.html#row_mask', 'lopa/baselines.py'),
             'lopa.baselines.stack_rows': ('baselines.html#stack_rows', 'lopa/baselines.py'),
             'lopa.baselines.take_baseline_state': (
                 'baselines.html#take_baseline_state',

@@ -16,6 +16,8 @@ __all__ = [
     'HAS_ADAPTER',
     'PEFTS',
     'MIXES',
+    'TAKEN',
+    'TYPES',
     'NO_EMBEDS',
     'check_scale',
     'check_targets',
@@ -59,10 +61,12 @@ __all__ = [
     'is_in_front',
     'length_in_front',
     'length_in_input',
-    'row_mask',
     'check_rows',
+    'check_others',
+    'fit_types',
     'arranged',
     'placed_labels',
+    'as_asked',
     'precision',
     'called',
     'writes_from_embeddings',
@@ -93,9 +97,15 @@ from torch.nn import functional as F
 from lopa.model import (
     AdaptedModel,
     PromptModel,
+    about_instance,
+    check_batch,
+    counted,
     get_prompt_model,
     new_tokens,
     refuse_masked,
+    refuse_settings,
+    setting,
+    token_types,
 )
 from lopa.support import (
     answer,
@@ -400,9 +410,11 @@ def prefix_shape(base_model: 'PreTrainedModel') -> dict:
         layers = kept_layers(base_model, torch.arange(2))
     except Exception as e:
         raise ValueError(f'prefix: {name} {NO_KEYS}') from e
-    kept = [getattr(layer, side, None) for layer in layers for side in ('keys', 'values')]
-    shapes = {tuple(x.shape) if isinstance(x, Tensor) else None for x in kept}
-    if len(shapes) != 1 or None in shapes or len(kept[0].shape) != 4:
+    kept: list[Any] = [
+        getattr(layer, side, None) for layer in layers for side in ('keys', 'values')
+    ]
+    shapes = {tuple(x.shape) if isinstance(x, Tensor) else () for x in kept}
+    if [len(shape) for shape in shapes] != [4]:
         raise ValueError(f'prefix: {name} {NO_KEYS}')
     _, heads, _, width = kept[0].shape
     return {'num_layers': len(layers), 'num_attention_heads': heads, 'token_dim': heads * width}
@@ -999,31 +1011,6 @@ MIXES = (
 )
 
 
-def row_mask(input_ids: Tensor, mask: Tensor | None) -> Tensor:
-    """Refuse rows or masks of the wrong shape, with a `ValueError`
-
-    Args:
-        input_ids: Tokens: `(b, t)`
-        mask: True or 1 for a token: `(b, t)`; None: all are
-
-    Returns:
-        Tensor: Whole numbers: `(b, t)`
-
-    Raises:
-        ValueError
-    """
-    if input_ids.ndim != 2:
-        says = f'input_ids: received shape {tuple(input_ids.shape)}'
-        raise ValueError(f'{says}, expected (rows, tokens).')
-    if mask is None:
-        return torch.ones_like(input_ids)
-    if mask.shape != input_ids.shape:
-        says = f'attention_mask: received shape {tuple(mask.shape)}'
-        raise ValueError(f'{says}, expected that of input_ids, {tuple(input_ids.shape)}.')
-    return mask.long()
-
-
-# %% ../nbs/14_baselines.ipynb #base-rows
 def check_rows(model: 'BaselineModel', mask: Tensor, new: int = 0):
     """Refuse rows that are too long, or that have to be padded and cannot, with a `ValueError`
 
@@ -1042,8 +1029,53 @@ def check_rows(model: 'BaselineModel', mask: Tensor, new: int = 0):
         raise ValueError(f'{type(model.base_model).__name__} {MIXES}')
 
 
+# %% ../nbs/14_baselines.ipynb #base-rows
+TAKEN = 'input_ids, attention_mask, labels, token_type_ids, num_items_in_batch and return_dict'
+TYPES = 'neither a prefix nor generation goes together with types of tokens; leave them out.'
+
+
+def check_others(others: dict):
+    """Refuse what would have no effect, but for features: a method need not look at the instance
+
+    Args:
+        others: Arguments of a call: name → value
+
+    Raises:
+        ValueError
+    """
+    given = {name for name, value in others.items() if value is not None and value is not False}
+    unread = sorted(given - set(about_instance(None, None, None)))
+    if unread:
+        raise ValueError(f'forward: received {", ".join(unread)}, expected {TAKEN}.')
+
+
+def fit_types(
+    model: 'BaselineModel', types: Tensor | None, input_ids: Tensor, generates: bool = False
+) -> Tensor | None:
+    """Take types of tokens, if they can have an effect; else refuse them with a `ValueError`
+
+    Args:
+        model: An adapted model
+        types: From a tokenizer: `(b, t)`
+        input_ids: Tokens: `(b, t)`
+        generates: Is it about to generate?
+
+    Returns:
+        Tensor | None: The same; None if the foundation model has no use for them
+
+    Raises:
+        ValueError
+    """
+    types = token_types(model, types, input_ids)
+    if types is not None and (generates or model.adapter_config.method == 'prefix'):
+        raise ValueError(f'token_type_ids: {TYPES}')
+    return types
+
+
 # %% ../nbs/14_baselines.ipynb #base-inputs
-def arranged(model: 'BaselineModel', input_ids: Tensor, mask: Tensor, side: str) -> tuple:
+def arranged(
+    model: 'BaselineModel', input_ids: Tensor, mask: Tensor, side: str, types: Tensor | None = None
+) -> tuple:
     """Rows with their padding on one side, P-tuning's prompt before them
 
     Args:
@@ -1051,19 +1083,23 @@ def arranged(model: 'BaselineModel', input_ids: Tensor, mask: Tensor, side: str)
         input_ids: Tokens: `(b, t)`
         mask: 1 for a token and 0 for padding: `(b, t)`
         side: Where padding goes
+        types: Types of tokens: `(b, t)`
 
     Returns:
         tuple: (arguments of the foundation model, order in which columns are read)
     """
     m = length_in_input(model)
     order, wide = inner_order(mask, mask.argmax(1), m, side)
+    more = {'attention_mask': wide}
+    if types is not None:
+        more['token_type_ids'] = F.pad(types, (m, 0)).gather(1, order)
     if not m:
-        return {'input_ids': input_ids.gather(1, order), 'attention_mask': wide}, order
+        return {'input_ids': input_ids.gather(1, order), **more}, order
     text = token_embeddings(model.base_model, input_ids)  # (b, t, d)
     prompt = model.model.get_prompt(batch_size=len(input_ids)).to(text)  # (b, m, d)
     columns = order[..., None].expand(-1, -1, text.shape[-1])
     x = torch.cat([prompt, text], 1).gather(1, columns)
-    return {'inputs_embeds': x, 'attention_mask': wide}, order
+    return {'inputs_embeds': x, **more}, order
 
 
 # %% ../nbs/14_baselines.ipynb #base-placed
@@ -1080,17 +1116,30 @@ def placed_labels(
 
     Returns:
         Tensor | None: Labels in the columns that the foundation model sees
-
-    Raises:
-        ValueError
     """
     if labels is None or model.task_type == 'SEQ_2_SEQ_LM':
         return labels
     wide = F.pad(labels, (length_in_input(model), 0), value=-100)
-    if wide.shape != order.shape:
-        says = f'labels: received shape {tuple(labels.shape)}'
-        raise ValueError(f'{says}, expected a label for each of the input_ids.')
     return wide.gather(1, order).masked_fill(mask == 0, -100)
+
+
+def as_asked(out: Any, order: Tensor | None, labelled: bool, return_dict: bool | None) -> Any:
+    """Put logits back into the columns of the input, and the loss first
+
+    Args:
+        out: Transformers' record
+        order: In which columns were read; None: logits stand where they should
+        labelled: Is there a loss?
+        return_dict: False: a tuple
+
+    Returns:
+        Any: The same, or a tuple
+    """
+    if order is not None:
+        out.logits = out.logits.gather(1, order.argsort(1)[..., None].expand_as(out.logits))
+    if labelled:
+        out.move_to_end('loss', last=False)  # out[0] is the loss, as from transformers
+    return out.to_tuple() if return_dict is False else out
 
 
 # %% ../nbs/14_baselines.ipynb #base-forward
@@ -1147,15 +1196,18 @@ def writes_from_embeddings(base_model: 'PreTrainedModel') -> bool:
 
 
 # %% ../nbs/14_baselines.ipynb #base-writing-c
-def check_writing(model: 'BaselineModel'):
-    """Refuse P-tuning where a model loses the prompt while it generates, with a `ValueError`
+def check_writing(model: 'BaselineModel', settings: dict):
+    """Refuse settings that know nothing of a prompt, and models that lose it, with a `ValueError`
 
     Args:
         model: It is about to generate
+        settings: What `generate` was given
 
     Raises:
         ValueError
     """
+    if is_in_front(model):
+        refuse_settings(model, settings)
     if not length_in_input(model) or model.task_type != 'CAUSAL_LM':
         return
     if model.writes is None:
@@ -1172,6 +1224,9 @@ def baseline_forward(
     attention_mask: Tensor | None = None,
     labels: Tensor | None = None,
     num_items_in_batch: Any = None,
+    token_type_ids: Tensor | None = None,
+    return_dict: bool | None = None,
+    **others: Any,
 ) -> Any:
     """With labels, the loss and logits where they stand `(b, k, vocabulary)`; else all logits
 
@@ -1181,6 +1236,9 @@ def baseline_forward(
         attention_mask: 1 for a token and 0 for padding: `(b, t)`
         labels: Labels, -100 where there is none: `(b, t)`
         num_items_in_batch: Divide the loss by this, not by the number of labels
+        token_type_ids: For a foundation model that knows them: `(b, t)`
+        return_dict: False: a tuple in the place of transformers' record
+        **others: Features, which are not looked at
 
     Returns:
         Any: Transformers' output
@@ -1188,22 +1246,21 @@ def baseline_forward(
     Raises:
         ValueError
     """
-    mask, base_model = row_mask(input_ids, attention_mask), model.base_model
+    check_others(others)
+    mask = check_batch(model, input_ids, attention_mask, labels)
     check_rows(model, mask)
-    inputs, order = arranged(model, input_ids, mask, 'right')
+    types = fit_types(model, token_type_ids, input_ids)
+    inputs, order = arranged(model, input_ids, mask, 'right', types)
     placed = placed_labels(model, labels, inputs['attention_mask'], order)
-    rule: Any = nullcontext()
+    prefix = model.adapter_config.method == 'prefix'
     if model.task_type == 'CAUSAL_LM':
         del inputs['attention_mask']  # what stands on the right is not seen
-        prefix = model.adapter_config.method == 'prefix'
-        rule = without_mask(base_model) if prefix else rule
         inputs |= {} if prefix else {'use_cache': False}
+    rule: Any = without_mask(model.base_model) if prefix else nullcontext()
     with precision(model), rule:
-        out = ask(called(model), base_model, placed, num_items_in_batch, **inputs)
-    if labels is None and model.task_type != 'SEQ_2_SEQ_LM':
-        back = order.argsort(1)[..., None].expand_as(out.logits)
-        out.logits = out.logits.gather(1, back)  # where the tokens came
-    return out
+        out = ask(called(model), model.base_model, placed, num_items_in_batch, **inputs)
+    moved = labels is None and model.task_type != 'SEQ_2_SEQ_LM'
+    return as_asked(out, order if moved else None, labels is not None, return_dict)
 
 
 # %% ../nbs/14_baselines.ipynb #base-gen
@@ -1232,7 +1289,11 @@ def write_rows(
 # %% ../nbs/14_baselines.ipynb #base-gen-f
 @torch.no_grad()
 def baseline_generate(
-    model: 'BaselineModel', input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    model: 'BaselineModel',
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    token_type_ids: Tensor | None = None,
+    **kwargs: Any,
 ) -> Any:
     """Continue each row
 
@@ -1240,6 +1301,7 @@ def baseline_generate(
         model: An adapted model
         input_ids: Tokens: `(b, t)`, padded on either side
         attention_mask: 1 for a token and 0 for padding: `(b, t)`
+        token_type_ids: Refused if the foundation model knows them: `(b, t)`
         **kwargs: What transformers' `generate` takes
 
     Returns:
@@ -1249,14 +1311,19 @@ def baseline_generate(
         ValueError
     """
     refuse_masked(model)
-    mask = row_mask(input_ids, attention_mask)
+    asked: Any = model
+    mask = check_batch(model, input_ids, attention_mask)
+    fit_types(model, token_type_ids, input_ids, generates=True)
     if not mask.any(1).all():
         raise ValueError('generate: received a row without tokens, expected at least one in each.')
-    check_rows(model, mask, new_tokens(kwargs) or 1)
-    check_writing(model)
-    side = 'left' if model.task_type == 'CAUSAL_LM' else 'right'
-    filler = getattr(model.base_model.generation_config, 'pad_token_id', None) or 0
-    write = lambda ids, kept: write_rows(model, ids, kept, side, **kwargs)
+    side, new, settings = 'right', 1, kwargs
+    if model.task_type == 'CAUSAL_LM':
+        side, new = 'left', new_tokens(model, kwargs, input_ids.shape[1])
+        settings = counted(asked, kwargs, input_ids.shape[1]) | {'max_new_tokens': new}
+    check_rows(model, mask, new)
+    check_writing(model, kwargs)
+    filler = setting(model, kwargs, 'pad_token_id') or 0
+    write = lambda ids, kept: write_rows(model, ids, kept, side, **settings)
     alike = is_in_front(model) or model.mixes_padding
     with precision(model):
         return generate_rows(write, input_ids, mask, alike, side, filler)
@@ -1264,29 +1331,24 @@ def baseline_generate(
 
 # %% ../nbs/14_baselines.ipynb #base-load
 def load_baseline(
-    cls: Any,
-    base_model: 'PreTrainedModel',
-    folder: str | Path,
-    revision: str | None = None,
-    token: str | bool | None = None,
+    kind: Any, base_model: 'PreTrainedModel', folder: str | Path, **where: Any
 ) -> 'BaselineModel':
     """The model that was saved, made from the foundation model it was made for
 
     Args:
-        cls: `BaselineModel`, or a class made from it
+        kind: The class that is wanted: `BaselineModel`, or one of the reader's made of it
         base_model: The foundation model it was made for; it changes
         folder: Written by `save_pretrained`, a checkpoint, or a hub id
-        revision: Branch, tag or commit on the hub
-        token: Access token of the hub
+        **where: `revision`, `token`, …: as in `adapter_folder`
 
     Returns:
         'BaselineModel': As it was saved
     """
-    path, base_model = adapter_folder(folder, revision, token), unwrap(base_model)
+    path, base_model = adapter_folder(folder, **where), unwrap(base_model)
     about, _ = read_adapter(path)
     config = read_config(about, BaselineConfig, path)
     check_base(about, signature(base_model), path, str(base_model.name_or_path))
-    model = cls(base_model, config)
+    model = kind(base_model, config)
     model.load_pretrained(path)
     return model
 
@@ -1295,7 +1357,7 @@ def load_baseline(
 class BaselineModel(Baseline):
     "A foundation model, adapted by PEFT or trained as a whole"
 
-    writes = None  # does it generate from embeddings? Asked when it first does
+    writes: bool | None = None  # does it generate from embeddings? Asked when it first does
     in_front = property(is_in_front)
     prompt_length = property(length_in_front)
 
@@ -1323,17 +1385,20 @@ def adapt_model(
 
 
 # %% ../nbs/14_baselines.ipynb #e09bdfdc
-def load_adapted(base_model: 'PreTrainedModel', folder: str | Path) -> PromptModel | BaselineModel:
+def load_adapted(
+    base_model: 'PreTrainedModel', folder: str | Path, **where: Any
+) -> PromptModel | BaselineModel:
     """Load an adapter of any method
 
     Args:
         base_model: The foundation model that the adapter was made for
         folder: Written by `save_pretrained`, or a hub id
+        **where: `revision`, `token`, …: as in `adapter_folder`
 
     Returns:
         PromptModel | BaselineModel: As it was saved
     """
-    folder = adapter_folder(folder)
-    about, _ = read_adapter(folder)
+    path = adapter_folder(folder, **where)
+    about, _ = read_adapter(path)
     kind: Any = BaselineModel if about['config']['method'] in BASELINES else PromptModel
-    return kind.from_pretrained(base_model, folder)
+    return kind.from_pretrained(base_model, path)
