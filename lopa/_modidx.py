@@ -768,6 +768,12 @@ d = {
             ),
             'lopa.factorize.head': ('factorize.html#head', 'lopa/factorize.py'),
             'lopa.factorize.low_rank': ('factorize.html#low_rank', 'lopa/factorize.py'),
+            'lopa.factorize.published_heads': (
+                'factorize.html#published_heads',
+                'lopa/factorize.py',
+            ),
+            'lopa.factorize.published_phm': ('factorize.html#published_phm', 'lopa/factorize.py'),
+            'lopa.factorize.uniform_bias': ('factorize.html#uniform_bias', 'lopa/factorize.py'),
         },
         'lopa.figures.axes': {
             'lopa.figures.axes._at': ('figures/axes.html#_at', 'lopa/figures/axes.py'),
@@ -1823,8 +1829,16 @@ d = {
             'lopa.prompts.IDPG.__init__': ('prompts.html#idpg.__init__', 'lopa/prompts.py'),
             'lopa.prompts.IDPG.forward': ('prompts.html#idpg.forward', 'lopa/prompts.py'),
             'lopa.prompts.IDPG.make_head': ('prompts.html#idpg.make_head', 'lopa/prompts.py'),
+            'lopa.prompts.IDPG.start_as_published': (
+                'prompts.html#idpg.start_as_published',
+                'lopa/prompts.py',
+            ),
             'lopa.prompts.IDPGPHM': ('prompts.html#idpgphm', 'lopa/prompts.py'),
             'lopa.prompts.IDPGPHM.make_head': ('prompts.html#idpgphm.make_head', 'lopa/prompts.py'),
+            'lopa.prompts.IDPGPHM.start_as_published': (
+                'prompts.html#idpgphm.start_as_published',
+                'lopa/prompts.py',
+            ),
             'lopa.prompts.LoPA': ('prompts.html#lopa', 'lopa/prompts.py'),
             'lopa.prompts.LoPA.__init__': ('prompts.html#lopa.__init__', 'lopa/prompts.py'),
             'lopa.prompts.LoPA.forward': ('prompts.html#lopa.forward', 'lopa/prompts.py'),
