@@ -2623,6 +2623,14 @@ d = {
                 'train/recipes.html#recipe.counted',
                 'lopa/train/recipes.py',
             ),
+            'lopa.train.recipes.Recipe.described': (
+                'train/recipes.html#recipe.described',
+                'lopa/train/recipes.py',
+            ),
+            'lopa.train.recipes._check_fields': (
+                'train/recipes.html#_check_fields',
+                'lopa/train/recipes.py',
+            ),
             'lopa.train.recipes._code': ('train/recipes.html#_code', 'lopa/train/recipes.py'),
             'lopa.train.recipes._codebert': (
                 'train/recipes.html#_codebert',
@@ -2634,11 +2642,20 @@ d = {
                 'lopa/train/recipes.py',
             ),
             'lopa.train.recipes._known': ('train/recipes.html#_known', 'lopa/train/recipes.py'),
+            'lopa.train.recipes._of': ('train/recipes.html#_of', 'lopa/train/recipes.py'),
             'lopa.train.recipes._paper': ('train/recipes.html#_paper', 'lopa/train/recipes.py'),
             'lopa.train.recipes._reads': ('train/recipes.html#_reads', 'lopa/train/recipes.py'),
             'lopa.train.recipes._settle': ('train/recipes.html#_settle', 'lopa/train/recipes.py'),
             'lopa.train.recipes._tuned': ('train/recipes.html#_tuned', 'lopa/train/recipes.py'),
             'lopa.train.recipes._twin': ('train/recipes.html#_twin', 'lopa/train/recipes.py'),
+            'lopa.train.recipes.check_rate': (
+                'train/recipes.html#check_rate',
+                'lopa/train/recipes.py',
+            ),
+            'lopa.train.recipes.check_whole': (
+                'train/recipes.html#check_whole',
+                'lopa/train/recipes.py',
+            ),
             'lopa.train.recipes.parameter_groups': (
                 'train/recipes.html#parameter_groups',
                 'lopa/train/recipes.py',

@@ -194,7 +194,7 @@ PROMPTS = {  # method → the parameters that learn at the prompt's rate
     'idpg-phm': 'generator.head.3.bias',
     'dept': 'generator.prompt',
 }
-RATES = Recipe(None, prompt_lr=3.0, head_lr=2.0, encoder_lr=1.0)
+RATES = Recipe(CONFIG, prompt_lr=3.0, head_lr=2.0, encoder_lr=1.0)
 
 
 def rates_of(model):
