@@ -2271,6 +2271,14 @@ d = {
                 'tasks/builtin.html#load_task',
                 'lopa/tasks/builtin.py',
             ),
+            'lopa.tasks.builtin.paper_form': (
+                'tasks/builtin.html#paper_form',
+                'lopa/tasks/builtin.py',
+            ),
+            'lopa.tasks.builtin.paper_task': (
+                'tasks/builtin.html#paper_task',
+                'lopa/tasks/builtin.py',
+            ),
             'lopa.tasks.builtin.problem_task': (
                 'tasks/builtin.html#problem_task',
                 'lopa/tasks/builtin.py',

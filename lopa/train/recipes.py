@@ -143,6 +143,9 @@ def _settle(plan):
         )
     if plan.schedule not in ('linear', 'constant'):
         raise ValueError(f'schedule: received {plan.schedule!r}, expected linear or constant.')
+    if not isinstance(plan.config, (PromptConfig, BaselineConfig)):
+        kinds = 'a PromptConfig or a BaselineConfig'
+        raise ValueError(f'config: received {plan.config!r}, expected {kinds}.')
 
 
 def _check_fields(plan):
@@ -157,9 +160,6 @@ def _check_fields(plan):
         check_rate(name, getattr(plan, name))
     if not isinstance(plan.variant, str):
         raise ValueError(f'variant: received {plan.variant!r}, expected a name.')
-    if not isinstance(plan.config, (PromptConfig, BaselineConfig)):
-        kinds = 'a PromptConfig or a BaselineConfig'
-        raise ValueError(f'config: received {plan.config!r}, expected {kinds}.')
 
 
 def _in_steps(plan, rows):
