@@ -861,6 +861,12 @@ d = {
             ),
             'lopa.factorize.head': ('factorize.html#head', 'lopa/factorize.py'),
             'lopa.factorize.low_rank': ('factorize.html#low_rank', 'lopa/factorize.py'),
+            'lopa.factorize.published_heads': (
+                'factorize.html#published_heads',
+                'lopa/factorize.py',
+            ),
+            'lopa.factorize.published_phm': ('factorize.html#published_phm', 'lopa/factorize.py'),
+            'lopa.factorize.uniform_bias': ('factorize.html#uniform_bias', 'lopa/factorize.py'),
         },
         'lopa.figures.axes': {
             'lopa.figures.axes._at': ('figures/axes.html#_at', 'lopa/figures/axes.py'),
@@ -1943,8 +1949,16 @@ d = {
             'lopa.prompts.IDPG.__init__': ('prompts.html#idpg.__init__', 'lopa/prompts.py'),
             'lopa.prompts.IDPG.forward': ('prompts.html#idpg.forward', 'lopa/prompts.py'),
             'lopa.prompts.IDPG.make_head': ('prompts.html#idpg.make_head', 'lopa/prompts.py'),
+            'lopa.prompts.IDPG.start_as_published': (
+                'prompts.html#idpg.start_as_published',
+                'lopa/prompts.py',
+            ),
             'lopa.prompts.IDPGPHM': ('prompts.html#idpgphm', 'lopa/prompts.py'),
             'lopa.prompts.IDPGPHM.make_head': ('prompts.html#idpgphm.make_head', 'lopa/prompts.py'),
+            'lopa.prompts.IDPGPHM.start_as_published': (
+                'prompts.html#idpgphm.start_as_published',
+                'lopa/prompts.py',
+            ),
             'lopa.prompts.LoPA': ('prompts.html#lopa', 'lopa/prompts.py'),
             'lopa.prompts.LoPA.__init__': ('prompts.html#lopa.__init__', 'lopa/prompts.py'),
             'lopa.prompts.LoPA.forward': ('prompts.html#lopa.forward', 'lopa/prompts.py'),
@@ -2443,6 +2457,14 @@ d = {
                 'tasks/builtin.html#load_task',
                 'lopa/tasks/builtin.py',
             ),
+            'lopa.tasks.builtin.paper_form': (
+                'tasks/builtin.html#paper_form',
+                'lopa/tasks/builtin.py',
+            ),
+            'lopa.tasks.builtin.paper_task': (
+                'tasks/builtin.html#paper_task',
+                'lopa/tasks/builtin.py',
+            ),
             'lopa.tasks.builtin.problem_task': (
                 'tasks/builtin.html#problem_task',
                 'lopa/tasks/builtin.py',
@@ -2795,6 +2817,14 @@ d = {
                 'train/recipes.html#recipe.counted',
                 'lopa/train/recipes.py',
             ),
+            'lopa.train.recipes.Recipe.described': (
+                'train/recipes.html#recipe.described',
+                'lopa/train/recipes.py',
+            ),
+            'lopa.train.recipes._check_fields': (
+                'train/recipes.html#_check_fields',
+                'lopa/train/recipes.py',
+            ),
             'lopa.train.recipes._code': ('train/recipes.html#_code', 'lopa/train/recipes.py'),
             'lopa.train.recipes._codebert': (
                 'train/recipes.html#_codebert',
@@ -2806,11 +2836,20 @@ d = {
                 'lopa/train/recipes.py',
             ),
             'lopa.train.recipes._known': ('train/recipes.html#_known', 'lopa/train/recipes.py'),
+            'lopa.train.recipes._of': ('train/recipes.html#_of', 'lopa/train/recipes.py'),
             'lopa.train.recipes._paper': ('train/recipes.html#_paper', 'lopa/train/recipes.py'),
             'lopa.train.recipes._reads': ('train/recipes.html#_reads', 'lopa/train/recipes.py'),
             'lopa.train.recipes._settle': ('train/recipes.html#_settle', 'lopa/train/recipes.py'),
             'lopa.train.recipes._tuned': ('train/recipes.html#_tuned', 'lopa/train/recipes.py'),
             'lopa.train.recipes._twin': ('train/recipes.html#_twin', 'lopa/train/recipes.py'),
+            'lopa.train.recipes.check_rate': (
+                'train/recipes.html#check_rate',
+                'lopa/train/recipes.py',
+            ),
+            'lopa.train.recipes.check_whole': (
+                'train/recipes.html#check_whole',
+                'lopa/train/recipes.py',
+            ),
             'lopa.train.recipes.parameter_groups': (
                 'train/recipes.html#parameter_groups',
                 'lopa/train/recipes.py',

@@ -39,8 +39,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lopa.factorize import (
+    LowRankHeads,
+    PHMLinear,
+    head,
+    low_rank,
+    published_heads,
+    published_phm,
+    uniform_bias,
+)
+
 from .encoders import POOLINGS
-from .factorize import LowRankHeads, PHMLinear, head, low_rank
 from .gating import GATES
 from .layout import POSITIONS
 
@@ -139,7 +148,7 @@ def gated_heads(config: 'PromptConfig', shape: tuple, feature_width: int) -> Low
     """Heads that start where the gate lets a prompt begin
 
     Args:
-        config: Its `gate`, `rank` and `head_width` are used
+        config: Its `gate`, `init`, `rank` and `head_width` are used
         shape: (m, d)
         feature_width: e, width of the features
 
@@ -148,6 +157,8 @@ def gated_heads(config: 'PromptConfig', shape: tuple, feature_width: int) -> Low
     """
     m, d = shape
     heads = LowRankHeads(feature_width, m, d, config.rank, config.head_width)
+    if config.init == 'paper':
+        return published_heads(heads)
     if not all(gated_one(GATES[config.gate])):
         nn.init.normal_(
             heads.v[-1].get_parameter('weight'), std=0.02
@@ -165,8 +176,8 @@ class LoPA(PromptGenerator):
     def __init__(self, config, start, feature_width):
         super().__init__(config, start)
         self.gate = GATES[config.gate]
-        scale = 1.0 if config.init == 'normal' else gated_one(self.gate)[0] or 1.0
-        self.prompt = nn.Parameter(start / scale)
+        drawn = config.init in ('normal', 'paper')  # the gate halves what was drawn
+        self.prompt = nn.Parameter(start if drawn else start / (gated_one(self.gate)[0] or 1.0))
         self.heads = gated_heads(config, start.shape, feature_width)
 
     def logits(self, features: Tensor) -> Tensor:
@@ -196,12 +207,18 @@ class IDPG(PromptGenerator):
         super().__init__(config, start)
         self.shape = start.shape
         self.head = self.make_head(config, feature_width, start.numel())
-        with torch.no_grad():
-            self.head[3].bias.copy_(start.flatten())
+        if config.init == 'paper':
+            self.start_as_published()
+        else:
+            self.head[3].bias.data.copy_(start.flatten())
 
     def make_head(self, config, e, out):
         "The network: e numbers in, m · d numbers out"
         return head(e, config.head_width, out)
+
+    def start_as_published(self):
+        "The first bias is uniform, the last one zero"
+        uniform_bias(self.head[1].bias, self.head[1].in_features)
 
     def forward(self, features=None):
         "The prompt of each instance, around the bias that all share"
@@ -218,6 +235,11 @@ class IDPGPHM(IDPG):
         n, w = config.phm_blocks, config.head_width
         return nn.Sequential(nn.Dropout(0.1), PHMLinear(e, w, n), nn.Tanh(), PHMLinear(w, out, n))
 
+    def start_as_published(self):
+        "Xavier's distribution, and uniform biases"
+        published_phm(self.head[1])
+        published_phm(self.head[3])
+
 
 # %% ../nbs/08_prompts.ipynb #1a52dd20
 @register_method('dept')
@@ -227,6 +249,8 @@ class DePT(SharedPrompt):
     def __init__(self, config, start, feature_width=None):
         super().__init__(config, start)
         self.A = nn.Parameter(torch.randn(config.update_length, config.rank))
+        if config.init == 'paper':
+            nn.init.uniform_(self.A, -2, 2)  # ±½, and four times the product
         self.B = nn.Parameter(torch.zeros(config.rank, start.shape[1]))
 
     def update(self, place: Tensor) -> Tensor:
@@ -339,11 +363,10 @@ def check_init(value: object):
     """
     text = str(value)
     named = text.startswith('text:') and len(text) > len('text:')
-    if value not in ('vocab', 'normal', 'zeros') and not named:
+    known = "'vocab', 'normal', 'zeros', 'paper'"
+    if value not in ('vocab', 'normal', 'zeros', 'paper') and not named:
         says = f'init: received {value!r}'
-        raise ValueError(
-            f"{says}, expected 'vocab', 'normal', 'zeros' or 'text:' followed by a text."
-        )
+        raise ValueError(f"{says}, expected {known} or 'text:' followed by a text.")
 
 
 # %% ../nbs/08_prompts.ipynb #prompts-check-encoder
@@ -398,7 +421,7 @@ class PromptConfig:
         encoder_pooling: A key of `POOLINGS`
         train_encoder: Tune the encoder, too?
         feature_width: e, when you bring the features and no encoder is named
-        init: `vocab`, `normal`, `zeros`, or `text:` followed by a text
+        init: `vocab`, `normal`, `zeros`, `paper`, or `text:` and a text
         position: Where the prompt stands: `prefix`, `after_start`, `suffix`
         phm_blocks: n, Kronecker products of IDPG-PHM
         update_length: Words whose embeddings DePT changes
@@ -494,5 +517,5 @@ def start_vectors(
     if config.init.startswith('text:'):
         return embed(text_tokens(config, size, tokenizer)).float()
     word = embed(torch.zeros(1, dtype=torch.long))  # (1, d): any word says how wide, and where
-    drawn = torch.randn(m, word.shape[1], device=word.device)  # for both: what is drawn next
-    return drawn * (config.init == 'normal')  # stays the same
+    drawn = torch.randn(m, word.shape[1], device=word.device)  # for zeros, too: what is drawn
+    return drawn * (config.init != 'zeros')  # next stays the same

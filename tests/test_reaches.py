@@ -56,11 +56,13 @@ class Spy(TrainerCallback):
 
     def __init__(self):
         self.rates, self.norms, self.looks, self.rows = [], [], [], {True: [], False: []}
+        self.decays = set()
 
     def saw(self, model, args, kwargs):
         self.rows[model.training].append(len(kwargs['input_ids']))
 
     def on_pre_optimizer_step(self, args, state, control, model, optimizer, **kwargs):
+        self.decays |= {g['weight_decay'] for g in optimizer.param_groups}
         self.rates.append({g['name']: g['lr'] for g in optimizer.param_groups})
         grads = [p.grad.norm() for p in model.parameters() if p.grad is not None]
         self.norms.append(torch.stack(grads).norm().item())
@@ -152,6 +154,12 @@ def says_so(before, after):
     assert after.result['recipe']['variant'] == 'mine'
 
 
+def decays(before, after):
+    assert before.decays == {0.0} and after.decays == {0.1}
+    assert after.result['recipe']['weight_decay'] == 0.1
+    assert 'weight_decay' not in before.result['recipe']
+
+
 RECIPE_REACHES = {  # field → (changes, what they must lead to)
     'config': (dict(config=replace(CONFIG, rank=3)), trains_another_rank),
     'prompt_lr': (dict(prompt_lr=2e-2), only_doubles('prompt')),
@@ -166,6 +174,7 @@ RECIPE_REACHES = {  # field → (changes, what they must lead to)
     'epochs': (dict(epochs=1), takes_steps(44 // 8)),
     'schedule': (dict(schedule='constant'), rises_and_falls(0, 0.5, 1, 1)),
     'variant': (dict(variant='mine'), says_so),
+    'weight_decay': (dict(weight_decay=0.1), decays),
 }
 
 
@@ -194,7 +203,7 @@ PROMPTS = {  # method → the parameters that learn at the prompt's rate
     'idpg-phm': 'generator.head.3.bias',
     'dept': 'generator.prompt',
 }
-RATES = Recipe(None, prompt_lr=3.0, head_lr=2.0, encoder_lr=1.0)
+RATES = Recipe(CONFIG, prompt_lr=3.0, head_lr=2.0, encoder_lr=1.0)
 
 
 def rates_of(model):

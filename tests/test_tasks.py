@@ -70,7 +70,11 @@ def made_up(name, split, n):
 
 def source_of(name):
     return SOURCES[
-        name.removesuffix('-io-o').removesuffix('-io-i').removesuffix('-o').removesuffix('-i')
+        name.removesuffix('-paper')
+        .removesuffix('-io-o')
+        .removesuffix('-io-i')
+        .removesuffix('-o')
+        .removesuffix('-i')
     ]
 
 
@@ -82,7 +86,11 @@ def test_it_loads_or_says_why(name):
         task = load_task(name)
     except FileNotFoundError as e:
         return one_sentence(
-            e, name.removesuffix('-o'), 'data_dir', 'LOPA_DATA', source_of(name).hub[0]
+            e,
+            name.removesuffix('-paper').removesuffix('-o'),
+            'data_dir',
+            'LOPA_DATA',
+            source_of(name).hub[0],
         )
     assert task.name == name
     assert task.splits

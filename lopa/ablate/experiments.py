@@ -26,7 +26,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from ..assets import ENCODER, FOUNDATION_MODEL
@@ -190,7 +190,7 @@ def experiment(overrides: dict | None = None) -> dict:
         if key in REAL and type(value) is int:
             changes[key] = float(value)
     try:
-        plan = asdict(planned(about, changes))
+        plan = planned(about, changes).described()
     except TypeError as e:
         raise ValueError(
             f'experiment: received {overrides}, in which a value is of the wrong kind: {e}.'

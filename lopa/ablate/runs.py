@@ -42,7 +42,7 @@ from ..evaluate import encoder_alone, majority, zero_shot
 from ..files import write_files
 from ..records import SCHEMA, read_result, trouble
 from ..tasks import Task, load_task
-from ..train import recipe, train
+from ..train import Recipe, recipe, train
 from .experiments import FLOOR, expand, experiment, file_name, identity
 
 
@@ -146,7 +146,7 @@ def train_one(about: dict, folder: str | Path, **how: Any) -> dict:
 
     plan = recipe(about['task'], about['method'], about['recipe']['variant'])
     config = type(plan.config)(**about['config'])
-    plan = replace(plan, **about['recipe'], config=config)
+    plan = Recipe(config, **about['recipe'])
     task = cut(about)
     set_seed(about['seed'])
     model = adapt_model(load_foundation_model(about['base_model']), config)

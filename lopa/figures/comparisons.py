@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    'HOW_RUN',
     'MEASURED',
     'CLOCKS',
     'published_table',
@@ -57,6 +58,12 @@ def published_table(data: 'pd.DataFrame', figure: str = 'table_glue') -> 'pd.Dat
 
 
 # %% ../../nbs/figures/83_comparisons.ipynb #cmp-heatmap-e
+HOW_RUN = (
+    "As the authors ran it, one seed; on GLUE their trainer tuned LoPA's encoder and not IDPG's. "
+    'What our paper recipes do otherwise is listed with the recipes.'
+)
+
+
 def _numbers(ax, shown, colours):
     "Every number in its cell, white where the cell is dark"
     for i, j in np.ndindex(shown.shape):
@@ -93,7 +100,7 @@ def plot_heatmap(data: 'pd.DataFrame', figure: str = 'table_glue', ax: Axes = No
     _heat(ax, table if wide else table.T, apart if wide else apart.T)
     ax.set_title(f'{"GLUE" if wide else "Code tasks"}, published (%)')
     means = [f'{name} {mean:+.1f}' for name, mean in apart.mean(axis=1).items() if name != 'LoRA']
-    ax.set_label(f'{figure}: mean difference to LoRA in points: {", ".join(means)}.')
+    ax.set_label(f'{figure}: mean difference to LoRA in points: {", ".join(means)}. {HOW_RUN}')
     return ax
 
 

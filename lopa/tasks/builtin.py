@@ -16,6 +16,8 @@ __all__ = [
     'problem_task',
     'empty_task',
     'load_task',
+    'paper_form',
+    'paper_task',
 ]
 
 # %% ../../nbs/tasks/22_builtin.ipynb #39f72af7
@@ -248,3 +250,59 @@ def load_task(name: str, data_dir: str | Path | None = None) -> Task:
     """
     empty_task(name)  # refuses an unknown name
     return TASKS[name](name, data_dir)
+
+
+# %% ../../nbs/tasks/22_builtin.ipynb #bi-paper
+_told = """Below is a Python function, and an assertion about it in which ?? stands for {what}.
+Write the assertion out with a literal in the place of ??, so that it holds when it is run.
+Let no other text stand between [ANSWER] and [/ANSWER]. Here are two examples.
+
+"""
+_asked = {
+    'o': ('the value that the call returns', '{entry_point}({input}) == ??'),
+    'i': ('an input that leads to this value', '{entry_point}(??) == {output}'),
+}
+_doubles = 'def f(numbers):\n    doubled = [2 * n for n in numbers]\n    return sorted(doubled)'
+_ends = "def f(text):\n    if text.endswith('a'):\n        return text[:-1]\n    return text + 'a'"
+_worked = [
+    {'code': _doubles, 'entry_point': 'f', 'input': '[3, 1]', 'output': '[2, 6]'},
+    {'code': _ends, 'entry_point': 'f', 'input': "'mart'", 'output': "'marta'"},
+]
+
+
+# %% ../../nbs/tasks/22_builtin.ipynb #bi-paper-tasks
+def paper_form(kind: str) -> dict:
+    """CruxEval with an instruction and two worked examples
+
+    Args:
+        kind: `o` or `i`: what is asked for
+
+    Returns:
+        dict: Fields of a `Task`
+    """
+    what, asked = _asked[kind]
+    question = _program + f'assert {asked}\n[ANSWER]\n'
+    target = 'assert {entry_point}({input}) == {output}\n[/ANSWER]'
+    examples = [f'{question}{target}\n\n'.format(**row) for row in _worked]
+    template = _told.format(what=what) + ''.join(examples) + question
+    about = {'max_new_tokens': 128, 'stop': ('[/ANSWER]',)}
+    return CASES[kind] | about | {'template': template, 'reads': template, 'target': target}
+
+
+def paper_task(name: str, data_dir: str | Path | None = None) -> Task:
+    """CruxEval as the authors ask it
+
+    Args:
+        name: `cruxeval-o-paper` or `cruxeval-i-paper`
+        data_dir: As in `load_rows`
+
+    Returns:
+        Task: With the splits `train` and `test`
+    """
+    plain = case_task(name.removesuffix('-paper'), data_dir)
+    return Task(name, plain.splits, source=plain.source, **PROBLEMS[name])
+
+
+for _kind in CASES:
+    PROBLEMS[f'cruxeval-{_kind}-paper'] = paper_form(_kind)
+    TASKS[f'cruxeval-{_kind}-paper'] = paper_task

@@ -341,7 +341,7 @@ def run_plan(
     Returns:
         dict: What makes it this run
     """
-    decided = asdict(recipe)
+    decided = recipe.described()
     del decided['config']  # it stands beside
     return {
         'task': task.name,

@@ -102,7 +102,7 @@ def differences(mine: dict, theirs: dict) -> str:
         if here == there:
             continue
         if isinstance(here, dict) and isinstance(there, dict):
-            parts.append(differences(here, there))
+            parts.append(differences(dict.fromkeys(there) | here, there))
         else:
             parts.append(f'{name} ({there}, here {here})')
     return ', '.join(parts)
