@@ -2277,6 +2277,7 @@ d = {
                 'tasks/sources.html#source.names',
                 'lopa/tasks/sources.py',
             ),
+            'lopa.tasks.sources.TabFiles': ('tasks/sources.html#tabfiles', 'lopa/tasks/sources.py'),
             'lopa.tasks.sources.as_problem': (
                 'tasks/sources.html#as_problem',
                 'lopa/tasks/sources.py',
@@ -2315,6 +2316,14 @@ d = {
                 'tasks/sources.html#is_literal',
                 'lopa/tasks/sources.py',
             ),
+            'lopa.tasks.sources.json_split': (
+                'tasks/sources.html#json_split',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.label_number': (
+                'tasks/sources.html#label_number',
+                'lopa/tasks/sources.py',
+            ),
             'lopa.tasks.sources.literal_case': (
                 'tasks/sources.html#literal_case',
                 'lopa/tasks/sources.py',
@@ -2344,6 +2353,10 @@ d = {
                 'lopa/tasks/sources.py',
             ),
             'lopa.tasks.sources.one_line': ('tasks/sources.html#one_line', 'lopa/tasks/sources.py'),
+            'lopa.tasks.sources.open_text': (
+                'tasks/sources.html#open_text',
+                'lopa/tasks/sources.py',
+            ),
             'lopa.tasks.sources.packaged_human_eval': (
                 'tasks/sources.html#packaged_human_eval',
                 'lopa/tasks/sources.py',
@@ -2352,8 +2365,25 @@ d = {
                 'tasks/sources.html#packaged_reviews',
                 'lopa/tasks/sources.py',
             ),
+            'lopa.tasks.sources.read_cells': (
+                'tasks/sources.html#read_cells',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.read_json': (
+                'tasks/sources.html#read_json',
+                'lopa/tasks/sources.py',
+            ),
             'lopa.tasks.sources.read_json_lines': (
                 'tasks/sources.html#read_json_lines',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.read_tab': ('tasks/sources.html#read_tab', 'lopa/tasks/sources.py'),
+            'lopa.tasks.sources.tab_split': (
+                'tasks/sources.html#tab_split',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.unique_names': (
+                'tasks/sources.html#unique_names',
                 'lopa/tasks/sources.py',
             ),
             'lopa.tasks.sources.wanted_file': (
@@ -2362,6 +2392,10 @@ d = {
             ),
             'lopa.tasks.sources.wanted_value': (
                 'tasks/sources.html#wanted_value',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.whole_rows': (
+                'tasks/sources.html#whole_rows',
                 'lopa/tasks/sources.py',
             ),
             'lopa.tasks.sources.without_docstrings': (
@@ -2386,11 +2420,27 @@ d = {
                 'tasks/task.html#check_answers',
                 'lopa/tasks/task.py',
             ),
+            'lopa.tasks.task.check_fields': ('tasks/task.html#check_fields', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.check_split': ('tasks/task.html#check_split', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.check_template': (
+                'tasks/task.html#check_template',
+                'lopa/tasks/task.py',
+            ),
             'lopa.tasks.task.columns_of': ('tasks/task.html#columns_of', 'lopa/tasks/task.py'),
             'lopa.tasks.task.fill_masked': ('tasks/task.html#fill_masked', 'lopa/tasks/task.py'),
             'lopa.tasks.task.first_rows': ('tasks/task.html#first_rows', 'lopa/tasks/task.py'),
             'lopa.tasks.task.hold_out': ('tasks/task.html#hold_out', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.is_plain': ('tasks/task.html#is_plain', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.linked_rows': ('tasks/task.html#linked_rows', 'lopa/tasks/task.py'),
             'lopa.tasks.task.masked_form': ('tasks/task.html#masked_form', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.rows_of_places': (
+                'tasks/task.html#rows_of_places',
+                'lopa/tasks/task.py',
+            ),
+            'lopa.tasks.task.same_words': ('tasks/task.html#same_words', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.templates_of': ('tasks/task.html#templates_of', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.texts_around': ('tasks/task.html#texts_around', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.texts_of': ('tasks/task.html#texts_of', 'lopa/tasks/task.py'),
         },
         'lopa.train.guard': {
             'lopa.train.guard.Decided': ('train/guard.html#decided', 'lopa/train/guard.py'),
