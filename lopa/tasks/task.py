@@ -360,14 +360,16 @@ def texts_around(texts: Sequence[str]) -> list[set[int]]:
     """
     words = [tuple(same_words(text).split()) for text in texts]
     first = {text: i for i, text in reversed(list(enumerate(words)))}  # a row for each text
-    inside = defaultdict(set)  # text → longer texts around it
-    for whole in first:
+    inside: dict[tuple, set] = defaultdict(set)  # text → the longest texts around it
+    for whole in sorted(first, key=len, reverse=True):
+        if whole in inside:
+            continue  # and so are all of its parts
         for size in range(1, len(whole)):
             for start in range(len(whole) - size + 1):
                 part = whole[start : start + size]
                 if part in first:
                     inside[part].add(whole)
-    return [{first[t] for t in inside[part] or [part] if t not in inside} for part in words]
+    return [{first[whole] for whole in inside.get(part, [part])} for part in words]
 
 
 # %% ../../nbs/tasks/21_task.ipynb #task-linked
