@@ -2286,6 +2286,7 @@ d = {
             'lopa.tasks.own.read_table': ('tasks/own.html#read_table', 'lopa/tasks/own.py'),
             'lopa.tasks.own.read_tsv': ('tasks/own.html#read_tsv', 'lopa/tasks/own.py'),
             'lopa.tasks.own.say_copies': ('tasks/own.html#say_copies', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.short': ('tasks/own.html#short', 'lopa/tasks/own.py'),
             'lopa.tasks.own.text_frame': ('tasks/own.html#text_frame', 'lopa/tasks/own.py'),
         },
         'lopa.tasks.sources': {

@@ -22,6 +22,7 @@ __all__ = [
     'alike',
     'names_count',
     'check_columns',
+    'short',
     'check_text',
     'checked_label',
     'named_cells',
@@ -52,7 +53,7 @@ from .task import Task, columns_of, same_words, templates_of
 
 if TYPE_CHECKING:
     import pandas as pd
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset
 
 
 # %% ../../nbs/tasks/23_own.ipynb #own-csv
@@ -171,6 +172,7 @@ def read_objects(path: Path) -> 'pd.DataFrame':
     return object_frame(read_json(path, parse_float=str, parse_int=str))
 
 
+# %% ../../nbs/tasks/23_own.ipynb #own-parquet
 def read_parquet(path: Path) -> 'pd.DataFrame':
     """Read a Parquet file
 
@@ -192,6 +194,7 @@ def read_parquet(path: Path) -> 'pd.DataFrame':
         raise ValueError(f'{path}: cannot be read as Parquet ({one_line(e)}).') from None
 
 
+# %% ../../nbs/tasks/23_own.ipynb #own-excel
 def read_excel(path: Path) -> 'pd.DataFrame':
     """Read an Excel file
 
@@ -222,6 +225,7 @@ def read_excel(path: Path) -> 'pd.DataFrame':
     return object_frame(next(iter(sheets.values())))
 
 
+# %% ../../nbs/tasks/23_own.ipynb #own-readerlist
 READERS: dict[str, Callable[[Path], 'pd.DataFrame']] = {
     '.csv': read_csv,
     '.tsv': read_tsv,
@@ -261,6 +265,7 @@ def read_file(path: Path) -> 'pd.DataFrame':
     return READERS[suffix](path)
 
 
+# %% ../../nbs/tasks/23_own.ipynb #own-readtable
 def read_table(source: Any) -> tuple['pd.DataFrame', str]:
     """Read a table
 
@@ -333,6 +338,7 @@ def alike(name: str, word: str) -> bool:
     return bool(a and b) and (a.startswith(b) or b.startswith(a))
 
 
+# %% ../../nbs/tasks/23_own.ipynb #own-namescount
 def names_count(names: Sequence[str], verbalizer: Sequence[str], where: str) -> bool:
     """Do the names of classes say which word each is?
 
@@ -384,6 +390,20 @@ def check_columns(rows: Any, needed: Sequence[str], where: str) -> None:
         raise ValueError(f'{where}: expected rows, found none.')
 
 
+# %% ../../nbs/tasks/23_own.ipynb #own-short
+def short(value: object) -> str:
+    """A cell as a message shows it
+
+    Args:
+        value: What stands in a cell
+
+    Returns:
+        str: In one line, at most 80 characters
+    """
+    return ' '.join(repr(value).split())[:80]
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-checktext
 def check_text(row: Mapping, columns: Sequence[str], place: str) -> None:
     """Refuse a row with a cell that cannot be text
 
@@ -398,7 +418,9 @@ def check_text(row: Mapping, columns: Sequence[str], place: str) -> None:
     for name in columns:
         value = row[name]
         if isinstance(value, bool) or not isinstance(value, (str, Real)):
-            raise ValueError(f'{place}, column {name!r}: received {value!r}, expected text.')
+            raise ValueError(f'{place}, column {name!r}: received {short(value)}, expected text.')
+        if any('\ud800' <= letter <= '\udfff' for letter in str(value)):
+            raise ValueError(f'{place}, column {name!r}: {short(value)} has half of a character.')
 
 
 # %% ../../nbs/tasks/23_own.ipynb #own-checklabel
@@ -421,7 +443,7 @@ def checked_label(row: Mapping, label: str, verbalizer: Sequence[str], place: st
     if number is None:
         words = ', '.join(w.strip() for w in verbalizer)
         raise ValueError(
-            f'{place}, column {label!r}: received {row[label]!r}, '
+            f'{place}, column {label!r}: received {short(row[label])}, '
             f'expected one of {words}, or its number (0 to {len(verbalizer) - 1}).'
         )
     return number
@@ -467,8 +489,9 @@ def named_rows(
     return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
 
 
+# %% ../../nbs/tasks/23_own.ipynb #own-ownrows
 def own_rows(
-    source: Any, columns: Sequence[str], verbalizer: Sequence[str], label: str
+    source: Any, columns: Sequence[str], verbalizer: Sequence[str], label: str, split: str = ''
 ) -> 'Dataset':
     """Read a table and check every row
 
@@ -477,6 +500,7 @@ def own_rows(
         columns: Columns that template and target name
         verbalizer: Words of the classes, or ()
         label: The column of labels
+        split: Which split it is, for messages
 
     Returns:
         'Dataset': Checked, with the columns as text and an integer `label`
@@ -488,6 +512,7 @@ def own_rows(
     from datasets import Dataset
 
     frame, where = read_table(source)
+    where = f'{split}: {where}' if split else where
     check_columns(frame, [*columns, label] if verbalizer else columns, where)
     rows = named_rows(frame, columns, verbalizer, label, where)
     labels = []
@@ -542,6 +567,7 @@ def copies_of(splits: Mapping, question: str, answer: str) -> dict[str, list[tup
     return dict(found)
 
 
+# %% ../../nbs/tasks/23_own.ipynb #own-saycopies
 def say_copies(name: str, found: Mapping[str, Sequence[tuple[str, str]]]) -> str:
     """How many rows are copies, and what is odd about them
 
@@ -574,6 +600,7 @@ TAKEN = ('labels', 'input_ids', 'length', 'instance_input_ids', 'instance_featur
 SPLITS = ('train', 'validation', 'test')
 
 
+# %% ../../nbs/tasks/23_own.ipynb #own-shown
 def check_shown(task: Task, label: str) -> list[str]:
     """Refuse templates that show no column, the label, or a column whose name is taken
 
@@ -604,6 +631,7 @@ def check_shown(task: Task, label: str) -> list[str]:
     return columns
 
 
+# %% ../../nbs/tasks/23_own.ipynb #own-masks
 def check_masks(task: Task) -> None:
     """Refuse a mask outside of the question for masked models, or another number than one there
 
@@ -656,6 +684,7 @@ def own_splits(data: Any, task: Task, label: str) -> dict:
     }
 
 
+# %% ../../nbs/tasks/23_own.ipynb #own-task
 def own_task(
     name: str,
     data: Any,

@@ -83,6 +83,7 @@ class TabFiles:
     labels: tuple = ()
 
 
+# %% ../../nbs/tasks/20_sources.ipynb #src-source
 @dataclass
 class Source:
     """Where the rows of a data set may come from, and what they hold
@@ -218,6 +219,7 @@ def unique_names(pairs: Sequence[tuple]) -> dict:
     return dict(pairs)
 
 
+# %% ../../nbs/tasks/20_sources.ipynb #src-readjson
 def read_json(path: str | Path, **how: Any) -> list[dict]:
     """Read JSON lines, or one list of objects
 
@@ -241,6 +243,7 @@ def read_json(path: str | Path, **how: Any) -> list[dict]:
     return rows
 
 
+# %% ../../nbs/tasks/20_sources.ipynb #src-jsonlines
 def read_json_lines(paths: Iterable[str | Path], where: str | Path) -> 'Dataset':
     """Read JSON lines as a data set
 
@@ -380,6 +383,7 @@ def json_split(source: Source, split: str, data_dir: Path) -> 'Dataset | None':
     return check_rows(read_json_lines(there, there[0]), str(there[0]), source.fields)
 
 
+# %% ../../nbs/tasks/20_sources.ipynb #src-tabsplit
 def tab_split(source: Source, split: str, data_dir: Path) -> 'Dataset | None':
     """Read a split of a data set from GLUE's own file
 
@@ -403,6 +407,7 @@ def tab_split(source: Source, split: str, data_dir: Path) -> 'Dataset | None':
     return None
 
 
+# %% ../../nbs/tasks/20_sources.ipynb #src-fromfolder
 def from_folder(source: Source, data_dir: str | Path) -> dict | None:
     """Read the splits of a data set from a folder
 

@@ -66,6 +66,7 @@ def is_plain(name: str, spec: str | None, conversion: str | None) -> bool:
     return bool(name) and not (spec or conversion or name.isdecimal() or set(name) & set('.[]'))
 
 
+# %% ../../nbs/tasks/21_task.ipynb #task-checktemplate
 def check_template(task: str, field: str, template: str) -> None:
     """Refuse a template whose braces hold anything else than the name of a column
 
@@ -130,6 +131,7 @@ def texts_of(task: str, field: str, value: Any) -> tuple[str, ...]:
     )
 
 
+# %% ../../nbs/tasks/21_task.ipynb #task-checkanswers
 def check_answers(name: str, verbalizer: Sequence[str], target: str | None) -> None:
     """Refuse a task that has neither classes nor texts, or both, or classes with the same word
 
@@ -236,6 +238,7 @@ def templates_of(task: TaskFields) -> dict[str, str]:
     return {name: getattr(task, name) for name in names if getattr(task, name)}
 
 
+# %% ../../nbs/tasks/21_task.ipynb #task-checkfields
 def check_fields(task: TaskFields) -> None:
     """Refuse a task that cannot be asked, before anything is computed
 
@@ -251,6 +254,8 @@ def check_fields(task: TaskFields) -> None:
     templates = templates_of(task)
     for field, template in templates.items():
         check_template(task.name, field, template)
+    if task.masked_template and '{mask}' not in task.masked_template:
+        raise ValueError(f'{task.name}: masked_template {task.masked_template!r} has no {{mask}}.')
     shown = templates.values()
     columns = list(dict.fromkeys(name for template in shown for name in columns_of(template)))
     for split, rows in task.splits.items():
