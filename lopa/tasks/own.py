@@ -615,10 +615,11 @@ def check_shown(task: Task, label: str) -> list[str]:
         ValueError
     """
     templates = templates_of(task)
-    for field in ('template', 'target'):
-        if field in templates and not columns_of(templates[field]):
+    asked = {'template': task.template} | {k: t for k, t in templates.items() if k == 'target'}
+    for field, template in asked.items():
+        if not columns_of(template):
             raise ValueError(
-                f'{task.name}: {field} {templates[field]!r} shows no column, expected names of '
+                f'{task.name}: {field} {template!r} shows no column, expected names of '
                 "columns in braces, such as {text} ({mask} stands for the tokenizer's mask)."
             )
     columns = list(dict.fromkeys(name for t in templates.values() for name in columns_of(t)))
@@ -679,9 +680,8 @@ def own_splits(data: Any, task: Task, label: str) -> dict:
         raise ValueError(
             f'{task.name}: received the splits {names}, expected some of {", ".join(SPLITS)}.'
         )
-    return {
-        split: own_rows(table, columns, task.verbalizer, label) for split, table in data.items()
-    }
+    about = columns, task.verbalizer, label
+    return {split: own_rows(table, *about, split) for split, table in data.items()}
 
 
 # %% ../../nbs/tasks/23_own.ipynb #own-task

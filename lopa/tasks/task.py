@@ -220,6 +220,7 @@ class TaskFields:
     source: str = ''
 
     def __post_init__(self):
+        check_template(self.name, 'template', self.template)
         self.reads = self.reads or ' '.join(f'{{{name}}}' for name in columns_of(self.template))
         check_fields(self)
 
