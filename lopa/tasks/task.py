@@ -5,20 +5,31 @@
 # %% auto #0
 __all__ = [
     'columns_of',
+    'is_plain',
+    'check_template',
     'fill_masked',
+    'texts_of',
     'check_answers',
+    'check_split',
     'TaskFields',
+    'templates_of',
+    'check_fields',
     'first_rows',
     'masked_form',
     'Task',
+    'same_words',
+    'texts_around',
+    'linked_rows',
+    'rows_of_places',
     'hold_out',
 ]
 
 # %% ../../nbs/tasks/21_task.ipynb #task-imp
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .sources import fixed_order
 
@@ -40,6 +51,48 @@ def columns_of(template: str) -> list[str]:
     return list(dict.fromkeys(name for name in names if name and name != 'mask'))
 
 
+# %% ../../nbs/tasks/21_task.ipynb #task-template
+def is_plain(name: str, spec: str | None, conversion: str | None) -> bool:
+    """Does a field of a template name a column?
+
+    Args:
+        name: What stands in braces, up to `!` or `:`
+        spec: What stands behind `:`
+        conversion: What stands behind `!`
+
+    Returns:
+        bool: Is it the name of a column, and nothing else?
+    """
+    return bool(name) and not (spec or conversion or name.isdecimal() or set(name) & set('.[]'))
+
+
+# %% ../../nbs/tasks/21_task.ipynb #task-checktemplate
+def check_template(task: str, field: str, template: str) -> None:
+    """Refuse a template whose braces hold anything else than the name of a column
+
+    Args:
+        task: Name of the task, for the message
+        field: Name of the field, e.g. `template`
+        template: With columns in braces
+
+    Raises:
+        ValueError
+    """
+    expected = (
+        f'{task}: {field} {template!r}: expected names of columns in braces, such as {{text}}'
+    )
+    try:
+        parts = list(Formatter().parse(template))
+    except (ValueError, TypeError) as e:
+        raise ValueError(f'{expected} ({e}); double a brace that belongs to the text.') from None
+    for _, name, spec, conversion in parts:
+        if name is not None and not is_plain(name, spec, conversion):
+            raise ValueError(
+                f'{expected}, found {name!r}; double a brace that belongs to the text, '
+                'and rename a column with a dot or a bracket in its name.'
+            )
+
+
 # %% ../../nbs/tasks/21_task.ipynb #task-mask
 def fill_masked(template: str, row: Mapping, mask: str) -> str:
     """Put a row and the mask into a template
@@ -53,12 +106,34 @@ def fill_masked(template: str, row: Mapping, mask: str) -> str:
         str: The question, with one mask
     """
     clean = {k: v.replace(mask, ' ') if isinstance(v, str) else v for k, v in row.items()}
-    return template.format(**clean, mask=mask)
+    return template.format(**clean | {'mask': mask})
 
 
 # %% ../../nbs/tasks/21_task.ipynb #task-check
+def texts_of(task: str, field: str, value: Any) -> tuple[str, ...]:
+    """Refuse what is no tuple of texts
+
+    Args:
+        task: Name of the task, for the message
+        field: Name of the field, e.g. `verbalizer`
+        value: A tuple or list of texts
+
+    Returns:
+        tuple[str, ...]: The texts
+
+    Raises:
+        ValueError
+    """
+    if isinstance(value, (tuple, list)) and all(isinstance(text, str) for text in value):
+        return tuple(value)
+    raise ValueError(
+        f"{task}: {field} is {value!r}, expected a tuple of texts such as (' no', ' yes')."
+    )
+
+
+# %% ../../nbs/tasks/21_task.ipynb #task-checkanswers
 def check_answers(name: str, verbalizer: Sequence[str], target: str | None) -> None:
-    """Refuse a task that has neither classes nor texts, or both
+    """Refuse a task that has neither classes nor texts, or both, or classes with the same word
 
     Args:
         name: The task, for the message
@@ -72,6 +147,38 @@ def check_answers(name: str, verbalizer: Sequence[str], target: str | None) -> N
         raise ValueError(
             f'{name}: a task has either a verbalizer (classes) or a target (text); '
             f'received verbalizer={verbalizer!r}, target={target!r}.'
+        )
+    words = {word.strip() for word in verbalizer} - {''}
+    if verbalizer and (len(words) < len(verbalizer) or len(words) < 2):
+        raise ValueError(
+            f'{name}: the verbalizer is {verbalizer!r}, expected at least two words, '
+            'all different and none blank.'
+        )
+
+
+# %% ../../nbs/tasks/21_task.ipynb #task-splits
+def check_split(where: str, rows: 'Dataset', columns: Sequence[str], classes: int) -> None:
+    """Refuse rows without a column or with a label that is no class
+
+    Args:
+        where: Task and split, for the message
+        rows: Its rows
+        columns: Columns that must be there
+        classes: Number of classes; 0: the answers are texts
+
+    Raises:
+        ValueError
+    """
+    for name in [*columns, 'label'] if classes else columns:
+        if name not in rows.column_names:
+            found = ', '.join(rows.column_names)
+            raise ValueError(f'{where}: expected a column {name!r}, found {found}.')
+    labels = rows.with_format(None)['label'][:] if classes else []
+    known = set(range(classes))
+    if wrong := [label for label in labels if type(label) is not int or label not in known]:
+        raise ValueError(
+            f'{where}: label is {wrong[0]!r}, expected a whole number from 0 to {classes - 1}; '
+            'own_task reads labels that are words.'
         )
 
 
@@ -113,8 +220,47 @@ class TaskFields:
     source: str = ''
 
     def __post_init__(self):
-        check_answers(self.name, self.verbalizer, self.target)
+        check_template(self.name, 'template', self.template)
         self.reads = self.reads or ' '.join(f'{{{name}}}' for name in columns_of(self.template))
+        check_fields(self)
+
+
+# %% ../../nbs/tasks/21_task.ipynb #task-fieldcheck
+def templates_of(task: TaskFields) -> dict[str, str]:
+    """All templates of a task
+
+    Args:
+        task: A task
+
+    Returns:
+        dict[str, str]: Name of the field → template, where there is one
+    """
+    names = ('template', 'target', 'masked_template', 'reads')
+    return {name: getattr(task, name) for name in names if getattr(task, name)}
+
+
+# %% ../../nbs/tasks/21_task.ipynb #task-checkfields
+def check_fields(task: TaskFields) -> None:
+    """Refuse a task that cannot be asked, before anything is computed
+
+    Args:
+        task: A new task, whose lists of texts become tuples
+
+    Raises:
+        ValueError
+    """
+    for field in ('verbalizer', 'metrics', 'stop'):
+        setattr(task, field, texts_of(task.name, field, getattr(task, field)))
+    check_answers(task.name, task.verbalizer, task.target)
+    templates = templates_of(task)
+    for field, template in templates.items():
+        check_template(task.name, field, template)
+    if task.masked_template and '{mask}' not in task.masked_template:
+        raise ValueError(f'{task.name}: masked_template {task.masked_template!r} has no {{mask}}.')
+    shown = templates.values()
+    columns = list(dict.fromkeys(name for template in shown for name in columns_of(template)))
+    for split, rows in task.splits.items():
+        check_split(f'{task.name}, {split}', rows, columns, len(task.verbalizer))
 
 
 # %% ../../nbs/tasks/21_task.ipynb #task-first
@@ -196,9 +342,101 @@ class Task(TaskFields):
         return replace(self, splits=first_rows(self.splits, sizes))
 
 
+# %% ../../nbs/tasks/21_task.ipynb #task-phrases
+def same_words(text: str) -> str:
+    """A text up to blanks and case
+
+    Args:
+        text: A text
+
+    Returns:
+        str: The same for copies of it
+    """
+    return ' '.join(text.split()).lower()
+
+
+def texts_around(texts: Sequence[str]) -> list[set[int]]:
+    """Where each text stands, word for word; a text in no other stands in itself
+
+    Args:
+        texts: One text per row
+
+    Returns:
+        list[set[int]]: Per row: a row for each of the longest texts in which it stands
+    """
+    words = [tuple(same_words(text).split()) for text in texts]
+    first = {text: i for i, text in reversed(list(enumerate(words)))}  # a row for each text
+    inside: dict[tuple, set] = defaultdict(set)  # text → the longest texts around it
+    for whole in sorted(first, key=len, reverse=True):
+        if whole in inside:
+            continue  # and so are all of its parts
+        for size in range(1, len(whole)):
+            for start in range(len(whole) - size + 1):
+                part = whole[start : start + size]
+                if part in first:
+                    inside[part].add(whole)
+    return [{first[whole] for whole in inside.get(part, [part])} for part in words]
+
+
+# %% ../../nbs/tasks/21_task.ipynb #task-linked
+def linked_rows(columns: Sequence[Sequence[str]]) -> list[set[int]]:
+    """Rows that share a text, directly or through other rows
+
+    Args:
+        columns: The texts of all rows, column by column
+
+    Returns:
+        list[set[int]]: Per row: one row, the same for all that are linked
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows = len(columns[0])
+    node: dict[str, int] = {}  # text → its number, behind those of the rows
+    links = []
+    for column in columns:
+        for i, text in enumerate(column):
+            links.append((i, node.setdefault(same_words(text), rows + len(node))))
+    size = rows + len(node)
+    ones, ends = [1] * len(links), tuple(zip(*links, strict=True))
+    part = connected_components(coo_array((ones, ends), shape=(size, size)), directed=False)[1]
+    first: dict[int, int] = {}
+    for i in sorted(range(rows), key=lambda i: [column[i] for column in columns]):
+        first.setdefault(part[i], i)
+    return [{first[part[i]]} for i in range(rows)]
+
+
+# %% ../../nbs/tasks/21_task.ipynb #task-fill
+def rows_of_places(places: Sequence[set[int]], order: Iterable[int], most: int) -> list[int]:
+    """Take places until there are enough rows
+
+    Args:
+        places: The places of each row
+        order: Places, the first to be taken first
+        most: Rows at most
+
+    Returns:
+        list[int]: Rows all of whose places are taken
+    """
+    at = defaultdict(list)
+    for row, its in enumerate(places):
+        for place in its:
+            at[place].append(row)
+    missing = [len(its) for its in places]  # places of a row that are not taken yet
+    taken: list[int] = []
+    for place in order:
+        complete = [row for row in at[place] if missing[row] == 1]
+        if len(taken) + len(complete) > most:
+            continue
+        taken += complete
+        for row in at[place]:
+            missing[row] -= 1
+    return taken
+
+
 # %% ../../nbs/tasks/21_task.ipynb #task-hold
 def hold_out(
-    rows: 'Dataset', columns: Sequence[str], most: int = 1000
+    rows: 'Dataset', columns: Sequence[str], most: int = 1000, alone: bool = False
 ) -> tuple['Dataset', 'Dataset']:
     """Set some rows aside to choose by
 
@@ -206,11 +444,25 @@ def hold_out(
         rows: Rows for training
         columns: Text columns that tell rows apart
         most: Rows to hold out at most; a tenth if that is less
+        alone: Pick row by row, whatever the rows share?
 
     Returns:
         tuple['Dataset', 'Dataset']: (what remains, what was held out)
+
+    Raises:
+        ValueError
     """
     n = min(most, len(rows) // 10)
-    texts = [' '.join(row) for row in zip(*(rows[c][:] for c in columns), strict=True)]
-    order = fixed_order(texts)
-    return rows.select(order[n:]), rows.select(order[:n])
+    texts = [rows[c][:] for c in columns]
+    order = fixed_order([' '.join(row) for row in zip(*texts, strict=True)])
+    if alone:
+        return rows.select(order[n:]), rows.select(order[:n])
+    places = texts_around(texts[0]) if len(texts) == 1 else linked_rows(texts)
+    held = set(rows_of_places(places, order, n))
+    if n and not held:
+        raise ValueError(
+            f'hold_out: all of the {len(rows)} rows are linked by texts that they share '
+            f'({", ".join(columns)}), so that none can be held out; name a validation split.'
+        )
+    parts = [i for i in order if i not in held], [i for i in order if i in held]
+    return rows.select(parts[0]), rows.select(parts[1])
