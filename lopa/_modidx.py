@@ -1167,10 +1167,6 @@ d = {
             'lopa.figures.gallery.words': ('figures/gallery.html#words', 'lopa/figures/gallery.py'),
         },
         'lopa.figures.pictures': {
-            'lopa.figures.pictures._accuracy_at_the_right': (
-                'figures/pictures.html#_accuracy_at_the_right',
-                'lopa/figures/pictures.py',
-            ),
             'lopa.figures.pictures._gate_in_words': (
                 'figures/pictures.html#_gate_in_words',
                 'lopa/figures/pictures.py',
@@ -1189,6 +1185,14 @@ d = {
             ),
             'lopa.figures.pictures._point': (
                 'figures/pictures.html#_point',
+                'lopa/figures/pictures.py',
+            ),
+            'lopa.figures.pictures._score': (
+                'figures/pictures.html#_score',
+                'lopa/figures/pictures.py',
+            ),
+            'lopa.figures.pictures._score_at_the_right': (
+                'figures/pictures.html#_score_at_the_right',
                 'lopa/figures/pictures.py',
             ),
             'lopa.figures.pictures.curve': (

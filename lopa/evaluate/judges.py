@@ -243,7 +243,7 @@ def answered_input(text: str, name: str) -> str:
     node = expression(text)
     if node is None:
         named = (parse_expression(f'{name}({part}\n)') for part in beginnings(text))  # `a=1, b=2`
-        sides = [call for call in named if is_call(call, name)]
+        sides: list[ast.expr] = [call for call in named if is_call(call, name)]
     else:
         sides = equals(node)
     for side in sides:
@@ -385,7 +385,12 @@ def builds(source: str, program: str = '') -> bool:
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-written
-_around = {list: '[{}]', tuple: '({})', set: '{{*[{}]}}', frozenset: 'frozenset([{}])'}
+_around: dict[type, str] = {
+    list: '[{}]',
+    tuple: '({})',
+    set: '{{*[{}]}}',
+    frozenset: 'frozenset([{}])',
+}
 
 
 def written(value: Any) -> str:

@@ -145,7 +145,7 @@ def check_scoring(task: Task, splits: Iterable[str]) -> None:
     except ValueError as e:
         raise ValueError(f'{task.name}: {e}') from None
     for split in splits:
-        if not len(task.splits[split]):
+        if not len(task.splits.get(split, ())):
             raise ValueError(
                 f'{task.name}: received no rows in the split {split}, expected at least one; '
                 'leave the split out, or fill it.'
