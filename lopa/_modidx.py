@@ -531,11 +531,28 @@ d = {
                 'evaluate/judges.html#answered_output',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.apart': ('evaluate/judges.html#apart', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.asserted': (
+                'evaluate/judges.html#asserted',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.beginnings': (
+                'evaluate/judges.html#beginnings',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.builds': (
                 'evaluate/judges.html#builds',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.cut': ('evaluate/judges.html#cut', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.defined': (
+                'evaluate/judges.html#defined',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.equals': (
+                'evaluate/judges.html#equals',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.expression': (
                 'evaluate/judges.html#expression',
                 'lopa/evaluate/judges.py',
@@ -544,8 +561,8 @@ d = {
                 'evaluate/judges.html#in_turns',
                 'lopa/evaluate/judges.py',
             ),
-            'lopa.evaluate.judges.is_builder_call': (
-                'evaluate/judges.html#is_builder_call',
+            'lopa.evaluate.judges.is_call': (
+                'evaluate/judges.html#is_call',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.is_note': (
@@ -574,6 +591,10 @@ d = {
             ),
             'lopa.evaluate.judges.judge_tests': (
                 'evaluate/judges.html#judge_tests',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.names_in': (
+                'evaluate/judges.html#names_in',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.noting': (
@@ -605,6 +626,10 @@ d = {
                 'evaluate/judges.html#verdict',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.written': (
+                'evaluate/judges.html#written',
+                'lopa/evaluate/judges.py',
+            ),
         },
         'lopa.evaluate.metrics': {
             'lopa.evaluate.metrics.accuracy': (
@@ -615,13 +640,37 @@ d = {
                 'evaluate/metrics.html#bootstrap_ci',
                 'lopa/evaluate/metrics.py',
             ),
+            'lopa.evaluate.metrics.check_answers': (
+                'evaluate/metrics.html#check_answers',
+                'lopa/evaluate/metrics.py',
+            ),
+            'lopa.evaluate.metrics.check_metrics': (
+                'evaluate/metrics.html#check_metrics',
+                'lopa/evaluate/metrics.py',
+            ),
             'lopa.evaluate.metrics.compare_methods': (
                 'evaluate/metrics.html#compare_methods',
                 'lopa/evaluate/metrics.py',
             ),
+            'lopa.evaluate.metrics.difference_ci': (
+                'evaluate/metrics.html#difference_ci',
+                'lopa/evaluate/metrics.py',
+            ),
+            'lopa.evaluate.metrics.evidence': (
+                'evaluate/metrics.html#evidence',
+                'lopa/evaluate/metrics.py',
+            ),
             'lopa.evaluate.metrics.f1': ('evaluate/metrics.html#f1', 'lopa/evaluate/metrics.py'),
+            'lopa.evaluate.metrics.f1_ci': (
+                'evaluate/metrics.html#f1_ci',
+                'lopa/evaluate/metrics.py',
+            ),
             'lopa.evaluate.metrics.linear_probe': (
                 'evaluate/metrics.html#linear_probe',
+                'lopa/evaluate/metrics.py',
+            ),
+            'lopa.evaluate.metrics.macro_f1_ci': (
+                'evaluate/metrics.html#macro_f1_ci',
                 'lopa/evaluate/metrics.py',
             ),
             'lopa.evaluate.metrics.main_score': (
@@ -640,6 +689,14 @@ d = {
                 'evaluate/metrics.html#mean_metric_ci',
                 'lopa/evaluate/metrics.py',
             ),
+            'lopa.evaluate.metrics.metric_ci': (
+                'evaluate/metrics.html#metric_ci',
+                'lopa/evaluate/metrics.py',
+            ),
+            'lopa.evaluate.metrics.name_of': (
+                'evaluate/metrics.html#name_of',
+                'lopa/evaluate/metrics.py',
+            ),
             'lopa.evaluate.metrics.pass_at_k': (
                 'evaluate/metrics.html#pass_at_k',
                 'lopa/evaluate/metrics.py',
@@ -650,6 +707,10 @@ d = {
             ),
             'lopa.evaluate.metrics.show_score': (
                 'evaluate/metrics.html#show_score',
+                'lopa/evaluate/metrics.py',
+            ),
+            'lopa.evaluate.metrics.wilson_ci': (
+                'evaluate/metrics.html#wilson_ci',
                 'lopa/evaluate/metrics.py',
             ),
         },
@@ -733,6 +794,10 @@ d = {
                 'evaluate/predictions.html#can_be_scored',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.check_scoring': (
+                'evaluate/predictions.html#check_scoring',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.has_header': (
                 'evaluate/predictions.html#has_header',
                 'lopa/evaluate/predictions.py',
@@ -775,6 +840,10 @@ d = {
             ),
             'lopa.evaluate.predictions.score_texts': (
                 'evaluate/predictions.html#score_texts',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.text_of': (
+                'evaluate/predictions.html#text_of',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.verdict_columns': (
@@ -1197,10 +1266,6 @@ d = {
             'lopa.figures.gallery.words': ('figures/gallery.html#words', 'lopa/figures/gallery.py'),
         },
         'lopa.figures.pictures': {
-            'lopa.figures.pictures._accuracy_at_the_right': (
-                'figures/pictures.html#_accuracy_at_the_right',
-                'lopa/figures/pictures.py',
-            ),
             'lopa.figures.pictures._gate_in_words': (
                 'figures/pictures.html#_gate_in_words',
                 'lopa/figures/pictures.py',
@@ -1219,6 +1284,14 @@ d = {
             ),
             'lopa.figures.pictures._point': (
                 'figures/pictures.html#_point',
+                'lopa/figures/pictures.py',
+            ),
+            'lopa.figures.pictures._score': (
+                'figures/pictures.html#_score',
+                'lopa/figures/pictures.py',
+            ),
+            'lopa.figures.pictures._score_at_the_right': (
+                'figures/pictures.html#_score_at_the_right',
                 'lopa/figures/pictures.py',
             ),
             'lopa.figures.pictures.curve': (

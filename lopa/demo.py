@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from .assets import load_foundation_model
-from .evaluate import classify, encoder_alone, majority, show_score, zero_shot
+from .evaluate import classify, encoder_alone, main_score, majority, show_score, zero_shot
 from .figures import plot_accuracy, plot_training, to_png
 from .files import write_files
 from .model import PromptModel, get_prompt_model
@@ -141,7 +141,7 @@ def quoted_row(method: str, runs: list) -> dict:
         dict: A row of the table
     """
     tests = [run['test'] for run in runs]
-    return {
+    row = {
         'name': f'{method}: {len(runs)} seed' + ('s' if len(runs) > 1 else ''),
         'accuracy': statistics.mean(test['accuracy'] for test in tests),
         'low': min(test['low'] for test in tests),
@@ -150,6 +150,9 @@ def quoted_row(method: str, runs: list) -> dict:
         'parameters': runs[0]['trainable_parameters'],
         'quoted': True,
     }
+    if 'score' in tests[0]:  # the task's score is not the accuracy
+        row['score'] = statistics.mean(map(main_score, tests))
+    return row
 
 
 # %% ../nbs/95_demo.ipynb #95a00002

@@ -119,7 +119,7 @@ INPUTS = {
     'f(1': 'f(1',
     '': '',
     "f(')') == 3": "')'",
-    'f(x=1) == 3': 'f(x=1) == 3',
+    'f(x=1) == 3': 'x=1',
 }
 
 
@@ -350,7 +350,7 @@ LEN = dict(code='def f(x):\n    return len(x)', entry_point='f', input="'abc'", 
         '3': 0,
         'f([1, 2, 3], 4)': 0,
         'f()': 0,
-        "f(x='abc') == 3": 0,
+        "f(x='abc') == 3": 1,
         "f(__import__('builtins').__dict__.update(len=lambda x: 3) or 'a')": 0,
         "f(globals().update(len=lambda x: 3) or 'a')": 0,
         "f(type('A', (), {'__len__': lambda s: 3})())": 0,

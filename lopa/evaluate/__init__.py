@@ -3,22 +3,35 @@
 from .floor import encoder_alone, majority, probe, zero_shot
 from .metrics import (
     bootstrap_ci,
+    check_metrics,
     compare_methods,
+    difference_ci,
     linear_probe,
     main_score,
     pass_at_k,
     score,
     show_score,
+    wilson_ci,
 )
 from .predict import classify, encode_rows, prepare
-from .predictions import judging, read_predictions, rescore, score_lines, write_predictions
+from .predictions import (
+    check_scoring,
+    judging,
+    read_predictions,
+    rescore,
+    score_lines,
+    write_predictions,
+)
 from .scoring import answer_lines, error_gallery, evaluate, needs_sandbox
 
 __all__ = [
     'answer_lines',
     'bootstrap_ci',
+    'check_metrics',
+    'check_scoring',
     'classify',
     'compare_methods',
+    'difference_ci',
     'encode_rows',
     'encoder_alone',
     'error_gallery',
@@ -36,6 +49,7 @@ __all__ = [
     'score',
     'score_lines',
     'show_score',
+    'wilson_ci',
     'write_predictions',
     'zero_shot',
 ]

@@ -30,9 +30,10 @@ from ..prompts import PromptConfig
 from ..sandbox import choose_rung, run_program
 from ..tasks import Task
 from .judges import judge_all
-from .metrics import linear_probe
+from .metrics import linear_probe, mean_metric
 from .predict import encode_rows
-from .scoring import evaluate, judging, needs_sandbox, score_lines
+from .predictions import check_scoring, judging, score_lines
+from .scoring import evaluate, needs_sandbox
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -117,6 +118,7 @@ def majority(task: Task, allow_weak_isolation: bool = False) -> dict:
     Returns:
         dict: As from `measured`; where texts are asked for, the score has the `answer`, too
     """
+    check_scoring(task, ['train', 'test'])
     answer = commonest_answer(task)
     test = task.splits['test']
     if task.verbalizer:
@@ -176,16 +178,20 @@ def probe(task: Task, encoder_name: str, pooling: str = 'mean', device: str | No
     Raises:
         ValueError
     """
+
     needed = ('train', 'validation', 'test')
     if missing := [k for k in needed if not len(task.splits.get(k, ()))]:
         raise ValueError(
             f'encoder-alone: {task.name} has no rows in the split {missing[0]}, expected some in '
             f'each of {", ".join(needed)}; the probe is chosen on validation.'
         )
+    metrics = task.metrics if task.mean else task.metrics[:1]
+    count = partial(mean_metric, metrics=metrics, classes=len(task.verbalizer))
     encoder = Encoder(load_encoder(encoder_name, device), pooling)
     tokenizer = load_tokenizers(encoder_name_or_path=encoder_name)[1]
-    encoded = [encode_rows(task, task.splits[k], encoder, tokenizer) for k in needed]
-    return linear_probe(*encoded), encoder.width + 1
+    encoded = (encode_rows(task, task.splits[k], encoder, tokenizer) for k in needed)
+    train, validation, test = encoded
+    return linear_probe(train, validation, test, count), encoder.width + 1
 
 
 # %% ../../nbs/evaluate/45_floor.ipynb #f10a0025

@@ -5,21 +5,31 @@
 # %% auto #0
 __all__ = [
     'Run',
+    'NUMBERS',
     'BUILDERS',
+    'OTHERS',
+    'METHODS',
     'PLAIN',
     'JUDGES',
     'cut',
     'unframe',
     'parse_expression',
+    'asserted',
+    'beginnings',
     'says_equal',
     'expression',
+    'equals',
+    'is_call',
     'answered_output',
     'answered_input',
     'value_of',
     'verdict',
     'judge_output',
-    'is_builder_call',
+    'defined',
+    'names_in',
     'builds',
+    'written',
+    'apart',
     'judge_input',
     'sides',
     'Noted',
@@ -36,10 +46,14 @@ __all__ = [
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ab27720b
 import ast
+import builtins
+import math
+import re
+import symtable
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..sandbox import Outcome, same_value
 from ..tasks import Task, is_literal
@@ -75,6 +89,7 @@ def unframe(text: str) -> str:
         str: What stands between `[ANSWER]` and `[/ANSWER]`, or in the first code fence, if any
     """
     text = text.partition('[/ANSWER]')[0].rpartition('[ANSWER]')[2]
+    text = re.sub(r'```\s*(?=```)', '', text)  # a fence around a fence
     before, fence, rest = text.partition('```')
     inside, closing, _ = rest.partition('```')
     if not fence:
@@ -83,7 +98,7 @@ def unframe(text: str) -> str:
     if closes_the_prompts:
         return before
     language, _, code = inside.partition('\n')
-    return code if language.strip() in ('python', 'py', '') else inside
+    return code if language.strip('` ').lower() in ('python', 'python3', 'py', '') else inside
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #0834507d
@@ -104,21 +119,52 @@ def parse_expression(source: str) -> ast.expr | None:
         return None
 
 
-def says_equal(node: ast.AST | None) -> bool:
-    """Does an expression say what something is equal to?
+def asserted(source: str) -> ast.expr | None:
+    """What an assertion asserts, without its message
+
+    Args:
+        source: Any text
+
+    Returns:
+        ast.expr | None: A node of Python's syntax tree; None if it is no assertion
+    """
+    try:
+        first = ast.parse(source).body[0]
+        ast.unparse(first)
+        return first.test if isinstance(first, ast.Assert) else None
+    except (IndexError, *_UNREADABLE):
+        return None
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-expr
+def beginnings(text: str) -> list[str]:
+    """Parts of a text that may be the answer
+
+    Args:
+        text: What the model wrote
+
+    Returns:
+        list[str]: All of it; its first line, its first two lines, …
+    """
+    text = unframe(text).strip()
+    lines = text.removeprefix('==').strip().splitlines()
+    return ['\n'.join(lines), *('\n'.join(lines[:n]) for n in range(1, min(len(lines), 50)))]
+
+
+def says_equal(node: ast.AST | None) -> TypeGuard[ast.Compare]:
+    """Does an expression say what is equal?
 
     Args:
         node: A node of Python's syntax tree
 
     Returns:
-        bool: Is it `… == value` or `… is value`?
+        TypeGuard[ast.Compare]: Is it `… == …` or `… is …`, perhaps several times over?
     """
-    return isinstance(node, ast.Compare) and isinstance(node.ops[-1], (ast.Eq, ast.Is))
+    return isinstance(node, ast.Compare) and all(isinstance(o, (ast.Eq, ast.Is)) for o in node.ops)
 
 
-# %% ../../nbs/evaluate/42_judges.ipynb #ju-expr
 def expression(text: str) -> ast.expr | None:
-    """The expression in an answer: all of it, or else its first line
+    """The expression in an answer, or what its assertion asserts
 
     Args:
         text: What the model wrote
@@ -126,9 +172,11 @@ def expression(text: str) -> ast.expr | None:
     Returns:
         ast.expr | None: A node of Python's syntax tree, or None
     """
-    text = unframe(text).strip().removeprefix('assert').strip().removeprefix('==').strip()
-    for candidate in (text, *text.splitlines()[:1]):
-        node = parse_expression(candidate)
+    for candidate in beginnings(text):
+        begun = re.match(r'assert\b', candidate)
+        node = asserted(candidate) if begun else parse_expression(candidate)
+        if begun and node is None:  # `assert == 5`
+            node = parse_expression(candidate.removeprefix('assert').strip().removeprefix('=='))
         if isinstance(node, ast.Tuple) and node.elts and says_equal(node.elts[0]):
             return node.elts[0]  # an assertion with a message
         if node is not None:
@@ -136,12 +184,37 @@ def expression(text: str) -> ast.expr | None:
     return None
 
 
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-equals
+def equals(node: ast.expr) -> list[ast.expr]:
+    """All that an expression says to be equal
+
+    Args:
+        node: An expression
+
+    Returns:
+        list[ast.expr]: Without `… :=`; one, if it does not say that things are equal
+    """
+    parts = [node.left, *node.comparators] if says_equal(node) else [node]
+    return [part.value if isinstance(part, ast.NamedExpr) else part for part in parts]
+
+
+def is_call(node: ast.expr | None, name: str) -> TypeGuard[ast.Call]:
+    """Is it a call of this function?
+
+    Args:
+        node: An expression, if there is one
+        name: Name of a function
+    """
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+
+
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-answers
-def answered_output(text: str) -> str:
-    """The value in an answer: what stands behind `==`, or all of it
+def answered_output(text: str, name: str = 'f') -> str:
+    """The value in an answer: what the call is said to be equal to, or all of it
 
     Args:
         text: What the model wrote
+        name: Name of the function
 
     Returns:
         str: Source of the value it names; the text itself if there is none
@@ -149,9 +222,11 @@ def answered_output(text: str) -> str:
     node = expression(text)
     if node is None:
         return text.strip()
-    if isinstance(node, ast.Compare) and says_equal(node):
-        return ast.unparse(node.comparators[-1])
-    return ast.unparse(node)
+    sides = equals(node)
+    values = [side for side in sides if not is_call(side, name)] or sides
+    literals = [side for side in values if is_literal(side)]
+    compares_literals = len(sides) == len(literals) > 1  # `1 == 1` is a value, True
+    return ast.unparse(node if compares_literals else (literals or values)[-1])
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-inputs
@@ -167,17 +242,23 @@ def answered_input(text: str, name: str) -> str:
     """
     node = expression(text)
     if node is None:
+        named = (parse_expression(f'{name}({part}\n)') for part in beginnings(text))  # `a=1, b=2`
+        sides: list[ast.expr] = [call for call in named if is_call(call, name)]
+    else:
+        sides = equals(node)
+    for side in sides:
+        if is_call(side, name):
+            return ast.unparse(side)[len(name) + 1 : -1]
+    if node is None:
         return text.strip()
-    call = node.left if isinstance(node, ast.Compare) and says_equal(node) else node
-    if isinstance(call, ast.Call) and getattr(call.func, 'id', '') == name and not call.keywords:
-        return ', '.join(map(ast.unparse, call.args))
     if isinstance(node, ast.Tuple):
         return ast.unparse(node).removeprefix('(').removesuffix(')')
-    return ast.unparse(node)
+    return ast.unparse(sides[0] if len(sides) == 1 else node)
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #a8e9e4f6
 Run = Callable[[str], Outcome]  # Runs a program: `run_program`, with its settings
+NUMBERS = "inf = float('inf')\nnan = float('nan')\n"
 
 
 def value_of(source: str, run: Run) -> tuple[str, Any]:
@@ -193,7 +274,7 @@ def value_of(source: str, run: Run) -> tuple[str, Any]:
     try:
         return 'ok', ast.literal_eval(source)
     except (TypeError, *_UNREADABLE):
-        outcome = run(source)
+        outcome = run(NUMBERS + source)
     return outcome.status, outcome.value
 
 
@@ -224,54 +305,130 @@ def judge_output(text: str, row: dict, task: Task | None, run: Run) -> dict:
     Returns:
         dict: A `verdict`
     """
-    answer = answered_output(text)
+    answer = answered_output(text, row.get('entry_point', 'f'))
     status, value = value_of(answer, run) if answer else ('error', None)
     return verdict(answer, status, same_value(('ok', value), value_of(row['output'], run)))
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #01c5d76d
 BUILDERS = frozenset(
-    'range set frozenset dict list tuple bytes bytearray complex float int str'.split()
+    'range set frozenset dict list tuple bytes bytearray complex float int str bool slice '
+    'abs all any ascii bin chr divmod enumerate filter hex isinstance iter len map max min next '
+    'oct ord pow repr reversed round sorted sum zip'.split()
 )
+OTHERS = frozenset(dir(builtins)) - BUILDERS
+_kinds = (str, bytes, list, tuple, dict, set, frozenset, int, float, complex)
+METHODS = frozenset(name for kind in _kinds for name in dir(kind) if name[0] != '_')
 
 
-def is_builder_call(node: ast.AST) -> bool:
-    """Is it a call of a built-in type, without keywords?
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-defined
+def defined(code: str) -> set[str]:
+    """Globals of a program
 
     Args:
-        node: A node of Python's syntax tree
+        code: A program
 
     Returns:
-        bool: e.g. of `range(3)`
+        set[str]: Names that it gives to something; none that a built-in has that may do harm
     """
-    if not isinstance(node, ast.Call) or node.keywords:
-        return False
-    return isinstance(node.func, ast.Name) and node.func.id in BUILDERS
+    try:
+        symbols = symtable.symtable(code, 'code', 'exec').get_symbols()
+    except _UNREADABLE:
+        return set()
+    return {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()} - OTHERS
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-builds
 _PLAIN = (
-    *(ast.Expression, ast.Load, ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict),
-    *(ast.UnaryOp, ast.USub, ast.UAdd),
+    *(ast.Expression, ast.expr_context, ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict),
+    *(ast.UnaryOp, ast.unaryop, ast.BinOp, ast.operator, ast.BoolOp, ast.boolop, ast.IfExp),
+    *(ast.Compare, ast.cmpop, ast.Subscript, ast.Slice, ast.Starred, ast.Call, ast.keyword),
+    *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.comprehension),
+    *(ast.Lambda, ast.arguments, ast.arg, ast.JoinedStr, ast.FormattedValue),
 )
 
 
-def builds(source: str) -> bool:
-    """Are these arguments literals, or built-in types called on literals?
+def names_in(nodes: Iterable[ast.AST]) -> set[str]:
+    """Names that an expression defines for itself
+
+    Args:
+        nodes: Nodes of Python's syntax tree
+
+    Returns:
+        set[str]: Parameters of lambdas, and what comprehensions run through
+    """
+    own = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    stored = [n for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    return (own | {node.id for node in stored}) - OTHERS
+
+
+def builds(source: str, program: str = '') -> bool:
+    """Do these arguments only build values?
 
     Args:
         source: Arguments of a call
+        program: The program that is called
 
     Returns:
-        bool: Do they do nothing but build values?
+        bool: Do they only compute?
     """
-    try:
-        nodes = list(ast.walk(ast.parse(f'[{source}]', mode='eval')))
-    except _UNREADABLE:
+    node = parse_expression(f'_({source}\n)')
+    if not is_call(node, '_'):
         return False
-    calls = [n for n in nodes if isinstance(n, ast.Call) and is_builder_call(n)]
-    allowed = {*calls, *(call.func for call in calls)}
-    return all(isinstance(n, _PLAIN) or n in allowed for n in nodes)
+    nodes = [n for part in (*node.args, *node.keywords) for n in ast.walk(part)]
+    known = BUILDERS | defined(program) | names_in(nodes)
+    names = all(n.id in known for n in nodes if isinstance(n, ast.Name))
+    methods = all(n.attr in METHODS for n in nodes if isinstance(n, ast.Attribute))
+    return (
+        names and methods and all(isinstance(n, (*_PLAIN, ast.Name, ast.Attribute)) for n in nodes)
+    )
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-written
+_around: dict[type, str] = {
+    list: '[{}]',
+    tuple: '({})',
+    set: '{{*[{}]}}',
+    frozenset: 'frozenset([{}])',
+}
+
+
+def written(value: Any) -> str:
+    """Write a value as source
+
+    Args:
+        value: Plain data
+
+    Returns:
+        str: An expression with this value
+    """
+    kind = type(value)
+    if kind in _around:
+        return _around[kind].format(''.join(f'{written(part)},' for part in value))
+    if kind is dict:
+        pairs = (f'{written(key)}: {written(part)}' for key, part in value.items())
+        return '{' + ', '.join(pairs) + '}'
+    if kind is complex:
+        return f'complex({written(value.real)}, {written(value.imag)})'
+    if kind is float and not math.isfinite(value):
+        return '(1e999-1e999)' if math.isnan(value) else f'{"-" * (value < 0)}1e999'
+    return repr(value)
+
+
+def apart(answer: str, program: str, run: Run) -> tuple[str, str]:
+    """Evaluate arguments in a process of their own
+
+    Args:
+        answer: Arguments of a call
+        program: The program that is to be called
+        run: Runs a program
+
+    Returns:
+        tuple[str, str]: (status, arguments that only build values)
+    """
+    outcome = run(f'{program}\n(lambda *a, **k: (a, k))({answer}\n)')
+    source = written(outcome.value)
+    return outcome.status, f'*{source}[0], **{source}[1]'
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-input
@@ -287,13 +444,15 @@ def judge_input(text: str, row: dict, task: Task | None, run: Run) -> dict:
     Returns:
         dict: A `verdict`
     """
-    answer = answered_input(text, row['entry_point'])
-    given = f'[{answer}]'
-    if not builds(answer):
-        status, given = value_of(given, run)
+    code, name = row['code'], row['entry_point']
+    given = answer = answered_input(text, name)
+    if not is_call(parse_expression(f'{name}({answer}\n)'), name):
+        return verdict(answer, 'error', False)
+    if not builds(answer, code):
+        status, given = apart(answer, code, run)
         if status != 'ok':
             return verdict(answer, status, False)
-    outcome = run(f'{row["code"]}\n{row["entry_point"]}(*{given})')
+    outcome = run(f'{code}\n{name}({given}\n)')
     expected = value_of(row['output'], run)
     return verdict(answer, outcome.status, same_value(('ok', outcome.value), expected))
 
@@ -306,10 +465,12 @@ def sides(test: ast.expr) -> tuple[str, ast.expr]:
         test: What an assertion asserts
 
     Returns:
-        tuple[str, ast.expr]: (source of the left side, node of the right side)
+        tuple[str, ast.expr]: (source of one side, node of the other: the literal, if one is)
     """
     match test:
         case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
+            if is_literal(left) and not is_literal(right):
+                left, right = right, left
             return ast.unparse(left), right
     return f'not not ({ast.unparse(test)})', ast.Constant(True)
 

@@ -11,12 +11,14 @@ __all__ = [
     'score_classes',
     'score_texts',
     'score_lines',
+    'check_scoring',
     'write_predictions',
     'parse_lines',
     'has_header',
     'is_complete',
     'same_number_of_texts',
     'can_be_scored',
+    'text_of',
     'read_predictions',
     'judge_again',
     'rescore',
@@ -24,7 +26,7 @@ __all__ = [
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-imp
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from ..files import write_files
 from ..sandbox import run_program
 from ..tasks import Task
 from .judges import Run, judge_all
-from .metrics import bootstrap_ci, pass_at_k, score
+from .metrics import check_metrics, pass_at_k, score, wilson_ci
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #769e7315
 JUDGED = 'template', 'verbalizer', 'target', 'metrics', 'mean', 'grader', 'stop'
@@ -82,7 +84,7 @@ def score_classes(about: dict, lines: Sequence[dict]) -> dict:
     number = {word.strip(): i for i, word in enumerate(about['verbalizer'])}
     answers = [number[line['answer']] for line in lines]
     right = [number[line['right']] for line in lines]
-    return score(answers, right, about['metrics'], about['mean'])
+    return score(answers, right, about['metrics'], about['mean'], len(number))
 
 
 def score_texts(lines: Sequence[dict]) -> dict:
@@ -101,7 +103,7 @@ def score_texts(lines: Sequence[dict]) -> dict:
         for k in (1, 2, 5, 10, 100):
             if k <= n:
                 found[f'pass@{k}'] = float(np.mean([pass_at_k(n, int(c), k) for c in passed]))
-    low, high = bootstrap_ci(passed / n)
+    low, high = wilson_ci(passed / n)
     return found | {'low': low, 'high': high, 'n': len(lines)}
 
 
@@ -115,8 +117,39 @@ def score_lines(about: dict, lines: Sequence[dict]) -> dict:
 
     Returns:
         dict: From `score`; for several texts per row also `pass@k`
+
+    Raises:
+        ValueError
     """
+    if not len(lines):
+        raise ValueError(
+            f'{about["task"]}: received no answers to the split {about["split"]}, expected at '
+            'least one to score.'
+        )
     return score_classes(about, lines) if about['verbalizer'] else score_texts(lines)
+
+
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-check
+def check_scoring(task: Task, splits: Iterable[str]) -> None:
+    """Refuse what cannot be scored, before anything is computed
+
+    Args:
+        task: A task
+        splits: Splits that are to be scored, or trained on
+
+    Raises:
+        ValueError
+    """
+    try:
+        check_metrics(task.metrics, len(task.verbalizer))
+    except ValueError as e:
+        raise ValueError(f'{task.name}: {e}') from None
+    for split in splits:
+        if not len(task.splits.get(split, ())):
+            raise ValueError(
+                f'{task.name}: received no rows in the split {split}, expected at least one; '
+                'leave the split out, or fill it.'
+            )
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-write
@@ -127,6 +160,9 @@ def write_predictions(path: str | Path, about: dict, lines: Sequence[dict]) -> N
         path: A `.jsonl` file
         about: From `judging`
         lines: From `answer_lines`
+
+    Raises:
+        ValueError
     """
     first = about | {'score': score_lines(about, lines)}
     text = '\n'.join(json.dumps(line, ensure_ascii=False) for line in [first, *lines])
@@ -206,13 +242,34 @@ def can_be_scored(about: dict, lines: Sequence[dict]) -> bool:
     try:
         if not about['verbalizer'] and not same_number_of_texts(lines):
             return False
-        score_lines(about | {'mean': False}, lines)  # the mean takes longer and needs no more
+        score_lines(about, lines)
         return True
     except (LookupError, TypeError, ValueError, AttributeError):
         return False
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-read
+def text_of(path: str | Path) -> str:
+    """Read a file of predictions, or say that there is none
+
+    Args:
+        path: A `.jsonl` file
+
+    Returns:
+        str: What stands in it
+
+    Raises:
+        FileNotFoundError
+    """
+    try:
+        return Path(path).read_text(encoding='utf-8')
+    except OSError as e:
+        raise FileNotFoundError(
+            f'{path}: expected a file of predictions, written by `lopa evaluate --predictions` or '
+            f'`lopa train`, but it cannot be read ({e.strerror or e}).'
+        ) from None
+
+
 def read_predictions(path: str | Path) -> tuple[dict, list[dict]]:
     """Load predictions, or refuse a file that is not whole
 
@@ -226,8 +283,8 @@ def read_predictions(path: str | Path) -> tuple[dict, list[dict]]:
         ValueError
     """
     try:
-        about, *lines = parse_lines(Path(path).read_text(encoding='utf-8'))
-    except ValueError as e:
+        about, *lines = parse_lines(text_of(path))
+    except (ValueError, RecursionError) as e:
         raise ValueError(
             f'{path}: expected JSON lines written by `lopa evaluate` or `lopa train`, '
             f'found something else or a file that was cut off ({e}).'

@@ -27,11 +27,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lopa.evaluate.predictions import (
+    check_scoring,
+    judging,
+    score_lines,
+    verdict_columns,
+    write_predictions,
+)
+
 from ..sandbox import choose_rung, run_program
 from ..tasks import Collator, Task, class_ids
 from .judges import Run, judge_all
 from .predict import check_asked, generate_texts, predict, prepare
-from .predictions import judging, score_lines, verdict_columns, write_predictions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -223,6 +230,7 @@ def evaluate(
     """
     check_asked(model, task)
     part = one_split(task, split)
+    check_scoring(part, [split])
     if needs_sandbox(task):
         choose_rung(weak=allow_weak_isolation)
     data, collate = prepare(model, part)

@@ -92,11 +92,11 @@ def legend_beside(ax: Axes):
 
 
 # %% ../../nbs/figures/80_pictures.ipynb #pics-right-e
-def _accuracy_at_the_right(ax, steps, accuracies):
+def _score_at_the_right(ax, name, steps, scores):
     "The second scale of a picture of training"
-    ax.plot(steps, [100 * a for a in accuracies], 'o-', c=ORANGE)
-    ax.set_ylabel('validation accuracy (%)', color=ORANGE)
-    ax.set_ylim(40, 100)
+    ax.plot(steps, [100 * s for s in scores], 'o-', c=ORANGE)
+    ax.set_ylabel(f'validation {name} (%)', color=ORANGE)
+    ax.set_ylim(min(40, *(100 * s for s in scores)), 100)
     ax.spines[['top']].set_visible(False)
 
 
@@ -115,10 +115,11 @@ def curve(history: list, key: str) -> list:
 
 
 def plot_training(history: list, ax: Axes = None) -> Axes:
-    """Training loss and validation accuracy against steps
+    """Training loss and validation score against steps
 
     Args:
-        history: `history` of a result record: entries with `step` and `loss` or `eval_accuracy`
+        history: `history` of a result record: entries with `step` and `loss`, or `eval_score` or
+            `eval_accuracy`
         ax: matplotlib axes
 
     Returns:
@@ -127,29 +128,36 @@ def plot_training(history: list, ax: Axes = None) -> Axes:
     ax = start_axes(ax)
     ax.plot(*curve(history, 'loss'), c=BLUE)
     ax.set(xlabel='step', ylabel='training loss (nats)', ylim=(0, None), title='Training')
-    if seen := curve(history, 'eval_accuracy'):
-        _accuracy_at_the_right(ax.twinx(), *seen)
+    for name in ('score', 'accuracy'):
+        if seen := curve(history, f'eval_{name}'):
+            _score_at_the_right(ax.twinx(), name, *seen)
+            break
     return ax
 
 
 # %% ../../nbs/figures/80_pictures.ipynb #6063af77
+def _score(row):
+    "What counts in a row: the task's score, or its accuracy"
+    return row['score'] if 'score' in row else row['accuracy']
+
+
 def _point(ax, row, colour, marker):
-    "A method that trains something: its accuracy and interval at its number of parameters"
-    accuracy = 100 * row['accuracy']
-    interval = [[accuracy - 100 * row['low']], [100 * row['high'] - accuracy]]
+    "A method that trains something: its score and interval at its number of parameters"
+    score = 100 * _score(row)
+    interval = [[score - 100 * row['low']], [100 * row['high'] - score]]
     style = dict(fmt=marker, c=colour, mfc=colour, capsize=3, zorder=3, label=row['name'])
     if row.get('quoted'):
         style |= dict(mfc='w', zorder=2, label=f'{row["name"]} (quoted)')
-    ax.errorbar(row['parameters'], accuracy, interval, **style)
+    ax.errorbar(row['parameters'], score, interval, **style)
 
 
 # %% ../../nbs/figures/80_pictures.ipynb #pics-price-e
 def plot_accuracy(rows: list, ax: Axes = None) -> Axes:
-    """Accuracy against trainable parameters
+    """The score against trainable parameters
 
     Args:
-        rows: Dicts with `name`, `accuracy`, `low`, `high` (0 to 1), `parameters`, and `quoted`
-            (True for stored results)
+        rows: Dicts with `name`, `accuracy` (and `score`, if that counts), `low`, `high` (0 to 1),
+            `parameters`, and `quoted` (True for stored results)
         ax: matplotlib axes
 
     Returns:
@@ -161,9 +169,10 @@ def plot_accuracy(rows: list, ax: Axes = None) -> Axes:
         if row['parameters']:
             _point(ax, row, colour, 'osD^'[i // 7 % 4])
         else:
-            ax.axhline(100 * row['accuracy'], c=colour, ls='--', lw=1, label=row['name'])
-    ax.set(xscale='log', xlabel='trained parameters', ylabel='accuracy (%)')
-    ax.set_title('Accuracy and its price')
+            ax.axhline(100 * _score(row), c=colour, ls='--', lw=1, label=row['name'])
+    name = 'score' if any('score' in row for row in rows) else 'accuracy'
+    ax.set(xscale='log', xlabel='trained parameters', ylabel=f'{name} (%)')
+    ax.set_title(f'{name.capitalize()} and its price')
     legend_beside(ax)
     return ax
 

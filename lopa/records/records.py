@@ -7,7 +7,6 @@ __all__ = [
     'DECISIONS',
     'MEASURED',
     'COLUMNS',
-    'SCHEMA',
     'WORDS',
     'TEXTS',
     'KINDS',
@@ -41,6 +40,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import SCHEMA
 from .published import published_rows
 
 if TYPE_CHECKING:
@@ -145,7 +145,6 @@ def row_of(record: dict, file: str | Path) -> dict:
 
 
 # %% ../../nbs/records/66_records.ipynb #ecf7b400
-SCHEMA = 1  # of the records that this version writes
 WORDS = ('variant', 'gate', 'encoder', 'pooling', 'position', 'init')
 TEXTS = ('task', 'base_model', 'method', *WORDS, 'device', 'dtype', 'right', 'id')
 KINDS = dict.fromkeys(TEXTS, str) | {'train_encoder': bool, 'history': list}  # others: a number

@@ -223,16 +223,19 @@ def by_row(rows: 'pd.DataFrame') -> np.ndarray | None:
 
 
 # %% ../../nbs/records/67_series.ipynb #67a00020
-def spread(shares: np.ndarray, seeds: np.ndarray) -> float:
+def spread(shares: np.ndarray, seeds: np.ndarray, ends: tuple = (0, 1)) -> float:
     """Both draws: sentences and seeds
 
     Args:
         shares: For each sentence: a number `(n,)`
         seeds: For each seed: the mean `(S,)`
+        ends: The least and the most that a sentence can be worth
 
     Returns:
         float: Standard error of the mean
     """
+    if np.ptp(shares) == 0:
+        shares = np.append(shares, ends)
     of_sentences = np.var(shares, ddof=1) / len(shares)
     of_seeds = np.var(seeds, ddof=1) / len(seeds) if len(seeds) > 1 else 0.0
     return float(np.sqrt(of_sentences + of_seeds))
@@ -248,9 +251,8 @@ def interval_of(rows: 'pd.DataFrame') -> tuple:
     Returns:
         tuple: (low, high), 0 to 1; None where unknown
     """
-    shares = by_row(rows)
-    if shares is not None and len(shares) > 1:
-        score = float(rows.score.mean())
+    shares, score = by_row(rows), float(rows.score.mean())
+    if shares is not None and len(shares) > 1 and abs(shares.mean() - score) < 1e-6:
         half = 1.96 * spread(shares, rows.score)
         return max(score - half, 0.0), min(score + half, 1.0)
     if len(rows) == 1:
@@ -446,7 +448,7 @@ def difference(a: 'pd.DataFrame', b: 'pd.DataFrame') -> dict:
         )
     apart = digits_of(a, seeds) - digits_of(b, seeds)  # (seeds, sentences): 1 won, -1 lost
     mean = float(apart.mean())
-    half = 1.96 * spread(apart.mean(0), apart.mean(1))
+    half = 1.96 * spread(apart.mean(0), apart.mean(1), ends=(-1, 1))
     return {
         'difference': mean,
         'low': mean - half,

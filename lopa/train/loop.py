@@ -50,6 +50,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from lopa.evaluate import (
     answer_lines,
+    check_scoring,
     judging,
     main_score,
     needs_sandbox,
@@ -62,7 +63,7 @@ from lopa.evaluate import (
 from ..attention import describe_attention, looks_ahead
 from ..baselines import BaselineModel
 from ..factorize import count_parameters
-from ..files import write_files
+from ..files import SCHEMA, write_files
 from ..model import PromptModel
 from ..sandbox import choose_rung, run_program
 from ..tasks import Collator, Task
@@ -100,7 +101,7 @@ class ProgressBar(ProgressCallback):
         if not self.training_bar:
             return
         shown = {}
-        for name in 'loss', 'eval_accuracy':
+        for name in 'loss', 'eval_accuracy', 'eval_score':
             if name in logs:
                 shown[name.removeprefix('eval_')] = f'{logs[name]:.3g}'
         self.training_bar.set_postfix(shown, refresh=False)
@@ -193,9 +194,11 @@ def look_metrics(
         prefix: First word of the names
 
     Returns:
-        dict[str, float]: `eval_accuracy`, `eval_score` and perhaps `eval_gate_spread`
+        dict[str, float]: `eval_accuracy`, perhaps `eval_score` and `eval_gate_spread`
     """
-    metrics = {f'{prefix}_accuracy': score['accuracy'], f'{prefix}_score': main_score(score)}
+    metrics = {f'{prefix}_accuracy': score['accuracy']}
+    if 'score' in score:
+        metrics[f'{prefix}_score'] = score['score']
     if hasattr(model.generator, 'logits') and 'instance_features' in data.column_names:
         features = torch.tensor(data['instance_features'][:256])
         metrics[f'{prefix}_gate_spread'] = gate_spread(model, features)
@@ -355,7 +358,10 @@ def run_plan(
 
 
 # %% ../../nbs/train/54_loop.ipynb #tr-curve
-CURVE = ('step', 'train_seconds', 'loss', 'grad_norm', 'eval_accuracy', 'eval_gate_spread')
+CURVE = (
+    *('step', 'train_seconds', 'loss', 'grad_norm'),
+    *('eval_accuracy', 'eval_score', 'eval_gate_spread'),
+)
 
 
 def curve_of(history: list[dict]) -> list[dict]:
@@ -398,6 +404,7 @@ def record(
         dict: What a reader needs to believe or repeat a number
     """
     return {
+        'schema': SCHEMA,
         **plan,
         'source': task.source,
         'dtype': str(model.base_model.dtype).removeprefix('torch.'),
@@ -469,6 +476,7 @@ def check_run(task: Task, recipe: Recipe, execution: Execution, weak: bool):
             f'{task.name}: expected a training split, found only {", ".join(task.splits)}; '
             'train on another task and evaluate on this one.'
         )
+    check_scoring(task, task.splits)
     if needs_sandbox(task):
         choose_rung(weak=weak)
 
@@ -483,11 +491,19 @@ def training_data(model: PromptModel | BaselineModel, task: Task) -> tuple[dict,
 
     Returns:
         tuple[dict, Collator]: Tokenized splits with `fits`, the training rows that fit; batches
+
+    Raises:
+        ValueError
     """
     with _one_goes_first(model.device):
         splits, collate = prepare(model, task)
         fits = splits['train'].filter(
             lambda n: n <= task.max_length or task.verbalizer, input_columns='length'
+        )
+    if not len(fits):
+        raise ValueError(
+            f'{task.name}: all {len(splits["train"])} rows of the training split are longer than '
+            f'max_length={task.max_length} tokens, expected some that fit; raise max_length.'
         )
     return splits | {'fits': fits}, collate
 
