@@ -66,6 +66,7 @@ from ..factorize import count_parameters
 from ..files import SCHEMA, write_files
 from ..model import PromptModel
 from ..sandbox import choose_rung, run_program
+from ..support import check_blind
 from ..tasks import Collator, Task
 from .guard import StepGuard, fused_adamw
 from .hardware import Execution, environment, explain_memory, is_main, start_of_memory
@@ -689,6 +690,7 @@ def train(
     check_run(task, recipe, how, allow_weak_isolation)
     start_of_memory()
     splits, collate = training_data(model, task)
+    check_answers_unseen(model, splits['fits'], collate)
     plan = recipe.counted(len(splits['fits']))
     run = partial(run_program, timeout=10.0, allow_weak_isolation=allow_weak_isolation)
     folder, shown = Path(output_dir), progress and is_main()
