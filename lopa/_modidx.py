@@ -2913,6 +2913,10 @@ d = {
             ),
             'lopa.train.loop.best_look': ('train/loop.html#best_look', 'lopa/train/loop.py'),
             'lopa.train.loop.carry_out': ('train/loop.html#carry_out', 'lopa/train/loop.py'),
+            'lopa.train.loop.check_answers_unseen': (
+                'train/loop.html#check_answers_unseen',
+                'lopa/train/loop.py',
+            ),
             'lopa.train.loop.check_run': ('train/loop.html#check_run', 'lopa/train/loop.py'),
             'lopa.train.loop.circumstances': (
                 'train/loop.html#circumstances',

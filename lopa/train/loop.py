@@ -22,6 +22,7 @@ __all__ = [
     'test_scores',
     'check_run',
     'training_data',
+    'check_answers_unseen',
     'Run',
     'make_trainer',
     'carry_out',
@@ -60,7 +61,7 @@ from lopa.evaluate import (
 )
 
 # %% ../../nbs/train/54_loop.ipynb #tr-imp
-from ..attention import describe_attention, looks_ahead
+from ..attention import describe_attention
 from ..baselines import BaselineModel
 from ..factorize import count_parameters
 from ..files import SCHEMA, write_files
@@ -119,7 +120,7 @@ def circumstances(model: PromptModel | BaselineModel) -> dict[str, str]:
         dict[str, str]: `dtype` and `attention`, in words
     """
     base = model.base_model
-    masked = model.task_type != 'CAUSAL_LM' or looks_ahead(base)
+    masked = model.task_type != 'CAUSAL_LM'
     dtype = str(model.dtype).removeprefix('torch.')
     return {'dtype': dtype, 'attention': describe_attention(base, masked)}
 
@@ -516,6 +517,19 @@ def _one_goes_first(device):
     if 'WORLD_SIZE' not in os.environ:
         return contextlib.nullcontext()
     return PartialState(cpu=device.type == 'cpu').main_process_first()
+
+
+# %% ../../nbs/train/54_loop.ipynb #tr-unseen
+def check_answers_unseen(model: PromptModel | BaselineModel, rows: 'Dataset', collate: Collator):
+    """Refuse a model whose logits depend on the label handed over
+
+    Args:
+        model: What is to be trained
+        rows: Tokenized rows, at least one
+        collate: Makes batches of them
+    """
+    batch = collate([rows[i] for i in range(min(2, len(rows)))])
+    check_blind(model, {name: tensor.to(model.device) for name, tensor in batch.items()})
 
 
 # %% ../../nbs/train/54_loop.ipynb #269e1408
