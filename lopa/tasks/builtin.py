@@ -85,14 +85,15 @@ def class_task(name: str, data_dir: str | Path | None = None) -> Task:
         data_dir: As in `load_rows`
 
     Returns:
-        Task: With the splits `train`, `validation`, `test`
+        Task: With the splits `train`, `validation` (if ten rows can give one), `test`
     """
     splits, where = load_rows(name, data_dir)
     if 'test' not in splits:
         official = list(splits)[-1]  # GLUE's validation split
         columns = columns_of(CLASSES[name]['template'])
         train, validation = hold_out(splits['train'], columns, alone=name in ALONE)
-        splits = {'train': train, 'validation': validation, 'test': splits[official]}
+        held = {'validation': validation} if len(validation) else {}
+        splits = {'train': train, **held, 'test': splits[official]}
     return Task(name, splits, source=where, **CLASSES[name])
 
 

@@ -213,10 +213,11 @@ def unique_names(pairs: Sequence[tuple]) -> dict:
     Raises:
         ValueError
     """
-    names = [name for name, _ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f'{twice[0]!r} stands twice in one object')
-    return dict(pairs)
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f'{max(names, key=names.count)!r} stands twice in one object')
+    return found
 
 
 # %% ../../nbs/tasks/20_sources.ipynb #src-readjson
@@ -225,7 +226,7 @@ def read_json(path: str | Path, **how: Any) -> list[dict]:
 
     Args:
         path: A file
-        **how: For `json.loads`, e.g. `parse_float=str`
+        **how: For `json.JSONDecoder`, e.g. `parse_float=str`
 
     Returns:
         list[dict]: Its rows
@@ -233,10 +234,11 @@ def read_json(path: str | Path, **how: Any) -> list[dict]:
     Raises:
         ValueError
     """
+    decode = json.JSONDecoder(object_pairs_hook=unique_names, **how).decode
     with open_text(path, 'JSON lines') as file:
         text = file.read()
         parts = [text] if text.lstrip().startswith('[') else text.split('\n')
-        read = [json.loads(p, object_pairs_hook=unique_names, **how) for p in parts if p.strip()]
+        read = [decode(part) for part in parts if part.strip()]
         rows = read[0] if parts == [text] and read and isinstance(read[0], list) else read
         if wrong := [row for row in rows if not isinstance(row, dict)]:
             raise ValueError(f'expected objects, received {str(wrong[0])[:40]}')
