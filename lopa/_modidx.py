@@ -1829,16 +1829,8 @@ d = {
             'lopa.prompts.IDPG.__init__': ('prompts.html#idpg.__init__', 'lopa/prompts.py'),
             'lopa.prompts.IDPG.forward': ('prompts.html#idpg.forward', 'lopa/prompts.py'),
             'lopa.prompts.IDPG.make_head': ('prompts.html#idpg.make_head', 'lopa/prompts.py'),
-            'lopa.prompts.IDPG.start_as_published': (
-                'prompts.html#idpg.start_as_published',
-                'lopa/prompts.py',
-            ),
             'lopa.prompts.IDPGPHM': ('prompts.html#idpgphm', 'lopa/prompts.py'),
             'lopa.prompts.IDPGPHM.make_head': ('prompts.html#idpgphm.make_head', 'lopa/prompts.py'),
-            'lopa.prompts.IDPGPHM.start_as_published': (
-                'prompts.html#idpgphm.start_as_published',
-                'lopa/prompts.py',
-            ),
             'lopa.prompts.LoPA': ('prompts.html#lopa', 'lopa/prompts.py'),
             'lopa.prompts.LoPA.__init__': ('prompts.html#lopa.__init__', 'lopa/prompts.py'),
             'lopa.prompts.LoPA.forward': ('prompts.html#lopa.forward', 'lopa/prompts.py'),
@@ -2631,10 +2623,6 @@ d = {
                 'train/recipes.html#recipe.counted',
                 'lopa/train/recipes.py',
             ),
-            'lopa.train.recipes.Recipe.described': (
-                'train/recipes.html#recipe.described',
-                'lopa/train/recipes.py',
-            ),
             'lopa.train.recipes._check_fields': (
                 'train/recipes.html#_check_fields',
                 'lopa/train/recipes.py',
@@ -2656,6 +2644,10 @@ d = {
             'lopa.train.recipes._settle': ('train/recipes.html#_settle', 'lopa/train/recipes.py'),
             'lopa.train.recipes._tuned': ('train/recipes.html#_tuned', 'lopa/train/recipes.py'),
             'lopa.train.recipes._twin': ('train/recipes.html#_twin', 'lopa/train/recipes.py'),
+            'lopa.train.recipes.as_record': (
+                'train/recipes.html#as_record',
+                'lopa/train/recipes.py',
+            ),
             'lopa.train.recipes.check_rate': (
                 'train/recipes.html#check_rate',
                 'lopa/train/recipes.py',

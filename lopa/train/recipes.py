@@ -12,6 +12,7 @@ __all__ = [
     'check_whole',
     'check_rate',
     'Recipe',
+    'as_record',
     'recipe',
     'parameter_groups',
 ]
@@ -118,13 +119,20 @@ class Recipe:
         """
         return _in_steps(self, rows) if self.epochs else self
 
-    def described(self) -> dict:
-        """For records and names of files: as older ones, which knew no weight decay
 
-        Returns:
-            dict: Field → value
-        """
-        return {k: v for k, v in asdict(self).items() if v or k != 'weight_decay'}
+# %% ../../nbs/train/50_recipes.ipynb #rc-fields
+def _check_fields(plan):
+    """Refuse values of the wrong kind
+
+    Raises:
+        ValueError
+    """
+    for name in WHOLE:
+        check_whole(name, getattr(plan, name))
+    for name in RATES:
+        check_rate(name, getattr(plan, name))
+    if not isinstance(plan.variant, str):
+        raise ValueError(f'variant: received {plan.variant!r}, expected a name.')
 
 
 # %% ../../nbs/train/50_recipes.ipynb #rc-check
@@ -148,24 +156,23 @@ def _settle(plan):
         raise ValueError(f'config: received {plan.config!r}, expected {kinds}.')
 
 
-def _check_fields(plan):
-    """Refuse values of the wrong kind
-
-    Raises:
-        ValueError
-    """
-    for name in WHOLE:
-        check_whole(name, getattr(plan, name))
-    for name in RATES:
-        check_rate(name, getattr(plan, name))
-    if not isinstance(plan.variant, str):
-        raise ValueError(f'variant: received {plan.variant!r}, expected a name.')
-
-
 def _in_steps(plan, rows):
     "Epochs in steps; an epoch leaves out what does not fill a step"
     once = max(rows // plan.batch_size, 1)
     return replace(plan, steps=plan.epochs * once, eval_steps=once)
+
+
+# %% ../../nbs/train/50_recipes.ipynb #rc-record
+def as_record(recipe: Recipe) -> dict:
+    """A recipe in records and names of files: weight decay only if there is any
+
+    Args:
+        recipe: What was decided
+
+    Returns:
+        dict: Field → value
+    """
+    return {k: v for k, v in asdict(recipe).items() if v or k != 'weight_decay'}
 
 
 # %% ../../nbs/train/50_recipes.ipynb #999502f1
