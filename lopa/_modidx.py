@@ -2615,10 +2615,6 @@ d = {
         },
         'lopa.train.recipes': {
             'lopa.train.recipes.Recipe': ('train/recipes.html#recipe', 'lopa/train/recipes.py'),
-            'lopa.train.recipes.Recipe.__post_init__': (
-                'train/recipes.html#recipe.__post_init__',
-                'lopa/train/recipes.py',
-            ),
             'lopa.train.recipes.Recipe.counted': (
                 'train/recipes.html#recipe.counted',
                 'lopa/train/recipes.py',

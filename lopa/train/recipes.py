@@ -70,56 +70,6 @@ def check_rate(name: str, value: Any):
         raise ValueError(f'{name}: received {value!r}, expected {expected}.')
 
 
-# %% ../../nbs/train/50_recipes.ipynb #b2761ed7
-@refuses_unknown_keys
-@dataclass
-class Recipe:
-    """What is decided before a run
-
-    Attributes:
-        config: What is trained, and by which method
-        prompt_lr: Learning rate of Z_S, or of all that a baseline trains
-        head_lr: Learning rate of the heads, or of all else that a generator trains
-        encoder_lr: Learning rate of the encoder, if it is tuned
-        steps: Optimiser steps
-        batch_size: Examples per step, over all processes and passes
-        warmup: Share of the steps in which the rate rises, 0 to 1
-        max_grad_norm: Longer gradients are cut to this length; 0 means no cut
-        eval_steps: Steps between looks at validation, dividing `steps`; None: one
-        eval_batch_size: Examples per batch in evaluation
-        epochs: Passes over the training split, a look after each; before `steps`
-        schedule: The rate after the warm-up: `linear` (down to 0) or `constant`
-        variant: `paper`: its authors'; `tuned`: found on Rotten Tomatoes; or your own
-        weight_decay: AdamW's, on all that is trained
-    """
-
-    config: PromptConfig | BaselineConfig
-    prompt_lr: float
-    head_lr: float = 0.0
-    encoder_lr: float = 1e-5
-    steps: int = 150
-    batch_size: int = 8
-    warmup: float = 0.06
-    max_grad_norm: float = 1.0
-    eval_steps: int | None = None
-    eval_batch_size: int = 32
-    epochs: int | None = None
-    schedule: str = 'linear'
-    variant: str = 'own'
-    weight_decay: float = 0.0
-
-    def __post_init__(self):
-        _settle(self)
-
-    def counted(self, rows: int) -> 'Recipe':
-        """The same in steps, if it counts epochs
-
-        Returns:
-            'Recipe': For a training split of so many rows
-        """
-        return _in_steps(self, rows) if self.epochs else self
-
-
 # %% ../../nbs/train/50_recipes.ipynb #rc-fields
 def _check_fields(plan):
     """Refuse values of the wrong kind
@@ -160,6 +110,55 @@ def _in_steps(plan, rows):
     "Epochs in steps; an epoch leaves out what does not fill a step"
     once = max(rows // plan.batch_size, 1)
     return replace(plan, steps=plan.epochs * once, eval_steps=once)
+
+
+# %% ../../nbs/train/50_recipes.ipynb #b2761ed7
+@refuses_unknown_keys
+@dataclass
+class Recipe:
+    """What is decided before a run
+
+    Attributes:
+        config: What is trained, and by which method
+        prompt_lr: Learning rate of Z_S, or of all that a baseline trains
+        head_lr: Learning rate of the heads, or of all else that a generator trains
+        encoder_lr: Learning rate of the encoder, if it is tuned
+        steps: Optimiser steps
+        batch_size: Examples per step, over all processes and passes
+        warmup: Share of the steps in which the rate rises, 0 to 1
+        max_grad_norm: Longer gradients are cut to this length; 0 means no cut
+        eval_steps: Steps between looks at validation, dividing `steps`; None: one
+        eval_batch_size: Examples per batch in evaluation
+        epochs: Passes over the training split, a look after each; before `steps`
+        schedule: The rate after the warm-up: `linear` (down to 0) or `constant`
+        variant: `paper`: its authors'; `tuned`: found on Rotten Tomatoes; or your own
+        weight_decay: AdamW's, on all that is trained
+    """
+
+    config: PromptConfig | BaselineConfig
+    prompt_lr: float
+    head_lr: float = 0.0
+    encoder_lr: float = 1e-5
+    steps: int = 150
+    batch_size: int = 8
+    warmup: float = 0.06
+    max_grad_norm: float = 1.0
+    eval_steps: int | None = None
+    eval_batch_size: int = 32
+    epochs: int | None = None
+    schedule: str = 'linear'
+    variant: str = 'own'
+    weight_decay: float = 0.0
+
+    __post_init__ = _settle
+
+    def counted(self, rows: int) -> 'Recipe':
+        """The same in steps, if it counts epochs
+
+        Returns:
+            'Recipe': For a training split of so many rows
+        """
+        return _in_steps(self, rows) if self.epochs else self
 
 
 # %% ../../nbs/train/50_recipes.ipynb #rc-record
