@@ -150,7 +150,7 @@ class Recipe:
     variant: str = 'own'
     weight_decay: float = 0.0
 
-    __post_init__ = _settle
+    __post_init__ = _settle  # type: ignore[misc]
 
     def counted(self, rows: int) -> 'Recipe':
         """The same in steps, if it counts epochs
