@@ -2022,16 +2022,8 @@ d = {
             'lopa.prompts.IDPG.__init__': ('prompts.html#idpg.__init__', 'lopa/prompts.py'),
             'lopa.prompts.IDPG.forward': ('prompts.html#idpg.forward', 'lopa/prompts.py'),
             'lopa.prompts.IDPG.make_head': ('prompts.html#idpg.make_head', 'lopa/prompts.py'),
-            'lopa.prompts.IDPG.start_as_published': (
-                'prompts.html#idpg.start_as_published',
-                'lopa/prompts.py',
-            ),
             'lopa.prompts.IDPGPHM': ('prompts.html#idpgphm', 'lopa/prompts.py'),
             'lopa.prompts.IDPGPHM.make_head': ('prompts.html#idpgphm.make_head', 'lopa/prompts.py'),
-            'lopa.prompts.IDPGPHM.start_as_published': (
-                'prompts.html#idpgphm.start_as_published',
-                'lopa/prompts.py',
-            ),
             'lopa.prompts.LoPA': ('prompts.html#lopa', 'lopa/prompts.py'),
             'lopa.prompts.LoPA.__init__': ('prompts.html#lopa.__init__', 'lopa/prompts.py'),
             'lopa.prompts.LoPA.forward': ('prompts.html#lopa.forward', 'lopa/prompts.py'),
@@ -2954,16 +2946,8 @@ d = {
         },
         'lopa.train.recipes': {
             'lopa.train.recipes.Recipe': ('train/recipes.html#recipe', 'lopa/train/recipes.py'),
-            'lopa.train.recipes.Recipe.__post_init__': (
-                'train/recipes.html#recipe.__post_init__',
-                'lopa/train/recipes.py',
-            ),
             'lopa.train.recipes.Recipe.counted': (
                 'train/recipes.html#recipe.counted',
-                'lopa/train/recipes.py',
-            ),
-            'lopa.train.recipes.Recipe.described': (
-                'train/recipes.html#recipe.described',
                 'lopa/train/recipes.py',
             ),
             'lopa.train.recipes._check_fields': (
@@ -2987,6 +2971,10 @@ d = {
             'lopa.train.recipes._settle': ('train/recipes.html#_settle', 'lopa/train/recipes.py'),
             'lopa.train.recipes._tuned': ('train/recipes.html#_tuned', 'lopa/train/recipes.py'),
             'lopa.train.recipes._twin': ('train/recipes.html#_twin', 'lopa/train/recipes.py'),
+            'lopa.train.recipes.as_record': (
+                'train/recipes.html#as_record',
+                'lopa/train/recipes.py',
+            ),
             'lopa.train.recipes.check_rate': (
                 'train/recipes.html#check_rate',
                 'lopa/train/recipes.py',

@@ -108,9 +108,11 @@ def published_heads(heads: LowRankHeads) -> LowRankHeads:
         LowRankHeads: The same
     """
     for factor in heads.u, heads.v:
-        uniform_bias(factor[1].bias, factor[1].in_features)
-        nn.init.normal_(factor[3].weight, std=0.02)
-        nn.init.zeros_(factor[3].bias)
+        first, last = factor[1], factor[3]
+        weight, bias = last.get_parameter('weight'), last.get_parameter('bias')
+        uniform_bias(first.get_parameter('bias'), first.get_parameter('weight').shape[1])
+        nn.init.normal_(weight, std=0.02)
+        nn.init.zeros_(bias)
     return heads
 
 

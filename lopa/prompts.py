@@ -207,18 +207,15 @@ class IDPG(PromptGenerator):
         super().__init__(config, start)
         self.shape = start.shape
         self.head = self.make_head(config, feature_width, start.numel())
-        if config.init == 'paper':
-            self.start_as_published()
-        else:
+        if config.init != 'paper':
             self.head[3].bias.data.copy_(start.flatten())
 
     def make_head(self, config, e, out):
         "The network: e numbers in, m · d numbers out"
-        return head(e, config.head_width, out)
-
-    def start_as_published(self):
-        "The first bias is uniform, the last one zero"
-        uniform_bias(self.head[1].bias, self.head[1].in_features)
+        made = head(e, config.head_width, out)
+        if config.init == 'paper':
+            uniform_bias(made[1].bias, e)  # and the last one stays at zero
+        return made
 
     def forward(self, features=None):
         "The prompt of each instance, around the bias that all share"
@@ -233,12 +230,11 @@ class IDPGPHM(IDPG):
     def make_head(self, config, e, out):
         "The network, with `phm_blocks` products in each layer"
         n, w = config.phm_blocks, config.head_width
-        return nn.Sequential(nn.Dropout(0.1), PHMLinear(e, w, n), nn.Tanh(), PHMLinear(w, out, n))
-
-    def start_as_published(self):
-        "Xavier's distribution, and uniform biases"
-        published_phm(self.head[1])
-        published_phm(self.head[3])
+        first, last = PHMLinear(e, w, n), PHMLinear(w, out, n)
+        if config.init == 'paper':
+            published_phm(first)
+            published_phm(last)
+        return nn.Sequential(nn.Dropout(0.1), first, nn.Tanh(), last)
 
 
 # %% ../nbs/08_prompts.ipynb #1a52dd20
@@ -469,6 +465,7 @@ def vocabulary_sample(embed: Callable, size: int, m: int) -> Tensor:
     return drawn[drawn.any(1).int().argsort(descending=True, stable=True)[:m]]
 
 
+# %% ../nbs/08_prompts.ipynb #start-text
 def text_tokens(config: PromptConfig, size: int, tokenizer: Any) -> Tensor:
     """The words of a text
 

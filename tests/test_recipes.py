@@ -13,7 +13,7 @@ from lopa.evaluate.judges import JUDGES, cut
 from lopa.prompts import METHODS
 from lopa.tasks import TASKS
 from lopa.tasks.builtin import empty_task
-from lopa.train import Recipe, parameter_groups, recipe
+from lopa.train import Recipe, as_record, parameter_groups, recipe
 from lopa.train.recipes import FAMILIES, RATES, RECIPES, WHOLE
 from lopa.train.resume import differences
 
@@ -136,8 +136,8 @@ def test_weight_decay_reaches_every_group():
 
 def test_records_without_weight_decay_are_spelled_as_before():
     plan = Recipe(PT, 0.1)
-    assert plan.described() == {k: v for k, v in asdict(plan).items() if k != 'weight_decay'}
-    assert replace(plan, weight_decay=0.1).described()['weight_decay'] == 0.1
+    assert as_record(plan) == {k: v for k, v in asdict(plan).items() if k != 'weight_decay'}
+    assert as_record(replace(plan, weight_decay=0.1))['weight_decay'] == 0.1
     names = [experiments.file_name(experiments.experiment({'weight_decay': d})) for d in (0, 0.0)]
     assert names[0] == names[1] == experiments.file_name(experiments.experiment({}))
     other = experiments.experiment({'weight_decay': 0.01})

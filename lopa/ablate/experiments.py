@@ -32,7 +32,7 @@ from typing import Any
 from ..assets import ENCODER, FOUNDATION_MODEL
 from ..baselines import BaselineConfig
 from ..prompts import PromptConfig
-from ..train import Recipe, recipe
+from ..train import Recipe, as_record, recipe
 
 # %% ../../nbs/ablate/70_experiments.ipynb #70a00001
 DEFAULT = {
@@ -190,7 +190,7 @@ def experiment(overrides: dict | None = None) -> dict:
         if key in REAL and type(value) is int:
             changes[key] = float(value)
     try:
-        plan = planned(about, changes).described()
+        plan = as_record(planned(about, changes))
     except TypeError as e:
         raise ValueError(
             f'experiment: received {overrides}, in which a value is of the wrong kind: {e}.'

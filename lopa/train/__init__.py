@@ -15,12 +15,13 @@ from .loop import (
     training_arguments,
     training_data,
 )
-from .recipes import FAMILIES, RECIPES, Recipe, parameter_groups, recipe
+from .recipes import FAMILIES, RECIPES, Recipe, as_record, parameter_groups, recipe
 
 __all__ = [
     'FAMILIES',
     'RECIPES',
     'Recipe',
+    'as_record',
     'parameter_groups',
     'recipe',
     'Execution',

@@ -71,7 +71,7 @@ from ..support import check_blind
 from ..tasks import Collator, Task
 from .guard import StepGuard, fused_adamw
 from .hardware import Execution, environment, explain_memory, is_main, start_of_memory
-from .recipes import Recipe, parameter_groups
+from .recipes import Recipe, as_record, parameter_groups
 from .resume import ResumableTrainer, begin_run, last_checkpoint
 
 if TYPE_CHECKING:
@@ -346,7 +346,7 @@ def run_plan(
     Returns:
         dict: What makes it this run
     """
-    decided = recipe.described()
+    decided = as_record(recipe)
     del decided['config']  # it stands beside
     return {
         'task': task.name,

@@ -12,6 +12,7 @@ __all__ = [
     'check_whole',
     'check_rate',
     'Recipe',
+    'as_record',
     'recipe',
     'parameter_groups',
 ]
@@ -69,6 +70,48 @@ def check_rate(name: str, value: Any):
         raise ValueError(f'{name}: received {value!r}, expected {expected}.')
 
 
+# %% ../../nbs/train/50_recipes.ipynb #rc-fields
+def _check_fields(plan):
+    """Refuse values of the wrong kind
+
+    Raises:
+        ValueError
+    """
+    for name in WHOLE:
+        check_whole(name, getattr(plan, name))
+    for name in RATES:
+        check_rate(name, getattr(plan, name))
+    if not isinstance(plan.variant, str):
+        raise ValueError(f'variant: received {plan.variant!r}, expected a name.')
+
+
+# %% ../../nbs/train/50_recipes.ipynb #rc-check
+def _settle(plan):
+    """Fill in what follows, and refuse what cannot be carried out
+
+    Raises:
+        ValueError
+    """
+    _check_fields(plan)
+    plan.eval_steps = plan.eval_steps or plan.steps
+    if plan.steps % plan.eval_steps:
+        raise ValueError(
+            f'eval_steps: received {plan.eval_steps}, expected a divisor of the {plan.steps} '
+            'steps, so that the last step is looked at.'
+        )
+    if plan.schedule not in ('linear', 'constant'):
+        raise ValueError(f'schedule: received {plan.schedule!r}, expected linear or constant.')
+    if not isinstance(plan.config, (PromptConfig, BaselineConfig)):
+        kinds = 'a PromptConfig or a BaselineConfig'
+        raise ValueError(f'config: received {plan.config!r}, expected {kinds}.')
+
+
+def _in_steps(plan, rows):
+    "Epochs in steps; an epoch leaves out what does not fill a step"
+    once = max(rows // plan.batch_size, 1)
+    return replace(plan, steps=plan.epochs * once, eval_steps=once)
+
+
 # %% ../../nbs/train/50_recipes.ipynb #b2761ed7
 @refuses_unknown_keys
 @dataclass
@@ -107,8 +150,7 @@ class Recipe:
     variant: str = 'own'
     weight_decay: float = 0.0
 
-    def __post_init__(self):
-        _settle(self)
+    __post_init__ = _settle  # type: ignore[misc]
 
     def counted(self, rows: int) -> 'Recipe':
         """The same in steps, if it counts epochs
@@ -118,54 +160,18 @@ class Recipe:
         """
         return _in_steps(self, rows) if self.epochs else self
 
-    def described(self) -> dict:
-        """For records and names of files: as older ones, which knew no weight decay
 
-        Returns:
-            dict: Field → value
-        """
-        return {k: v for k, v in asdict(self).items() if v or k != 'weight_decay'}
+# %% ../../nbs/train/50_recipes.ipynb #rc-record
+def as_record(recipe: Recipe) -> dict:
+    """A recipe in records and names of files: weight decay only if there is any
 
+    Args:
+        recipe: What was decided
 
-# %% ../../nbs/train/50_recipes.ipynb #rc-check
-def _settle(plan):
-    """Fill in what follows, and refuse what cannot be carried out
-
-    Raises:
-        ValueError
+    Returns:
+        dict: Field → value
     """
-    _check_fields(plan)
-    plan.eval_steps = plan.eval_steps or plan.steps
-    if plan.steps % plan.eval_steps:
-        raise ValueError(
-            f'eval_steps: received {plan.eval_steps}, expected a divisor of the {plan.steps} '
-            'steps, so that the last step is looked at.'
-        )
-    if plan.schedule not in ('linear', 'constant'):
-        raise ValueError(f'schedule: received {plan.schedule!r}, expected linear or constant.')
-    if not isinstance(plan.config, (PromptConfig, BaselineConfig)):
-        kinds = 'a PromptConfig or a BaselineConfig'
-        raise ValueError(f'config: received {plan.config!r}, expected {kinds}.')
-
-
-def _check_fields(plan):
-    """Refuse values of the wrong kind
-
-    Raises:
-        ValueError
-    """
-    for name in WHOLE:
-        check_whole(name, getattr(plan, name))
-    for name in RATES:
-        check_rate(name, getattr(plan, name))
-    if not isinstance(plan.variant, str):
-        raise ValueError(f'variant: received {plan.variant!r}, expected a name.')
-
-
-def _in_steps(plan, rows):
-    "Epochs in steps; an epoch leaves out what does not fill a step"
-    once = max(rows // plan.batch_size, 1)
-    return replace(plan, steps=plan.epochs * once, eval_steps=once)
+    return {k: v for k, v in asdict(recipe).items() if v or k != 'weight_decay'}
 
 
 # %% ../../nbs/train/50_recipes.ipynb #999502f1
