@@ -880,7 +880,7 @@ class StoredAdapter(nn.Module):
     about = describe
     kept = trainable_names
     trained_state = trained_state
-    state_dict = state_dict
+    state_dict: Any = state_dict
     get_extra_state = extra_state
     set_extra_state = check_extra_state
     take_state = take_state
