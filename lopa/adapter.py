@@ -149,6 +149,7 @@ def linear_width(layer: nn.Module) -> int:
     return inner.in_features if hasattr(inner, 'out_features') else 0
 
 
+# %% ../nbs/10_adapter.ipynb #adapter-layers-b
 def layers(module: nn.Module) -> Iterator[nn.Module]:
     """Everything that has weights, in a fixed order
 
@@ -202,6 +203,7 @@ def call_layer(layer: nn.Module, base_model: 'PreTrainedModel') -> Tensor:
     return (found[:-1] - found[-1]).T  # without the bias
 
 
+# %% ../nbs/10_adapter.ipynb #adapter-ask-b
 def ask_layer(layer: nn.Module, base_model: 'PreTrainedModel') -> Tensor:
     """Ask a linear layer
 
@@ -388,6 +390,7 @@ def digests_apart(a: list, b: list) -> float:
     return max(sums.max().item(), lengths.max().item())
 
 
+# %% ../nbs/10_adapter.ipynb #adapter-same-b
 def same_weights(a: dict, b: dict) -> bool:
     """Compare what layers answer, allowing for rounding
 
@@ -655,6 +658,7 @@ def trained_state(model: 'StoredAdapter') -> dict:
     return {name: value.detach() for name, value in named if name in kept}
 
 
+# %% ../nbs/10_adapter.ipynb #adapter-trained-b
 def state_dict(
     model: 'StoredAdapter',
     *args: Any,

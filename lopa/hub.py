@@ -307,6 +307,7 @@ def check_repo_id(repo_id: Any):
         ) from e
 
 
+# %% ../nbs/11_hub.ipynb #hub-upload-b
 def upload(
     folder: str | Path,
     repo_id: str,
@@ -375,8 +376,7 @@ class OnHub(StoredAdapter):
             ValueError
         """
         check_repo_id(repo_id)
-        if commit_message:
-            kwargs['message'] = commit_message
+        kwargs |= {'message': commit_message} if commit_message else {}
         card = self.model_card(repo_id, result)
         came_from = self.came_from
         with TemporaryDirectory() as folder:
