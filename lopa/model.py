@@ -841,7 +841,8 @@ def ask_model(batch: Any, types: Tensor | None, how: dict, instance: dict) -> An
     if asked and not how and types is None and model.reads_text_first():
         out = ask_in_two_passes(*batch, **instance)
     else:
-        out = ask_in_one_pass(*batch, types=types, how=how, **instance)
+        answer: Any = ask_in_one_pass
+        out = answer(*batch, types=types, how=how, **instance)
     if labels is not None:
         out.move_to_end('loss', last=False)  # out[0] is the loss, as from transformers
     return out
