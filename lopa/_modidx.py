@@ -1593,6 +1593,7 @@ d = {
             'lopa.model.apply_to_parts': ('model.html#apply_to_parts', 'lopa/model.py'),
             'lopa.model.ask_in_one_pass': ('model.html#ask_in_one_pass', 'lopa/model.py'),
             'lopa.model.ask_in_two_passes': ('model.html#ask_in_two_passes', 'lopa/model.py'),
+            'lopa.model.ask_model': ('model.html#ask_model', 'lopa/model.py'),
             'lopa.model.build': ('model.html#build', 'lopa/model.py'),
             'lopa.model.check_batch': ('model.html#check_batch', 'lopa/model.py'),
             'lopa.model.check_features': ('model.html#check_features', 'lopa/model.py'),
@@ -1663,23 +1664,14 @@ d = {
                 'peft.html#lopamodel.gradient_checkpointing_enable',
                 'lopa/peft.py',
             ),
-            'lopa.peft.LopaModel.state_dict': ('peft.html#lopamodel.state_dict', 'lopa/peft.py'),
             'lopa.peft.LopaModel.train': ('peft.html#lopamodel.train', 'lopa/peft.py'),
             'lopa.peft.RowwisePromptModel': ('peft.html#rowwisepromptmodel', 'lopa/peft.py'),
             'lopa.peft.RowwisePromptModel.__init__': (
                 'peft.html#rowwisepromptmodel.__init__',
                 'lopa/peft.py',
             ),
-            'lopa.peft.RowwisePromptModel.fills_left': (
-                'peft.html#rowwisepromptmodel.fills_left',
-                'lopa/peft.py',
-            ),
             'lopa.peft.RowwisePromptModel.lay_out': (
                 'peft.html#rowwisepromptmodel.lay_out',
-                'lopa/peft.py',
-            ),
-            'lopa.peft.RowwisePromptModel.lay_out_types': (
-                'peft.html#rowwisepromptmodel.lay_out_types',
                 'lopa/peft.py',
             ),
             'lopa.peft.RowwisePromptModel.reads_text_first': (
@@ -1694,10 +1686,12 @@ d = {
             'lopa.peft.check_adapter': ('peft.html#check_adapter', 'lopa/peft.py'),
             'lopa.peft.choose_adapters': ('peft.html#choose_adapters', 'lopa/peft.py'),
             'lopa.peft.delete_adapter': ('peft.html#delete_adapter', 'lopa/peft.py'),
+            'lopa.peft.fills_left': ('peft.html#fills_left', 'lopa/peft.py'),
             'lopa.peft.forward': ('peft.html#forward', 'lopa/peft.py'),
             'lopa.peft.generate': ('peft.html#generate', 'lopa/peft.py'),
             'lopa.peft.join': ('peft.html#join', 'lopa/peft.py'),
             'lopa.peft.lay_out_groups': ('peft.html#lay_out_groups', 'lopa/peft.py'),
+            'lopa.peft.lay_out_row_types': ('peft.html#lay_out_row_types', 'lopa/peft.py'),
             'lopa.peft.make_adapter': ('peft.html#make_adapter', 'lopa/peft.py'),
             'lopa.peft.make_room': ('peft.html#make_room', 'lopa/peft.py'),
             'lopa.peft.name_adapters': ('peft.html#name_adapters', 'lopa/peft.py'),
@@ -1705,6 +1699,7 @@ d = {
             'lopa.peft.refuse_missing': ('peft.html#refuse_missing', 'lopa/peft.py'),
             'lopa.peft.refuse_several': ('peft.html#refuse_several', 'lopa/peft.py'),
             'lopa.peft.split_inputs': ('peft.html#split_inputs', 'lopa/peft.py'),
+            'lopa.peft.state_of_adapters': ('peft.html#state_of_adapters', 'lopa/peft.py'),
             'lopa.peft.widen': ('peft.html#widen', 'lopa/peft.py'),
         },
         'lopa.plan.bench': {

@@ -40,6 +40,7 @@ __all__ = [
     'pipeline_asking',
     'refuse_fill_mask',
     'about_instance',
+    'ask_model',
     'forward',
     'setting',
     'new_tokens',
@@ -109,6 +110,7 @@ def refuse_values(name: str, values: Tensor, good: Tensor, expected: str):
         raise ValueError(f'{name}: received {values[~good][0].item()}, expected {expected}.')
 
 
+# %% ../nbs/13_model.ipynb #model-values-b
 def check_shape(name: str, values: Any, shape: tuple):
     """Refuse what is no tensor, or one of another shape
 
@@ -131,6 +133,7 @@ def check_shape(name: str, values: Any, shape: tuple):
         )
 
 
+# %% ../nbs/13_model.ipynb #model-values-c
 def whole_mask(mask: Tensor | None, input_ids: Tensor, name: str = 'attention_mask') -> Tensor:
     """Read an attention mask
 
@@ -156,7 +159,7 @@ def whole_mask(mask: Tensor | None, input_ids: Tensor, name: str = 'attention_ma
 # %% ../nbs/13_model.ipynb #model-batch
 def check_batch(
     model: 'AdaptedModel',
-    input_ids: Tensor,
+    input_ids: Any,
     attention_mask: Tensor | None = None,
     labels: Tensor | None = None,
 ) -> Tensor:
@@ -218,6 +221,7 @@ def handed_on(others: dict) -> dict:
     return given
 
 
+# %% ../nbs/13_model.ipynb #model-others-b
 def token_types(model: 'AdaptedModel', types: Tensor | None, input_ids: Tensor) -> Tensor | None:
     """Take types of tokens, if they can have an effect
 
@@ -659,8 +663,7 @@ class PromptedInput(AdaptedModel):
     prompt = soft_prompt
     place = place_prompt
     embed = embed_text
-    lay_out = lay_out
-    lay_out_types = lay_out_types
+    lay_out, lay_out_types = lay_out, lay_out_types
 
 
 # %% ../nbs/13_model.ipynb #model-short
@@ -828,6 +831,31 @@ def about_instance(features: Any, input_ids: Tensor | None, attention_mask: Tens
     }
 
 
+# %% ../nbs/13_model.ipynb #model-ask
+def ask_model(batch: Any, types: Tensor | None, how: dict, instance: dict) -> Any:
+    """Ask in one pass, or in two where that is shorter
+
+    Args:
+        batch: (model, tokens, mask, labels, number of items), as in `ask_in_one_pass`
+        types: From `token_types`: `(b, t)`
+        how: From `handed_on`
+        instance: From `about_instance`
+
+    Returns:
+        Any: Transformers' output
+    """
+    model, _, _, labels, _ = batch
+    asked = labels is not None and model.task_type == 'CAUSAL_LM'
+    if asked and not how and types is None and model.reads_text_first():
+        out = ask_in_two_passes(*batch, **instance)
+    else:
+        answer: Any = ask_in_one_pass
+        out = answer(*batch, types=types, how=how, **instance)
+    if labels is not None:
+        out.move_to_end('loss', last=False)  # out[0] is the loss, as from transformers
+    return out
+
+
 # %% ../nbs/13_model.ipynb #model-named
 def forward(
     model: 'PromptModel',
@@ -867,16 +895,11 @@ def forward(
     mask = check_batch(model, input_ids, attention_mask, labels)
     if labels is None and model.task_type == 'MASKED_LM':
         refuse_fill_mask()
-    types = token_types(model, token_type_ids, input_ids)
-    batch = (model, input_ids, mask, labels, num_items_in_batch)
+    tokens: Any = input_ids
+    types = token_types(model, token_type_ids, tokens)
+    batch = (model, tokens, mask, labels, num_items_in_batch)
     instance = about_instance(instance_features, instance_input_ids, instance_attention_mask)
-    asked = labels is not None and model.task_type == 'CAUSAL_LM'
-    if asked and not how and types is None and model.reads_text_first():
-        out = ask_in_two_passes(*batch, **instance)
-    else:
-        out = ask_in_one_pass(*batch, types, how, **instance)
-    if labels is not None:
-        out.move_to_end('loss', last=False)  # out[0] is the loss, as from transformers
+    out = ask_model(batch, types, how, instance)
     return out.to_tuple() if return_dict is False else out
 
 
@@ -897,6 +920,7 @@ def setting(model: 'AdaptedModel', settings: dict, name: str) -> Any:
     return next((value for value in found if value is not None), None)
 
 
+# %% ../nbs/13_model.ipynb #model-gen-a-b
 def new_tokens(model: 'AdaptedModel', settings: dict, t: int) -> int:
     """The number of new tokens, in whatever way it is said
 
@@ -926,6 +950,7 @@ def new_tokens(model: 'AdaptedModel', settings: dict, t: int) -> int:
     return new
 
 
+# %% ../nbs/13_model.ipynb #model-gen-a-c
 def in_front(input_ids: Tensor, new: Tensor) -> Tensor:
     """Put the input before what was generated for it
 
@@ -959,6 +984,7 @@ NOT_BEFORE_A_PROMPT = {  # name → value that means nothing, beside None and Fa
 }
 
 
+# %% ../nbs/13_model.ipynb #model-gen-refuse-b
 def refuse_settings(model: 'AdaptedModel', settings: dict):
     """Refuse what does not go together with a prompt, with a `ValueError`
 
@@ -1006,9 +1032,10 @@ def counted(model: 'PromptModel', settings: dict, t: int) -> dict:
     return settings
 
 
+# %% ../nbs/13_model.ipynb #model-generate-b
 def generation_input(
     model: 'PromptModel',
-    input_ids: Tensor | None,
+    input_ids: Tensor,
     attention_mask: Tensor | None,
     settings: dict,
     types: Tensor | None = None,
@@ -1018,7 +1045,7 @@ def generation_input(
 
     Args:
         model: The prompted model
-        input_ids: Tokens: `(b, t)`; None is refused
+        input_ids: Tokens: `(b, t)`
         attention_mask: 1 for a token and 0 for padding: `(b, t)`
         settings: What `generate` was given for transformers
         types: From a tokenizer: `(b, t)`
@@ -1186,7 +1213,7 @@ class PromptModel(PromptedInput):
     forward = forward
     generate = generate
     prompt_embeds = prompt_embeds
-    from_pretrained = classmethod(load_prompt_model)
+    from_pretrained: Any = classmethod(load_prompt_model)
 
 
 # %% ../nbs/13_model.ipynb #56aeca8c

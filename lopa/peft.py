@@ -13,6 +13,8 @@ __all__ = [
     'widen',
     'join',
     'lay_out_groups',
+    'fills_left',
+    'lay_out_row_types',
     'RowwisePromptModel',
     'make_room',
     'make_adapter',
@@ -26,6 +28,7 @@ __all__ = [
     'refuse_missing',
     'forward',
     'generate',
+    'state_of_adapters',
     'LopaModel',
 ]
 
@@ -214,6 +217,46 @@ def lay_out_groups(members: list, batch: dict, method: str = 'lay_out') -> tuple
     return order, groups
 
 
+# %% ../nbs/15_peft.ipynb #peft-rows-left
+def fills_left(model: 'RowwisePromptModel', mask: Tensor | None, padding: str | None) -> bool:
+    """On which side narrow rows are filled up
+
+    Args:
+        model: Its rows come in several widths
+        mask: 1 for a token and 0 for padding: `(b, t)`
+        padding: As for `lay_out`
+
+    Returns:
+        bool: On the left?
+    """
+    ends = mask is None or bool(mask[:, -1].all())
+    return padding == 'left' or (model.task_type == 'CAUSAL_LM' and padding is None and ends)
+
+
+def lay_out_row_types(
+    model: 'RowwisePromptModel',
+    types: Tensor,
+    mask: Tensor | None,
+    labels: Tensor | None = None,
+    padding: str | None = None,
+) -> Tensor | None:
+    """As `lay_out_types`, for the rows of each member
+
+    Args:
+        model: A prompt model for each row
+        types: Types of tokens: `(b, t)`
+        mask: 1 for a token and 0 for padding: `(b, t)`
+        labels: As for `lay_out`
+        padding: As for `lay_out`
+
+    Returns:
+        Tensor | None: `(b, most columns)`
+    """
+    batch = {'types': types, 'mask': mask, 'labels': labels, 'padding': padding}
+    order, groups = lay_out_groups(model.members, batch, 'lay_out_types')
+    return join(groups, order, fills_left(model, mask, padding), 0)
+
+
 # %% ../nbs/15_peft.ipynb #peft-rows
 class RowwisePromptModel(PromptModel):
     """One batch, and for each of its rows a prompt model of its own
@@ -227,9 +270,9 @@ class RowwisePromptModel(PromptModel):
         self.members = members
         self.base_model = members[0].base_model
         self.task_type = members[0].task_type
-        self.longest = max(member.prompt_length for member in members)
 
-    prompt_length = property(lambda self: self.longest)
+    prompt_length = property(lambda self: max(member.prompt_length for member in self.members))
+    lay_out_types: Any = lay_out_row_types
 
     def reads_text_first(self):
         "Prompts of several lengths and places: one pass over everything"
@@ -240,20 +283,9 @@ class RowwisePromptModel(PromptModel):
         batch = {'input_ids': input_ids, 'attention_mask': attention_mask, 'labels': labels}
         order, groups = lay_out_groups(self.members, {**batch, 'padding': padding, **more})
         x, mask, labels, _ = zip(*groups, strict=True)
-        left = self.fills_left(attention_mask, padding)
+        left = fills_left(self, attention_mask, padding)
         x, mask = join(x, order, left, 0), join(mask, order, left, 0)
         return x, mask, join(labels, order, left, -100), 0
-
-    def fills_left(self, mask, padding):
-        "On which side are narrow rows filled up?"
-        ends = mask is None or bool(mask[:, -1].all())
-        return padding == 'left' or (self.task_type == 'CAUSAL_LM' and padding is None and ends)
-
-    def lay_out_types(self, types, mask, labels=None, padding=None):
-        "As in `PromptModel`"
-        batch = {'types': types, 'mask': mask, 'labels': labels, 'padding': padding}
-        order, groups = lay_out_groups(self.members, batch, 'lay_out_types')
-        return join(groups, order, self.fills_left(mask, padding), 0)
 
 
 # %% ../nbs/15_peft.ipynb #peft-adapters
@@ -323,11 +355,14 @@ def delete_adapter(tuner: 'Adapters', adapter_name: str):
 
 
 # %% ../nbs/15_peft.ipynb #peft-switch
-def refuse_several(names: str | list):
+def refuse_several(names: str | list) -> str | list:
     """A row has one prompt: refuse several active adapters, or none, with a `ValueError`
 
     Args:
         names: What is to be the active adapter
+
+    Returns:
+        str | list: The same
 
     Raises:
         ValueError
@@ -337,8 +372,10 @@ def refuse_several(names: str | list):
             f'set_adapter: received {names}, expected one name: a row has one prompt; '
             'adapter_names gives each row of a batch its own.'
         )
+    return names
 
 
+# %% ../nbs/15_peft.ipynb #peft-switch-b
 class Adapters(BaseTuner):
     "The first half of `LopaModel`: which adapters there are, and which is active and trained"
 
@@ -350,8 +387,7 @@ class Adapters(BaseTuner):
     delete_adapter = delete_adapter
 
     def set_adapter(self, adapter_name, inference_mode=False):
-        refuse_several(adapter_name)
-        self.tensors.set_adapter(adapter_name, inference_mode=inference_mode)
+        self.tensors.set_adapter(refuse_several(adapter_name), inference_mode=inference_mode)
         self.active_adapter = adapter_name
 
     def set_requires_grad(self, adapter_names, requires_grad=True):
@@ -528,6 +564,30 @@ def generate(
     return behind(start, new)
 
 
+# %% ../nbs/15_peft.ipynb #peft-class-state
+def state_of_adapters(
+    tuner: 'LopaModel',
+    *args: Any,
+    destination: Any = None,
+    prefix: str = '',
+    keep_vars: bool = False,
+) -> dict:
+    """The tensors of the adapters; the frozen model is not asked for its state
+
+    Args:
+        tuner: With adapters
+        *args: Not used
+        destination: What the entries are added to; default: nothing yet
+        prefix: What stands before the names
+        keep_vars: With gradients?
+
+    Returns:
+        dict: Name → tensor
+    """
+    place = prefix + 'tensors.'
+    return tuner.tensors.state_dict(destination=destination, prefix=place, keep_vars=keep_vars)
+
+
 # %% ../nbs/15_peft.ipynb #peft-class
 class LopaModel(Adapters):
     "A frozen foundation model and prompts for it, as one of PEFT's tuners"
@@ -537,6 +597,7 @@ class LopaModel(Adapters):
     _enable_peft_forward_hooks = name_adapters
     forward = forward
     generate = generate
+    state_dict: Any = state_of_adapters
 
     def train(self, mode=True):
         super().train(mode)
@@ -548,11 +609,6 @@ class LopaModel(Adapters):
         for made in self.prompt_models.values():
             made._apply(fn, recurse)
         return super()._apply(fn, recurse)
-
-    def state_dict(self, *args, destination=None, prefix='', keep_vars=False):
-        "The tensors of the adapters; the frozen model is not asked for its state"
-        place = prefix + 'tensors.'
-        return self.tensors.state_dict(destination=destination, prefix=place, keep_vars=keep_vars)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs=None):
         for made in self.prompt_models.values():
