@@ -9,6 +9,7 @@ __all__ = [
     'CONFIG_FILE',
     'WEIGHTS_FILE',
     'MARKS',
+    'NAMELESS',
     'TRAINER_FILE',
     'SAID',
     'OTHER_TENSORS',
@@ -196,8 +197,9 @@ def call_layer(layer: nn.Module, base_model: 'PreTrainedModel') -> Tensor:
     if weight is not None and not weight.is_meta:
         device = weight.device
         format = torch.float16 if weight.dtype == torch.int8 else format  # bitsandbytes' choice
-    question: Any = signs(QUESTIONS, linear_width(layer))
-    return layer.forward(question.to(device, format)).T
+    question = F.pad(signs(QUESTIONS, linear_width(layer)), (0, 0, 0, 1))  # the last one is zero
+    found = layer.forward(question.to(device, format)).float()
+    return (found[:-1] - found[-1]).T  # without the bias
 
 
 def ask_layer(layer: nn.Module, base_model: 'PreTrainedModel') -> Tensor:
@@ -214,22 +216,23 @@ def ask_layer(layer: nn.Module, base_model: 'PreTrainedModel') -> Tensor:
     if innermost(layer) is not layer or not is_wide(weight):
         return call_layer(layer, base_model)
     weight = weight.T if type(layer).__name__ == 'Conv1D' else weight
-    bias = getattr(layer, 'bias', None)
-    question = signs(QUESTIONS, weight.shape[1]).to(weight.device)
-    return F.linear(question, weight.float(), None if bias is None else bias.float()).T
+    return weight.float() @ signs(QUESTIONS, weight.shape[1]).to(weight.device).T
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-weights
 def own_weights(layer: nn.Module) -> Iterator[Tensor]:
-    """Weights of what is not linear
+    """Weights that are no matrix of a linear layer: its bias, or all of another module
 
     Args:
-        layer: An embedding, or a module with parameters of its own
+        layer: Any of `layers`
 
     Returns:
-        Iterator[Tensor]: As they are multiplied: `(rows, columns)`
+        Iterator[Tensor]: Of any shape
     """
     inner = innermost(layer)
+    if linear_width(layer):
+        yield from () if getattr(inner, 'bias', None) is None else (inner.bias,)
+        return
     if isinstance(inner, nn.Embedding) and inner is not layer:
         some = torch.arange(min(1000, inner.num_embeddings), device=inner.weight.device)
         yield layer.forward(some)
@@ -301,8 +304,7 @@ def weight_marks(base_model: 'PreTrainedModel') -> dict:
             if linear_width(layer):
                 linear.append(digest(first(ask_layer(layer, base_model))))
                 stored.append(storage(layer))
-            else:
-                others += [digest_weights(first(value)) for value in own_weights(layer)]
+            others += [digest_weights(first(value)) for value in own_weights(layer)]
     return {'stored': min(stored, key=bits_of), 'linear': linear, 'others': others}
 
 
@@ -582,6 +584,9 @@ def read_config(about: dict, kind: type, folder: str | Path) -> Any:
 
 
 # %% ../nbs/10_adapter.ipynb #2f17dc12
+NAMELESS = 'a model without a name'  # one that was not loaded from anywhere
+
+
 def check_base(about: dict, mine: dict, folder: str | Path, name: str):
     """Refuse an adapter that was made for another foundation model, with a `ValueError`
 
@@ -597,11 +602,14 @@ def check_base(about: dict, mine: dict, folder: str | Path, name: str):
     theirs = about['base_model']
     if same_model(mine, theirs):
         return
-    described = [f'({s["model_type"]}, width {s["width"]})' for s in (theirs, mine)]
+    names = [repr(n) if n else NAMELESS for n in (about['base_model_name_or_path'], name)]
+    parts = (
+        f'{n} ({s["model_type"]}, width {s["width"]})'
+        for n, s in zip(names, (theirs, mine), strict=True)
+    )
     raise ValueError(
-        f'{folder}: the adapter was made for {about["base_model_name_or_path"]!r} '
-        f'{described[0]}, received {name!r} {described[1]}, whose weights differ: '
-        'load the foundation model it was made for.'
+        f'{folder}: the adapter was made for {next(parts)}, received {next(parts)}, whose weights '
+        'differ: load the foundation model it was made for.'
     )
 
 
@@ -872,7 +880,7 @@ class StoredAdapter(nn.Module):
     about = describe
     kept = trainable_names
     trained_state = trained_state
-    state_dict = state_dict
+    state_dict: Any = state_dict
     get_extra_state = extra_state
     set_extra_state = check_extra_state
     take_state = take_state

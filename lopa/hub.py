@@ -17,6 +17,7 @@ __all__ = [
     'model_card',
     'same_state',
     'found_result',
+    'check_repo_id',
     'upload',
     'OnHub',
 ]
@@ -24,13 +25,13 @@ __all__ = [
 # %% ../nbs/11_hub.ipynb #hub-imports
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from .adapter import CONFIG_FILE, WEIGHTS_FILE, StoredAdapter, read_adapter
+from .adapter import CONFIG_FILE, NAMELESS, WEIGHTS_FILE, StoredAdapter, read_adapter
 
 
 # %% ../nbs/11_hub.ipynb #hub-name
@@ -58,7 +59,11 @@ def short(error: Exception) -> str:
 
 # %% ../nbs/11_hub.ipynb #hub-fetch
 def adapter_folder(
-    name: str | Path, revision: str | None = None, token: str | bool | None = None
+    name: str | Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    subfolder: str = '',
+    cache_dir: str | Path | None = None,
 ) -> Path:
     """Find an adapter here or fetch it from a hub; raises `FileNotFoundError` if neither has it
 
@@ -66,21 +71,27 @@ def adapter_folder(
         name: A folder, or a hub id such as `user/name`
         revision: Branch, tag or commit on the hub; default: its main branch
         token: Access token of the hub; default: the one that is stored
+        subfolder: Where the two files lie inside of it
+        cache_dir: Where a copy is kept; default: as the hub's client says
 
     Returns:
         Path: A folder on this machine
 
     Raises:
         FileNotFoundError
+        ValueError
     """
+    if not isinstance(name, (str, Path)):
+        raise ValueError(f'received {name!r}, expected a folder with an adapter, or a hub id.')
     if Path(name).is_dir() or not is_hub_id(name):
-        return Path(name)
+        return Path(name) / subfolder
     from huggingface_hub import snapshot_download
 
-    files = [CONFIG_FILE, WEIGHTS_FILE]
+    files = [str(PurePosixPath(subfolder) / file) for file in (CONFIG_FILE, WEIGHTS_FILE)]
+    how: Any = {'revision': revision, 'token': token, 'cache_dir': cache_dir}
     try:
-        there = snapshot_download(str(name), revision=revision, token=token, allow_patterns=files)
-        return Path(str(there))
+        there: Any = snapshot_download(str(name), allow_patterns=files, **how)
+        return Path(there) / subfolder
     except (OSError, ValueError) as e:
         at = f' at revision {revision!r}' if revision else ''
         raise FileNotFoundError(
@@ -135,12 +146,13 @@ def card_rows(about: dict, result: dict) -> dict:
         dict: What a row of the table is about → what it says
     """
     config, base = about['config'], about['base_model']
+    name = about['base_model_name_or_path'] or NAMELESS
     encoder = config.get('encoder_name_or_path')
     tuned = 'tuned, and in the file' if config.get('train_encoder') else 'frozen'
     rows = {
         'method': config['method'],
         'prompt': f'{config["num_virtual_tokens"]} vectors' if 'position' in config else None,
-        'foundation model': f'{about["base_model_name_or_path"]} ({base["model_type"]}, '
+        'foundation model': f'{name} ({base["model_type"]}, '
         f'width {base["width"]}, {base["layers"]} layers), frozen',
         'encoder': f'{encoder} ({tuned})' if encoder else None,
         'task': result.get('task', UNKNOWN),
@@ -201,7 +213,7 @@ def loading_code(kind: str, base: str, repo_id: str) -> str:
         'from lopa.assets import load_foundation_model',
         *([] if prompt else ['from lopa.hub import adapter_folder']),
         '',
-        f'base = load_foundation_model({base!r})',
+        f'base = load_foundation_model({base!r})' if base else 'base = ...  # it had no name',
         f'folder = {repo_id!r}' if prompt else f'folder = adapter_folder({repo_id!r})',
         f'model = {kind}.from_pretrained(base, folder)',
     ]
@@ -233,7 +245,7 @@ def model_card(
     )
     rows = card_rows(about, result or {}) | score_rows(result or {})
     title = f'# {repo_id.split("/")[-1]}'
-    what = f'An adapter ({method}) for the frozen language model {base}, without that model.'
+    what = f'An adapter ({method}) for the frozen language model {base or NAMELESS}, without it.'
     code = f'```python\n{loading_code(kind, base, repo_id)}\n```'
     parts = [f'---\n{data.to_yaml()}\n---', title, what, table(rows), '## How to load it', code]
     return '\n\n'.join(parts) + '\n'
@@ -276,6 +288,25 @@ def found_result(folder: Path | None, about: dict, state: dict) -> dict | None:
 
 
 # %% ../nbs/11_hub.ipynb #hub-upload
+def check_repo_id(repo_id: Any):
+    """Refuse what cannot be a name on a hub, with a `ValueError`
+
+    Args:
+        repo_id: What somebody passed on as a name
+
+    Raises:
+        ValueError
+    """
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id('' if repo_id is None else repo_id)
+    except ValueError as e:
+        raise ValueError(
+            f"repo_id: received {repo_id!r}, expected 'user/name' ({short(e)})."
+        ) from e
+
+
 def upload(
     folder: str | Path,
     repo_id: str,
@@ -300,14 +331,8 @@ def upload(
         ValueError
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import validate_repo_id
 
-    try:
-        validate_repo_id(repo_id)
-    except ValueError as e:
-        raise ValueError(
-            f"repo_id: received {repo_id!r}, expected 'user/name' ({short(e)})."
-        ) from e
+    check_repo_id(repo_id)
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -327,12 +352,19 @@ class OnHub(StoredAdapter):
         found = result or found_result(self.came_from, about, self.trained_state())
         return model_card(about, repo_id, found, type(self).__name__)
 
-    def push_to_hub(self, repo_id: str, result: dict | None = None, **kwargs: Any) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        result: dict | None = None,
+        commit_message: str | None = None,
+        **kwargs: Any,
+    ) -> str:
         """Publish the adapter with its card
 
         Args:
             repo_id: `user/name`; it is made if missing
             result: The record from `train`; default: what lies beside its folder
+            commit_message: Transformers' name of `message`
             **kwargs: `token`, `private`, `message`: as in `upload`
 
         Returns:
@@ -342,6 +374,9 @@ class OnHub(StoredAdapter):
             OSError
             ValueError
         """
+        check_repo_id(repo_id)
+        if commit_message:
+            kwargs['message'] = commit_message
         card = self.model_card(repo_id, result)
         came_from = self.came_from
         with TemporaryDirectory() as folder:

@@ -17,12 +17,13 @@ __all__ = [
     'make_room',
     'make_adapter',
     'delete_adapter',
+    'refuse_several',
     'Adapters',
     'name_adapters',
     'choose_adapters',
     'split_inputs',
     'behind',
-    'refuse_unread',
+    'refuse_missing',
     'forward',
     'generate',
     'LopaModel',
@@ -42,8 +43,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .adapter import check_base, signature
-from .logits import task_type
-from .model import PromptModel, get_prompt_model, in_front
+from .logits import decoder_start, task_type
+from .model import PromptModel, get_prompt_model, in_front, keeping_format
 from .prompts import PromptConfig
 
 
@@ -150,6 +151,10 @@ class TunedTensors(nn.Module, BaseTunerLayer):
                 self.adapter_layer_names += (name,)
             getattr(self, name)[adapter_name] = parameter.requires_grad_(trainable)
 
+    def _apply(self, fn, recurse=True):
+        "Move with the foundation model, and stay in 32 bits"
+        return super()._apply(keeping_format(fn), recurse)
+
 
 # %% ../nbs/15_peft.ipynb #peft-join
 def widen(part: Tensor, width: int, left: bool, fill: int) -> Tensor:
@@ -189,21 +194,22 @@ def join(parts: tuple, order: list, left: bool, fill: int) -> Tensor | None:
 
 
 # %% ../nbs/15_peft.ipynb #peft-groups
-def lay_out_groups(members: list, batch: dict) -> tuple:
+def lay_out_groups(members: list, batch: dict, method: str = 'lay_out') -> tuple:
     """Let each member lay out its own rows
 
     Args:
         members: A `PromptModel` for each row
         batch: What `lay_out` takes; tensors have a line for each row
+        method: Or `lay_out_types`
 
     Returns:
-        tuple: Rows in the order in which they come `(b,)`, and of each group what `lay_out` returns
+        tuple: Rows in the order in which they come `(b,)`, and of each group what it returns
     """
     groups, order = [], []
     for member in dict.fromkeys(members):
         rows = [i for i, other in enumerate(members) if other is member]
         own = {k: v[rows] if isinstance(v, Tensor) else v for k, v in batch.items()}
-        groups.append(member.lay_out(**own))
+        groups.append(getattr(member, method)(**own))
         order += rows
     return order, groups
 
@@ -221,6 +227,9 @@ class RowwisePromptModel(PromptModel):
         self.members = members
         self.base_model = members[0].base_model
         self.task_type = members[0].task_type
+        self.longest = max(member.prompt_length for member in members)
+
+    prompt_length = property(lambda self: self.longest)
 
     def reads_text_first(self):
         "Prompts of several lengths and places: one pass over everything"
@@ -231,10 +240,20 @@ class RowwisePromptModel(PromptModel):
         batch = {'input_ids': input_ids, 'attention_mask': attention_mask, 'labels': labels}
         order, groups = lay_out_groups(self.members, {**batch, 'padding': padding, **more})
         x, mask, labels, _ = zip(*groups, strict=True)
-        ends = attention_mask is None or bool(attention_mask[:, -1].all())
-        left = padding == 'left' or (self.task_type == 'CAUSAL_LM' and padding is None and ends)
+        left = self.fills_left(attention_mask, padding)
         x, mask = join(x, order, left, 0), join(mask, order, left, 0)
         return x, mask, join(labels, order, left, -100), 0
+
+    def fills_left(self, mask, padding):
+        "On which side are narrow rows filled up?"
+        ends = mask is None or bool(mask[:, -1].all())
+        return padding == 'left' or (self.task_type == 'CAUSAL_LM' and padding is None and ends)
+
+    def lay_out_types(self, types, mask, labels=None, padding=None):
+        "As in `PromptModel`"
+        batch = {'types': types, 'mask': mask, 'labels': labels, 'padding': padding}
+        order, groups = lay_out_groups(self.members, batch, 'lay_out_types')
+        return join(groups, order, self.fills_left(mask, padding), 0)
 
 
 # %% ../nbs/15_peft.ipynb #peft-adapters
@@ -304,6 +323,22 @@ def delete_adapter(tuner: 'Adapters', adapter_name: str):
 
 
 # %% ../nbs/15_peft.ipynb #peft-switch
+def refuse_several(names: str | list):
+    """A row has one prompt: refuse several active adapters, or none, with a `ValueError`
+
+    Args:
+        names: What is to be the active adapter
+
+    Raises:
+        ValueError
+    """
+    if not isinstance(names, str) and len(names) != 1:
+        raise ValueError(
+            f'set_adapter: received {names}, expected one name: a row has one prompt; '
+            'adapter_names gives each row of a batch its own.'
+        )
+
+
 class Adapters(BaseTuner):
     "The first half of `LopaModel`: which adapters there are, and which is active and trained"
 
@@ -315,6 +350,7 @@ class Adapters(BaseTuner):
     delete_adapter = delete_adapter
 
     def set_adapter(self, adapter_name, inference_mode=False):
+        refuse_several(adapter_name)
         self.tensors.set_adapter(adapter_name, inference_mode=inference_mode)
         self.active_adapter = adapter_name
 
@@ -405,27 +441,23 @@ def behind(start: Tensor, out: Any) -> Any:
 
 
 # %% ../nbs/15_peft.ipynb #peft-refuse
-def refuse_unread(input_ids: Tensor | None, others: dict) -> Tensor:
-    """Refuse what no prompt model reads, instead of ignoring it
+def refuse_missing(prompt_model: PromptModel, instance: dict):
+    """Say what a Trainer does, if it did it: it drops columns that it does not know
 
     Args:
-        input_ids: Tokens; None is refused
-        others: What else was passed, and is neither None nor about the instance
-
-    Returns:
-        Tensor: The same tokens
+        prompt_model: The one that was chosen
+        instance: What was passed about the instance
 
     Raises:
         ValueError
     """
-    unread = sorted(set(others) - {'num_items_in_batch'})
-    if unread or input_ids is None:
-        received = ', '.join(unread) or 'no input_ids'
+    members = getattr(prompt_model, 'members', [prompt_model])
+    if not instance and any(m.generator.uses_instance for m in members):
         raise ValueError(
-            f'forward: received {received}, expected input_ids, attention_mask, labels and '
-            'instance_features (or instance_input_ids, instance_attention_mask).'
+            'This method looks at the instance, and received nothing of it: pass '
+            'instance_features or instance_input_ids; a Trainer drops these columns unless its '
+            'remove_unused_columns is False.'
         )
-    return input_ids
 
 
 # %% ../nbs/15_peft.ipynb #peft-model
@@ -455,13 +487,18 @@ def forward(
     batch = {'input_ids': input_ids, 'attention_mask': attention_mask, 'labels': labels}
     if tuner.tensors.disable_adapters:
         return tuner.model(**batch, **more)
-    tokens = refuse_unread(input_ids, more)
-    return choose_adapters(tuner, len(tokens))(**batch, **instance, **more)
+    chosen = choose_adapters(tuner, 0 if input_ids is None else len(input_ids))
+    refuse_missing(chosen, instance)
+    return chosen(**batch, **instance, **more)
 
 
 # %% ../nbs/15_peft.ipynb #peft-generate
 def generate(
-    tuner: 'LopaModel', input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
+    tuner: 'LopaModel',
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    inputs: Tensor | None = None,
+    **others: Any,
 ) -> Any:
     """What each row begins with, and the new tokens of `PromptModel` behind it
 
@@ -469,7 +506,8 @@ def generate(
         tuner: With the adapters on, or off
         input_ids: Tokens: `(b, t)`
         attention_mask: 1 for a token and 0 for padding: `(b, t)`
-        **inputs: About the instance, and what transformers' `generate` takes
+        inputs: Transformers' other name of `input_ids`
+        **others: About the instance, and what transformers' `generate` takes
 
     Returns:
         Any: Rows, or transformers' record with such `sequences`
@@ -477,15 +515,17 @@ def generate(
     Raises:
         ValueError
     """
-    instance, more = split_inputs(inputs)
+    input_ids = inputs if input_ids is None else input_ids
+    instance, more = split_inputs(others)
     batch: dict[str, Any] = {'input_ids': input_ids, 'attention_mask': attention_mask}
     if tuner.tensors.disable_adapters:
         return tuner.model.generate(**batch, **more)
-    new = choose_adapters(tuner, len(input_ids)).generate(**batch, **instance, **more)
-    if task_type(tuner.model) == 'CAUSAL_LM':
-        return behind(input_ids, new)
-    start = tuner.model.config.decoder_start_token_id
-    return behind(torch.full_like(input_ids[:, :1], start), new)
+    chosen = choose_adapters(tuner, 0 if input_ids is None else len(input_ids))
+    new: Any = chosen.generate(**batch, **instance, **more)
+    start: Any = input_ids
+    if task_type(tuner.model) == 'SEQ_2_SEQ_LM':
+        start = torch.full_like(start[:, :1], decoder_start(tuner.model))
+    return behind(start, new)
 
 
 # %% ../nbs/15_peft.ipynb #peft-class
@@ -508,6 +548,11 @@ class LopaModel(Adapters):
         for made in self.prompt_models.values():
             made._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+    def state_dict(self, *args, destination=None, prefix='', keep_vars=False):
+        "The tensors of the adapters; the frozen model is not asked for its state"
+        place = prefix + 'tensors.'
+        return self.tensors.state_dict(destination=destination, prefix=place, keep_vars=keep_vars)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs=None):
         for made in self.prompt_models.values():

@@ -121,9 +121,7 @@ def test_types_that_mean_nothing():
     model = in_words(tiny())
     zeros = torch.zeros_like(IDS)
     assert torch.equal(model(IDS, token_type_ids=zeros).logits, model(IDS).logits)
-    assert torch.equal(
-        model.generate(IDS, token_type_ids=zeros, **HOW), model.generate(IDS, **HOW)
-    )
+    assert torch.equal(model.generate(IDS, token_type_ids=zeros, **HOW), model.generate(IDS, **HOW))
     refused(lambda: model.generate(IDS, token_type_ids=zeros + 1, **HOW), 'token_type_ids')
 
 
@@ -142,7 +140,7 @@ def test_hidden_states_and_tuples(kind):
         assert found.hidden_states[0].shape[1] == 7 and found.attentions[0].shape[-1] == 7
     pair = model(IDS, labels=labels, return_dict=False)
     assert isinstance(pair, tuple) and torch.equal(pair[0], plain.loss)
-    assert torch.equal(pair[1], plain.logits)
+    assert torch.equal(pair[1], plain.logits) and torch.equal(plain[0], plain.loss)
     assert torch.equal(model(IDS, return_dict=False)[0], model(IDS).logits)
 
 
@@ -398,3 +396,84 @@ def test_a_base_without_a_name(tmp_path):
 def test_a_prompt_before_a_prompt():
     model = prompted(tiny(), 'pt')
     refused(lambda: get_prompt_model(model, PromptConfig('pt')), 'PromptModel', 'base_model')
+
+
+# --- under PEFT ---
+
+
+def under_peft(kind='llama', **config):
+    from peft import get_peft_model
+
+    from lopa.peft import LopaConfig
+
+    task = {'llama': 'CAUSAL_LM', 'bert': 'FEATURE_EXTRACTION', 't5': 'SEQ_2_SEQ_LM'}[kind]
+    config = dict(method='pt', num_virtual_tokens=3, task_type=task) | config
+    return get_peft_model(tiny(kind), LopaConfig(**config)).eval()
+
+
+def test_peft_hands_on_what_has_a_meaning():
+    model = under_peft()
+    plain = model(input_ids=IDS)
+    found = model(input_ids=IDS, output_hidden_states=True, token_type_ids=0 * IDS)
+    assert torch.equal(found.logits, plain.logits) and found.hidden_states[0].shape[1] == 7
+    assert torch.equal(model(input_ids=IDS, return_dict=False)[0], plain.logits)
+    assert torch.equal(model(input_ids=IDS, attention_mask=IDS > 0).logits, plain.logits)
+    for name in 'position_ids', 'past_key_values', 'inputs_embeds':
+        refused(lambda name=name: model(input_ids=IDS, **{name: IDS}), name)
+    refused(lambda: model(input_ids=IDS, attention_mask=torch.ones(2, 3)), 'attention_mask')
+    refused(lambda: model(input_ids=IDS, token_type_ids=1 + 0 * IDS), 'token_type_ids')
+    refused(lambda: model(attention_mask=IDS), 'input_ids')
+
+
+def test_peft_and_types_of_tokens():
+    "For each row its own prompt, and its own types"
+    from lopa.peft import LopaConfig
+
+    model = under_peft('bert')
+    config = LopaConfig('pt', num_virtual_tokens=1, task_type='FEATURE_EXTRACTION')
+    model.add_adapter('short', config)
+    types = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]])
+    both = model(input_ids=IDS, token_type_ids=types, adapter_names=['default', 'short']).logits
+    for i, name in enumerate(['default', 'short']):
+        model.set_adapter(name)
+        alone = model(input_ids=IDS[i : i + 1], token_type_ids=types[i : i + 1]).logits[0]
+        torch.testing.assert_close(both[i, : len(alone)], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize('kind', ['llama', 't5'])
+def test_peft_generates(kind):
+    model = under_peft(kind)
+    plain = model.generate(input_ids=IDS, **HOW)
+    assert torch.equal(model.generate(inputs=IDS, **HOW), plain)
+    record = model.generate(input_ids=IDS, return_dict_in_generate=True, **HOW)
+    assert torch.equal(record.sequences, plain)
+    config = tf.GenerationConfig(max_new_tokens=6, do_sample=False, pad_token_id=0)
+    assert torch.equal(model.generate(input_ids=IDS, generation_config=config), plain)
+    new = model.generate(input_ids=IDS, repetition_penalty=1e6, **HOW)[:, 1:]
+    assert all(len(set(row.tolist())) == len(row) for row in new[:, 4 if kind == 'llama' else 0 :])
+
+
+def test_peft_has_one_active_adapter():
+    from lopa.peft import LopaConfig
+
+    model = under_peft()
+    model.add_adapter('other', LopaConfig('pt', num_virtual_tokens=2))
+    refused(lambda: model.base_model.set_adapter(['default', 'other']), 'default', 'other')
+    model.base_model.set_adapter(['other'])
+    assert model(input_ids=IDS).logits.shape[1] == 6
+
+
+def test_peft_says_what_the_trainer_drops():
+    model = under_peft(method='lopa', rank=2, head_width=8, feature_width=16)
+    refused(lambda: model(input_ids=IDS), 'instance', 'remove_unused_columns')
+
+
+@pytest.mark.parametrize('change', FORMATS.values(), ids=FORMATS)
+def test_peft_formats_after_building(change, tmp_path):
+    model = under_peft(method='lopa', rank=2, head_width=8, feature_width=16)
+    state = {n: p.clone() for n, p in model.named_parameters() if 'tuned_' in n}
+    model = change(model)
+    h = torch.randn(2, 16, dtype=torch.float64)
+    assert model(input_ids=IDS, instance_features=h).logits.dtype != torch.float32
+    found = dict(model.named_parameters())
+    assert all(torch.equal(found[name], value) for name, value in state.items())
