@@ -98,6 +98,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
+# %% ../nbs/14_baselines.ipynb #base-rooms
 from lopa.model import (
     AdaptedModel,
     PromptModel,
@@ -130,11 +135,9 @@ from .attention import looks_ahead, without_mask
 from .hub import adapter_folder, short
 from .layout import inner_order
 from .logits import ask, decoder_start, position_ids, task_type, unwrap
-from .prompts import PromptConfig, check_name, check_size, refuses_unknown_keys
 
-if TYPE_CHECKING:
-    from peft import PeftConfig
-    from transformers import PreTrainedModel
+# %% ../nbs/14_baselines.ipynb #base-rooms-b
+from .prompts import PromptConfig, check_name, check_size, refuses_unknown_keys
 
 # %% ../nbs/14_baselines.ipynb #a5519aa9
 BASELINES = ['lora', 'prefix', 'p-tuning', 'full']
@@ -728,6 +731,7 @@ HAS_ADAPTER = (
 )
 
 
+# %% ../nbs/14_baselines.ipynb #base-make-f
 def fit_model(base_model: Any, method: str) -> 'PreTrainedModel':
     """Refuse a model that cannot be adapted by this method, with a `ValueError`
 
@@ -788,6 +792,7 @@ def add_adapter(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any:
     return model
 
 
+# %% ../nbs/14_baselines.ipynb #base-make-m2
 def make_trainable(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any:
     """Adapt a foundation model in PEFT's way, or let all of it train
 
@@ -963,6 +968,7 @@ def marks(base_model: 'PreTrainedModel') -> dict:
         raise ValueError(f'{says}: take another foundation model.') from e
 
 
+# %% ../nbs/14_baselines.ipynb #base-half-c
 class Baseline(AdaptedModel):
     """The first half of `BaselineModel`: what is trained, and how it is kept
 
@@ -971,18 +977,16 @@ class Baseline(AdaptedModel):
         config: Which method
     """
 
-    encoder = generator = encoder_tokenizer = None  # nothing looks at the instance
-    signature = None  # set once, see above
+    encoder = generator = encoder_tokenizer = signature = None  # the last is set once
     base_model = property(foundation_model)
     dtype = property(number_format)
 
     def __init__(self, base_model: 'PreTrainedModel', config: BaselineConfig):
         super().__init__()
         base_model = unwrap(base_model)
-        self.signature, self.came_as = marks(base_model), base_model.dtype
-        base_model = fit_model(base_model, config.method)
         self.task_type, self.adapter_config = task_type(base_model), config
-        self.mixes_padding = mixes_padding(base_model.eval())
+        self.signature, self.came_as = marks(base_model), base_model.dtype
+        self.mixes_padding = mixes_padding(fit_model(base_model, config.method).eval())
         self.model = make_trainable(base_model, config)
         self.train(False)
 
@@ -1048,6 +1052,8 @@ def check_rows(model: 'BaselineModel', mask: Tensor, new: int = 0):
     Raises:
         ValueError
     """
+    if new and not mask.any(1).all():
+        raise ValueError('generate: received a row without tokens, expected at least one in each.')
     seq2seq = model.task_type == 'SEQ_2_SEQ_LM'
     m = length_in_input(model) if seq2seq else length_in_front(model)
     check_length(m, mask.shape[1], model.base_model, 0 if seq2seq else new)
@@ -1196,13 +1202,17 @@ def called(model: 'BaselineModel') -> Any:
 
 
 # %% ../nbs/14_baselines.ipynb #base-writing
-NO_EMBEDS = 'cannot generate from embeddings as it does from tokens, which p-tuning needs; use lora or full.'
+NO_EMBEDS = (
+    'cannot generate from embeddings as it does from tokens, which p-tuning needs; '
+    'use lora or full.'
+)
 NO_WRITING = (
     "answers otherwise in transformers' generate than when it is called, so what it writes would "
     'not be what was trained; call the model token by token.'
 )
 
 
+# %% ../nbs/14_baselines.ipynb #base-writing-w
 @torch.no_grad()
 def written_logits(
     base_model: 'PreTrainedModel', ids: Tensor, mask: Tensor, embedded: bool = False
@@ -1322,12 +1332,11 @@ def baseline_forward(
     types = fit_types(model, token_type_ids, input_ids)
     inputs, order = arranged(model, input_ids, mask, 'right', types)
     placed = placed_labels(model, labels, inputs['attention_mask'], order)
-    prefix = model.adapter_config.method == 'prefix'
-    if model.task_type == 'CAUSAL_LM':
+    prefix, causal = model.adapter_config.method == 'prefix', model.task_type == 'CAUSAL_LM'
+    if causal:
         del inputs['attention_mask']  # what stands on the right is not seen
         inputs |= {} if prefix else {'use_cache': False}
-    rule: Any = without_mask(model.base_model) if prefix else nullcontext()
-    with precision(model), rule:
+    with precision(model), without_mask(model.base_model) if prefix else nullcontext():
         out = ask(called(model), model.base_model, placed, num_items_in_batch, **inputs)
     moved = labels is None and model.task_type != 'SEQ_2_SEQ_LM'
     return as_asked(out, order if moved else None, labels is not None, return_dict)
@@ -1381,15 +1390,13 @@ def baseline_generate(
         ValueError
     """
     refuse_masked(model)
-    asked: Any = model
     mask = check_batch(model, input_ids, attention_mask)
     fit_types(model, token_type_ids, input_ids, generates=True)
-    if not mask.any(1).all():
-        raise ValueError('generate: received a row without tokens, expected at least one in each.')
+    whole: Any = model
     side, new, settings = 'right', 1, kwargs
     if model.task_type == 'CAUSAL_LM':
         side, new = 'left', new_tokens(model, kwargs, input_ids.shape[1])
-        settings = counted(asked, kwargs, input_ids.shape[1]) | {'max_new_tokens': new}
+        settings = counted(whole, kwargs, input_ids.shape[1]) | {'max_new_tokens': new}
     check_rows(model, mask, new)
     check_writing(model, kwargs)
     filler = setting(model, kwargs, 'pad_token_id') or 0

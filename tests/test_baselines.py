@@ -1,4 +1,4 @@
-"LoRA, prefix, P-tuning and full fine-tuning: on every architecture, for every caller, padded or not"
+"LoRA, prefix, P-tuning and full fine-tuning on every architecture, for every caller"
 
 import pytest
 import torch
