@@ -19,6 +19,7 @@ __all__ = [
     'TAKEN',
     'TYPES',
     'NO_EMBEDS',
+    'NO_WRITING',
     'check_scale',
     'check_targets',
     'check_baseline',
@@ -57,6 +58,7 @@ __all__ = [
     'describe_baseline',
     'number_format',
     'mixes_padding',
+    'marks',
     'Baseline',
     'is_in_front',
     'length_in_front',
@@ -69,7 +71,9 @@ __all__ = [
     'as_asked',
     'precision',
     'called',
-    'writes_from_embeddings',
+    'written_logits',
+    'writes_as_called',
+    'writes_padded',
     'check_writing',
     'baseline_forward',
     'write_rows',
@@ -94,6 +98,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
+# %% ../nbs/14_baselines.ipynb #base-rooms
 from lopa.model import (
     AdaptedModel,
     PromptModel,
@@ -117,6 +126,7 @@ from lopa.support import (
     has_no_numbers,
     noise,
     padded_twice,
+    position_limit,
     token_embeddings,
 )
 
@@ -125,11 +135,9 @@ from .attention import looks_ahead, without_mask
 from .hub import adapter_folder, short
 from .layout import inner_order
 from .logits import ask, decoder_start, position_ids, task_type, unwrap
-from .prompts import PromptConfig, check_name, check_size, refuses_unknown_keys
 
-if TYPE_CHECKING:
-    from peft import PeftConfig
-    from transformers import PreTrainedModel
+# %% ../nbs/14_baselines.ipynb #base-rooms-b
+from .prompts import PromptConfig, check_name, check_size, refuses_unknown_keys
 
 # %% ../nbs/14_baselines.ipynb #a5519aa9
 BASELINES = ['lora', 'prefix', 'p-tuning', 'full']
@@ -723,6 +731,7 @@ HAS_ADAPTER = (
 )
 
 
+# %% ../nbs/14_baselines.ipynb #base-make-f
 def fit_model(base_model: Any, method: str) -> 'PreTrainedModel':
     """Refuse a model that cannot be adapted by this method, with a `ValueError`
 
@@ -783,6 +792,7 @@ def add_adapter(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any:
     return model
 
 
+# %% ../nbs/14_baselines.ipynb #base-make-m2
 def make_trainable(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any:
     """Adapt a foundation model in PEFT's way, or let all of it train
 
@@ -938,6 +948,27 @@ def mixes_padding(base_model: 'PreTrainedModel') -> bool:
 
 
 # %% ../nbs/14_baselines.ipynb #base-half
+def marks(base_model: 'PreTrainedModel') -> dict:
+    """Look at a model; one that is built in another way is refused with a `ValueError`
+
+    Args:
+        base_model: A transformers language model
+
+    Returns:
+        dict: Its signature
+
+    Raises:
+        ValueError
+    """
+    try:
+        position_limit(base_model)
+        return signature(base_model)
+    except Exception as e:
+        says = f'{type(base_model).__name__} is not built as other language models are ({short(e)})'
+        raise ValueError(f'{says}: take another foundation model.') from e
+
+
+# %% ../nbs/14_baselines.ipynb #base-half-c
 class Baseline(AdaptedModel):
     """The first half of `BaselineModel`: what is trained, and how it is kept
 
@@ -946,17 +977,16 @@ class Baseline(AdaptedModel):
         config: Which method
     """
 
-    encoder = generator = encoder_tokenizer = None  # nothing looks at the instance
-    signature = None  # set once, see above
+    encoder = generator = encoder_tokenizer = signature = None  # the last is set once
     base_model = property(foundation_model)
     dtype = property(number_format)
 
     def __init__(self, base_model: 'PreTrainedModel', config: BaselineConfig):
         super().__init__()
-        base_model = fit_model(base_model, config.method)
-        self.signature, self.came_as = signature(base_model), base_model.dtype
+        base_model = unwrap(base_model)
         self.task_type, self.adapter_config = task_type(base_model), config
-        self.mixes_padding = mixes_padding(base_model.eval())
+        self.signature, self.came_as = marks(base_model), base_model.dtype
+        self.mixes_padding = mixes_padding(fit_model(base_model, config.method).eval())
         self.model = make_trainable(base_model, config)
         self.train(False)
 
@@ -1022,6 +1052,8 @@ def check_rows(model: 'BaselineModel', mask: Tensor, new: int = 0):
     Raises:
         ValueError
     """
+    if new and not mask.any(1).all():
+        raise ValueError('generate: received a row without tokens, expected at least one in each.')
     seq2seq = model.task_type == 'SEQ_2_SEQ_LM'
     m = length_in_input(model) if seq2seq else length_in_front(model)
     check_length(m, mask.shape[1], model.base_model, 0 if seq2seq else new)
@@ -1170,29 +1202,73 @@ def called(model: 'BaselineModel') -> Any:
 
 
 # %% ../nbs/14_baselines.ipynb #base-writing
-NO_EMBEDS = 'cannot generate from embeddings as it does from tokens, which p-tuning needs; use lora or full.'
+NO_EMBEDS = (
+    'cannot generate from embeddings as it does from tokens, which p-tuning needs; '
+    'use lora or full.'
+)
+NO_WRITING = (
+    "answers otherwise in transformers' generate than when it is called, so what it writes would "
+    'not be what was trained; call the model token by token.'
+)
 
 
+# %% ../nbs/14_baselines.ipynb #base-writing-w
 @torch.no_grad()
-def writes_from_embeddings(base_model: 'PreTrainedModel') -> bool:
-    """Do embeddings lead to the same logits of two new tokens as the tokens themselves?
+def written_logits(
+    base_model: 'PreTrainedModel', ids: Tensor, mask: Tensor, embedded: bool = False
+) -> tuple:
+    """Let transformers generate two tokens
 
     Args:
         base_model: Causal
+        ids: Tokens: `(b, t)`
+        mask: Attention mask: `(b, t)`
+        embedded: Bring embeddings, too?
+
+    Returns:
+        tuple: (logits of two new tokens `(b, 2, vocabulary)`, the first of these tokens `(b, 1)`)
     """
     from transformers import GenerationConfig
 
     how = dict(max_new_tokens=2, min_new_tokens=2, do_sample=False, pad_token_id=0)
     plan = GenerationConfig(output_logits=True, return_dict_in_generate=True, **how)
-    ids = few_tokens(base_model, 3)
-    given = {'attention_mask': torch.ones_like(ids), 'generation_config': plan}
-    embeds = token_embeddings(base_model, ids)
+    given = {'input_ids': ids, 'attention_mask': mask, 'generation_config': plan}
+    if embedded:
+        given['inputs_embeds'] = token_embeddings(base_model, ids)
+    out: Any = base_model.generate(**given)
+    return torch.stack(out.logits, 1).float(), out.sequences[:, ids.shape[1] :][:, :1]
+
+
+# %% ../nbs/14_baselines.ipynb #base-writing-b
+def writes_as_called(base_model: 'PreTrainedModel', embedded: bool) -> bool:
+    """Are the logits of two new tokens those of the model when it is called?
+
+    Args:
+        base_model: Causal
+        embedded: From embeddings?
+    """
+    ids = few_tokens(base_model, 5)
     try:
-        a = base_model.generate(inputs_embeds=embeds, input_ids=ids, **given)
+        got, new = written_logits(base_model, ids, torch.ones_like(ids), embedded)
     except Exception:
         return False
-    b = base_model.generate(input_ids=ids, **given)
-    return distance(torch.cat(a.logits), torch.cat(b.logits)) <= rounding(base_model)
+    want = answer(base_model, input_ids=torch.cat([ids, new], 1))[:, -2:]
+    return distance(got, want) <= rounding(base_model)
+
+
+def writes_padded(base_model: 'PreTrainedModel') -> bool:
+    """Does a row behind padding get the logits that it gets alone?
+
+    Args:
+        base_model: Causal, one that writes as it is called
+    """
+    ids, mask, columns = padded_twice(base_model)
+    alone, _ = written_logits(base_model, ids[:1, columns], mask[:1, columns])
+    try:
+        padded, _ = written_logits(base_model, ids, mask)
+    except Exception:
+        return False
+    return distance(padded[0], alone[0]) <= rounding(base_model)
 
 
 # %% ../nbs/14_baselines.ipynb #base-writing-c
@@ -1208,13 +1284,17 @@ def check_writing(model: 'BaselineModel', settings: dict):
     """
     if is_in_front(model):
         refuse_settings(model, settings)
-    if not length_in_input(model) or model.task_type != 'CAUSAL_LM':
+    base_model, embedded = model.base_model, bool(length_in_input(model))
+    if model.task_type != 'CAUSAL_LM':
         return
     if model.writes is None:
-        with asking(model.base_model):
-            model.writes = writes_from_embeddings(model.base_model)
+        with asking(base_model):
+            model.writes = writes_as_called(base_model, embedded)
+            alike = not model.writes or is_in_front(model)  # no padding, or nothing at all
+            model.mixes_padding = model.mixes_padding or not (alike or writes_padded(base_model))
     if not model.writes:
-        raise ValueError(f'generate: {type(model.base_model).__name__} {NO_EMBEDS}')
+        says = NO_EMBEDS if embedded else NO_WRITING
+        raise ValueError(f'generate: {type(base_model).__name__} {says}')
 
 
 # %% ../nbs/14_baselines.ipynb #base-call
@@ -1252,12 +1332,11 @@ def baseline_forward(
     types = fit_types(model, token_type_ids, input_ids)
     inputs, order = arranged(model, input_ids, mask, 'right', types)
     placed = placed_labels(model, labels, inputs['attention_mask'], order)
-    prefix = model.adapter_config.method == 'prefix'
-    if model.task_type == 'CAUSAL_LM':
+    prefix, causal = model.adapter_config.method == 'prefix', model.task_type == 'CAUSAL_LM'
+    if causal:
         del inputs['attention_mask']  # what stands on the right is not seen
         inputs |= {} if prefix else {'use_cache': False}
-    rule: Any = without_mask(model.base_model) if prefix else nullcontext()
-    with precision(model), rule:
+    with precision(model), without_mask(model.base_model) if prefix else nullcontext():
         out = ask(called(model), model.base_model, placed, num_items_in_batch, **inputs)
     moved = labels is None and model.task_type != 'SEQ_2_SEQ_LM'
     return as_asked(out, order if moved else None, labels is not None, return_dict)
@@ -1311,15 +1390,13 @@ def baseline_generate(
         ValueError
     """
     refuse_masked(model)
-    asked: Any = model
     mask = check_batch(model, input_ids, attention_mask)
     fit_types(model, token_type_ids, input_ids, generates=True)
-    if not mask.any(1).all():
-        raise ValueError('generate: received a row without tokens, expected at least one in each.')
+    whole: Any = model
     side, new, settings = 'right', 1, kwargs
     if model.task_type == 'CAUSAL_LM':
         side, new = 'left', new_tokens(model, kwargs, input_ids.shape[1])
-        settings = counted(asked, kwargs, input_ids.shape[1]) | {'max_new_tokens': new}
+        settings = counted(whole, kwargs, input_ids.shape[1]) | {'max_new_tokens': new}
     check_rows(model, mask, new)
     check_writing(model, kwargs)
     filler = setting(model, kwargs, 'pad_token_id') or 0
