@@ -207,7 +207,7 @@ def hidden_width(model: 'PreTrainedModel') -> int:
     weight = next(model.parameters())
     if weight.device.type == 'meta' or isinstance(weight, FakeTensor):
         return model.config.hidden_size
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    token = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
     with torch.random.fork_rng(devices=[]), evaluating(model), torch.no_grad():
         shown = model(input_ids=token, attention_mask=torch.ones_like(token))
     if getattr(shown, 'last_hidden_state', None) is None:
@@ -386,7 +386,7 @@ def own_model(
         if base_model.config.is_encoder_decoder:
             inner = base_model.get_encoder()
         elif inner is base_model:  # its body has another name than transformers expects
-            inner = base_model.get_decoder()
+            inner = getattr(base_model, 'model', base_model)
         return copy.deepcopy(inner) if tuned else inner
     if tuned:
         raise ValueError(

@@ -137,13 +137,13 @@ def prepare(
     tokenizer, encoder_tokenizer = load_tokenizers(*names)
     check_padding(model, tokenizer)
     encoder, length = model.encoder, 0
-    if encoder:
+    if encoder is not None:
         length = reading_length(encoder, model.adapter_config.encoder_max_length)
-    inside = bool(encoder) and (encoder.trainable or not keep)
+    inside = encoder is not None and (encoder.trainable or not keep)
     own = encoder_tokenizer if inside else None
     splits = {}
     for name, rows in task.splits.items():
-        if encoder and not inside:
+        if encoder is not None and not inside:
             rows = encode_rows(task, rows, encoder, encoder_tokenizer, length)
         family = model.task_type
         splits[name] = tokenize(task, rows, tokenizer, own, None, family, length)
