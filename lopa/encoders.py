@@ -193,7 +193,7 @@ def without_autocast(device: torch.device):
 
 # %% ../nbs/07_encoders.ipynb #encoders-width
 def hidden_width(model: 'PreTrainedModel') -> int:
-    """Show a model one token, and see how wide its answer is
+    """Show a model a few tokens, and see how wide its answer is
 
     Args:
         model: A transformers model without a task head
@@ -207,9 +207,9 @@ def hidden_width(model: 'PreTrainedModel') -> int:
     weight = next(model.parameters())
     if weight.device.type == 'meta' or isinstance(weight, FakeTensor):
         return model.config.hidden_size
-    token = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
+    tokens = torch.zeros(1, 8, dtype=torch.long, device=weight.device)
     with torch.random.fork_rng(devices=[]), evaluating(model), torch.no_grad():
-        shown = model(input_ids=token, attention_mask=torch.ones_like(token))
+        shown = model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
     if getattr(shown, 'last_hidden_state', None) is None:
         raise ValueError(
             f'encoder: {type(model).__name__} gives no hidden vectors to pool; '
