@@ -11,6 +11,7 @@ from transformers import TrainerCallback, set_seed
 
 from lopa import PromptConfig, assets
 from lopa.baselines import BASELINES, BaselineConfig, BaselineModel, adapt_model
+from lopa.encoders import reading_length
 from lopa.evaluate import predict  # where `prepare` calls `load_tokenizers`
 from lopa.prompts import METHODS
 from lopa.train import (
@@ -288,6 +289,11 @@ def start(model):
     return model.generator.prompt.data
 
 
+def reads(model):
+    "After how many tokens a text is cut for the encoder"
+    return reading_length(model.encoder, model.adapter_config.encoder_max_length)
+
+
 def same(a, b):
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
@@ -310,6 +316,7 @@ PROMPT_REACHES = {  # field → (a configuration, the same with another value, w
     'position': ({}, dict(position='suffix'), embeds),
     'phm_blocks': (dict(method='idpg-phm'), dict(method='idpg-phm', phm_blocks=2), shapes),
     'update_length': (dict(method='dept'), dict(method='dept', update_length=5), shapes),
+    'encoder_max_length': (encoded(), encoded(encoder_max_length=8), reads),
 }
 
 
