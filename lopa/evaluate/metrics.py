@@ -70,6 +70,7 @@ def evidence(shares: np.ndarray) -> float:
     return max(n, n * p * (1 - p) / variance) if variance else n
 
 
+# %% ../../nbs/evaluate/40_metrics.ipynb #me-wilson2
 def wilson_ci(right: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a share
 
@@ -414,6 +415,7 @@ def difference_ci(apart: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     return float(max(more.mean() - half, -1)), float(min(more.mean() + half, 1))
 
 
+# %% ../../nbs/evaluate/40_metrics.ipynb #me-compare
 def compare_methods(a: ArrayLike, b: ArrayLike) -> dict:
     """Paired comparison of two methods
 
