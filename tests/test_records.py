@@ -8,13 +8,20 @@ import math
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from helpers import one_sentence
+from helpers import one_sentence, tiny, word_task
 
-from lopa.records import SCHEMA, average, load_results, read_result, trouble
+import lopa.evaluate.predict
+import lopa.train.loop
+from lopa import PromptConfig, assets, get_prompt_model
+from lopa.evaluate import main_score
+from lopa.records import SCHEMA, average, difference, load_results, read_result, summarise, trouble
 from lopa.records.records import COLUMNS, find
+from lopa.train import recipe, train
 
 RESULTS = Path(__file__).parents[1] / 'results'
 GOOD = {
@@ -353,3 +360,97 @@ def test_columns_that_tell_lines_apart(tmp_path):
     assert not {'rank', 'base_model', 'n', 'source'} & {*average(table_of(tmp_path)[0])}
     (tmp_path / '2.json').write_text(json.dumps({**without('config'), 'id': 'c'}))
     assert 'rank' in average(table_of(tmp_path)[0])
+
+
+# --- of today's runs ---
+
+
+@pytest.fixture
+def one_tokenizer(monkeypatch):
+    "The packaged encoder's, for tiny models"
+    tokenizer = assets.load_tokenizer(assets.ENCODER, 'left')
+    both = lambda base, encoder: (tokenizer, tokenizer if encoder else None)
+    monkeypatch.setattr(lopa.evaluate.predict, 'load_tokenizers', both)
+    return tokenizer
+
+
+def trained(tokenizer, task, folder, **more):
+    "Ten steps of a tiny model"
+    base = tiny('llama', vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    model = get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=2))
+    plan = recipe('rotten_tomatoes', 'pt', steps=10, batch_size=4, eval_steps=2)
+    return train(model, task, plan, folder, progress=False, **more)
+
+
+def test_a_run_is_no_older_schema(one_tokenizer, tmp_path):
+    "What `train` has just written is read without a word"
+    trained(one_tokenizer, word_task(), tmp_path)
+    table, problems = table_of(tmp_path / 'result.json')
+    assert problems == {} and len(table) == 1 and table.schema[0] == SCHEMA
+
+
+@pytest.mark.parametrize('metrics', [('f1', 'accuracy'), ('f1',)], ids=str)
+def test_a_run_is_chosen_by_the_first_metric(one_tokenizer, tmp_path, metrics, monkeypatch):
+    "The look with the best F1 is kept, though another has the better accuracy"
+    seen = iter([0.2, 0.9, 0.4, 0.3, 0.1])
+    judged = lopa.train.loop.score_lines
+
+    def planted(about, lines):
+        "Accuracy falls as F1 rises"
+        found = judged(about, lines)
+        if about['split'] == 'validation':
+            found['score'] = next(seen)
+            found['accuracy'] = 1 - found['score']
+        return found
+
+    monkeypatch.setattr(lopa.train.loop, 'score_lines', planted)
+    result = trained(one_tokenizer, replace(word_task(), metrics=metrics), tmp_path)
+    looks = [line for line in result['history'] if 'eval_accuracy' in line]
+    assert [line['eval_score'] for line in looks] == [0.2, 0.9, 0.4, 0.3, 0.1]
+    assert result['validation']['score'] == 0.9 == main_score(result['validation'])
+    assert result['test']['score'] == result['test']['f1'] and result['test']['metric'] == 'F1'
+    table, _ = table_of(tmp_path / 'result.json')
+    assert table.score[0] == result['test']['score']
+
+
+def test_all_rows_too_long_are_refused_first(one_tokenizer, tmp_path):
+    task = word_task()
+    texts = replace(task, verbalizer=(), target=' {text}', max_length=3)
+    with pytest.raises(ValueError) as e:
+        trained(one_tokenizer, texts, tmp_path)
+    one_sentence(e.value, 'own', 'max_length=3', 44)
+
+
+def rows_of(*digits, score=None):
+    "Runs that got these sentences right"
+    made = [
+        {
+            'score': digits[i].count('1') / len(digits[i]) if score is None else score,
+            'right': digits[i],
+            'seed': i,
+            'low': 0.1,
+            'high': 0.2,
+            'parameters': 1,
+            'file': 'x',
+        }
+        for i in range(len(digits))
+    ]
+    return pd.DataFrame(made)
+
+
+@pytest.mark.parametrize('digits', [('0' * 80,), ('1' * 80,) * 3])
+def test_points_at_the_edges(digits):
+    "No sentence right, or all, in every run: the interval has a width, and so has a difference"
+    point = summarise(rows_of(*digits))
+    assert 0 <= point['low'] <= point['score'] <= point['high'] <= 1
+    assert 0.005 < point['high'] - point['low'] < 0.1
+    same = difference(rows_of(*digits), rows_of(*digits))
+    assert same['low'] < 0 == same['difference'] < same['high'] < 0.1
+
+
+def test_digits_say_nothing_of_another_score():
+    "Where F1 counts, the interval is not that of the accuracy"
+    one = summarise(rows_of('1' * 9 + '0', score=0.15))
+    assert (one['low'], one['high']) == (0.1, 0.2)
+    two = summarise(rows_of('1' * 9 + '0', '1' * 9 + '0', score=0.15))
+    assert two['low'] is two['high'] is None

@@ -445,12 +445,16 @@ def test_a_result_under_another_name(tmp_path, monkeypatch):
 
 
 def test_the_old_numbers_again():
-    "The commonest class of today is that of the stored record, to the last digit"
+    "The commonest class of today is that of the stored record; its interval was drawn then"
     for name in ('rotten_tomatoes', 'humaneval-io-o'):
         _, folder = stored(name)
         record = json.loads((folder / 'majority.json').read_text())
         task = lopa.ablate.runs.cut(experiment(record['experiment']))
-        assert majority(task)['test'] == record['test']
+        found, stored_test = majority(task)['test'], record['test']
+        ends = {'low', 'high'}
+        assert found.keys() == stored_test.keys()
+        assert all(found[key] == stored_test[key] for key in found.keys() - ends)
+        assert all(abs(found[end] - stored_test[end]) < 0.03 for end in ends)
 
 
 def test_answers_are_kept_on_request(tmp_path, monkeypatch):

@@ -163,6 +163,7 @@ def says_equal(node: ast.AST | None) -> TypeGuard[ast.Compare]:
     return isinstance(node, ast.Compare) and all(isinstance(o, (ast.Eq, ast.Is)) for o in node.ops)
 
 
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-expression
 def expression(text: str) -> ast.expr | None:
     """The expression in an answer, or what its assertion asserts
 
@@ -362,6 +363,7 @@ def names_in(nodes: Iterable[ast.AST]) -> set[str]:
     return (own | {node.id for node in stored}) - OTHERS
 
 
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-buildsx
 def builds(source: str, program: str = '') -> bool:
     """Do these arguments only build values?
 
@@ -415,6 +417,7 @@ def written(value: Any) -> str:
     return repr(value)
 
 
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-apart
 def apart(answer: str, program: str, run: Run) -> tuple[str, str]:
     """Evaluate arguments in a process of their own
 

@@ -70,6 +70,7 @@ def evidence(shares: np.ndarray) -> float:
     return max(n, n * p * (1 - p) / variance) if variance else n
 
 
+# %% ../../nbs/evaluate/40_metrics.ipynb #me-wilson2
 def wilson_ci(right: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a share
 
@@ -97,7 +98,7 @@ def wilson_ci(right: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     zz = norm.ppf((1 + level) / 2) ** 2 / n  # z² / n
     half = np.sqrt(zz * p * (1 - p) + zz**2 / 4)
     low, high = (p + zz / 2 - half) / (1 + zz), (p + zz / 2 + half) / (1 + zz)
-    return float(max(low, 0)), float(min(high, 1))
+    return float(max(min(low, p), 0)), float(min(max(high, p), 1))  # rounding aside
 
 
 # %% ../../nbs/evaluate/40_metrics.ipynb #me-boot
@@ -216,8 +217,9 @@ def f1_ci(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     return 2 * low / (1 + low), 2 * high / (1 + high)
 
 
+# %% ../../nbs/evaluate/40_metrics.ipynb #me-macro
 def macro_f1_ci(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Interval of macro F1, by drawing examples
+    """Percentile bootstrap interval of macro F1
 
     Args:
         predictions: Predicted classes: `(n,)`
@@ -229,13 +231,19 @@ def macro_f1_ci(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, flo
     Raises:
         ValueError
     """
-    draws = np.random.default_rng(0).integers(len(labels), size=(500, len(labels)))
-    drawn = [f1(predictions[some], labels[some], classes=3) for some in draws]
-    if min(drawn) < max(drawn):
+    n, found = len(labels), np.union1d(predictions, labels)
+    k = len(found)
+    pairs = np.searchsorted(found, labels) * k + np.searchsorted(found, predictions)
+    shares = np.bincount(pairs, minlength=k * k) / n
+    tables = np.random.default_rng(0).multinomial(n, shares, size=2000).reshape(-1, k, k)
+    right, named = tables.diagonal(axis1=1, axis2=2), tables.sum(1) + tables.sum(2)  # (2000, k)
+    each = np.divide(2 * right, named, out=np.full(named.shape, np.nan), where=named > 0)
+    drawn = np.nanmean(each, axis=1)
+    if np.ptp(drawn) > 0:
         low, high = np.quantile(drawn, [0.025, 0.975])
     else:
-        each = [f1_ci(predictions == k, labels == k) for k in np.union1d(predictions, labels)]
-        low, high = np.mean(each, axis=0)
+        alone = [f1_ci(predictions == c, labels == c) for c in found]
+        low, high = np.mean(alone, axis=0)
     return float(low), float(high)
 
 
@@ -407,6 +415,7 @@ def difference_ci(apart: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     return float(max(more.mean() - half, -1)), float(min(more.mean() + half, 1))
 
 
+# %% ../../nbs/evaluate/40_metrics.ipynb #me-compare
 def compare_methods(a: ArrayLike, b: ArrayLike) -> dict:
     """Paired comparison of two methods
 

@@ -270,6 +270,7 @@ def text_of(path: str | Path) -> str:
         ) from None
 
 
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-reader
 def read_predictions(path: str | Path) -> tuple[dict, list[dict]]:
     """Load predictions, or refuse a file that is not whole
 
