@@ -50,14 +50,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lopa.support import (
-    check_length,
-    check_model,
-    continues,
-    token_embeddings,
-    where_embedded,
-)
-
 from .adapter import check_base, read_adapter, read_config, signature, trainable_names
 from .assets import load_tokenizer
 from .encoders import OWN, Encoder, make_encoder, without_autocast
@@ -66,6 +58,7 @@ from .layout import insert_prompt, insertion_point
 from .logits import ask, counts_positions, position_ids, task_type, unwrap
 from .prompts import METHODS, PromptConfig, start_vectors
 from .recompute import Checkpointed
+from .support import check_length, check_model, continues, token_embeddings, where_embedded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
