@@ -2423,6 +2423,8 @@ d = {
             'lopa.support.padded_twice': ('support.html#padded_twice', 'lopa/support.py'),
             'lopa.support.position_limit': ('support.html#position_limit', 'lopa/support.py'),
             'lopa.support.possible_scales': ('support.html#possible_scales', 'lopa/support.py'),
+            'lopa.support.refuse_difference': ('support.html#refuse_difference', 'lopa/support.py'),
+            'lopa.support.refuse_no_table': ('support.html#refuse_no_table', 'lopa/support.py'),
             'lopa.support.rows_of_positions': ('support.html#rows_of_positions', 'lopa/support.py'),
             'lopa.support.sees_the_answer': ('support.html#sees_the_answer', 'lopa/support.py'),
             'lopa.support.special_tokens': ('support.html#special_tokens', 'lopa/support.py'),

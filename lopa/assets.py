@@ -238,6 +238,7 @@ def default_device() -> (
 LANGUAGE_MODELS = ('AutoModelForCausalLM', 'AutoModelForMaskedLM', 'AutoModelForSeq2SeqLM')
 
 
+# %% ../nbs/04_assets.ipynb #74898079-p2
 def listed_class(config: 'PretrainedConfig', auto: str) -> str | None:
     """The class that this automatic class would make of a configuration
 
@@ -290,7 +291,7 @@ def model_class(config: 'PretrainedConfig') -> str:
 
 # %% ../nbs/04_assets.ipynb #assets-place
 LOADED: dict = {}  # Name of a model → what else says where it lies
-SAYS_WHERE = ('revision', 'subfolder', 'cache_dir', 'token', 'trust_remote_code')
+SAYS_WHERE = ('revision', 'subfolder', 'cache_dir', 'token')
 
 
 def place(name: str, settings: dict | None = None) -> dict:
@@ -308,6 +309,7 @@ def place(name: str, settings: dict | None = None) -> dict:
     return LOADED.get(str(name), {})
 
 
+# %% ../nbs/04_assets.ipynb #assets-place-p2
 def refuse_missing(model, info: dict):
     """Refuse a folder without all of the model's weights, with a `ValueError`
 
@@ -420,6 +422,7 @@ def load_tokenizer(name_or_path: str = FOUNDATION_MODEL, padding_side: str = 'le
     return tokenizer
 
 
+# %% ../nbs/04_assets.ipynb #dded2068-p2
 def load_tokenizers(
     name_or_path: str = FOUNDATION_MODEL, encoder_name_or_path: str | None = ENCODER
 ) -> tuple:

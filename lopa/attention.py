@@ -85,6 +85,7 @@ def first_place_changes(model: 'PreTrainedModel') -> bool:
     return bool((one - other).abs().max() > noise * one.abs().max())
 
 
+# %% ../nbs/05_attention.ipynb #at-plain-p2
 def asked(model: 'PreTrainedModel') -> bool:
     """Ask in evaluation mode, and leave the model as it was
 

@@ -18,6 +18,7 @@ __all__ = [
     'has_no_numbers',
     'possible_scales',
     'asking',
+    'refuse_difference',
     'embedding_scale',
     'token_embeddings',
     'rows_of_positions',
@@ -31,6 +32,7 @@ __all__ = [
     'looks_ahead_in_answer',
     'sees_the_answer',
     'examine',
+    'refuse_no_table',
     'check_model',
     'in_two_calls',
     'continues',
@@ -88,6 +90,7 @@ def where_embedded(model: 'PreTrainedModel') -> torch.device:
     return torch.device(getattr(hook, 'execution_device', None) or module.weight.device)
 
 
+# %% ../nbs/12_support.ipynb #su-ids-p2
 def few_tokens(model: 'PreTrainedModel', t: int = 5) -> Tensor:
     """A few ordinary tokens from all over the vocabulary
 
@@ -142,6 +145,7 @@ def distance(a: Tensor, b: Tensor) -> float:
     return far.nan_to_num(math.inf).item()
 
 
+# %% ../nbs/12_support.ipynb #su-answer-p2
 def noise(model: 'PreTrainedModel') -> float:
     """How far two answers may be apart that should be the same
 
@@ -182,6 +186,7 @@ def possible_scales(model: 'PreTrainedModel') -> list:
     return [1.0, *sorted((own | {math.sqrt(width)}) - {1.0})]
 
 
+# %% ../nbs/12_support.ipynb #su-scale-p2
 @contextmanager
 def asking(model: 'PreTrainedModel'):
     """Within this context a model can be asked; afterwards it is as it was, and so is the generator
@@ -195,6 +200,25 @@ def asking(model: 'PreTrainedModel'):
 
 
 # %% ../nbs/12_support.ipynb #su-scale-b
+def refuse_difference(model: 'PreTrainedModel', far: float):
+    """Refuse a model that answers otherwise to embeddings, with a `ValueError`
+
+    Args:
+        model: A transformers language model
+        far: How far its answers to embeddings and to token ids are apart
+
+    Raises:
+        ValueError
+    """
+    if far > noise(model):
+        raise ValueError(
+            f'{type(model).__name__} answers otherwise when it is given embeddings than when '
+            f'it is given token ids (the logits differ by {far:.1%}), and a prompt can '
+            'only be given as embeddings: take another foundation model.'
+        )
+
+
+# %% ../nbs/12_support.ipynb #su-scale-b-p2
 def embedding_scale(model: 'PreTrainedModel') -> float:
     """By what embeddings are multiplied on the way from token ids only
 
@@ -215,16 +239,12 @@ def embedding_scale(model: 'PreTrainedModel') -> float:
                 for scale in possible_scales(model)
             }
         best = min(far, key=lambda scale: far[scale])
-        if far[best] > noise(model):
-            raise ValueError(
-                f'{type(model).__name__} answers otherwise when it is given embeddings than when '
-                f'it is given token ids (the logits differ by {far[best]:.1%}), and a prompt can '
-                'only be given as embeddings: take another foundation model.'
-            )
+        refuse_difference(model, far[best])
         SCALES[model] = best
     return SCALES[model]
 
 
+# %% ../nbs/12_support.ipynb #su-scale-b-p3
 def token_embeddings(base_model: 'PreTrainedModel', input_ids: Tensor) -> Tensor:
     """Embeddings as `inputs_embeds` has to bring them for the answer that the token ids give
 
@@ -293,6 +313,7 @@ def count_positions(model: 'PreTrainedModel') -> int | None:
     return limit - limit % (windows if isinstance(windows, int) else max(windows))
 
 
+# %% ../nbs/12_support.ipynb #su-limit-b-p2
 def position_limit(base_model: 'PreTrainedModel') -> int | None:
     """The longest row that a foundation model can read
 
@@ -329,6 +350,7 @@ def too_long(m: int, t: int, new: int, limit: int) -> str:
     )
 
 
+# %% ../nbs/12_support.ipynb #su-length-p2
 def check_length(m: int, t: int, base_model: 'PreTrainedModel', new: int = 0):
     """Refuse a row that is longer than the foundation model's positions, with a `ValueError`
 
@@ -469,6 +491,23 @@ def examine(model: 'PreTrainedModel'):
 PASSED: WeakKeyDictionary = WeakKeyDictionary()  # models that have been examined → True
 
 
+def refuse_no_table(model: 'PreTrainedModel'):
+    """Refuse a model without a table of token embeddings, with a `ValueError`
+
+    Args:
+        model: A transformers model
+
+    Raises:
+        ValueError
+    """
+    if not isinstance(getattr(model.get_input_embeddings(), 'weight', None), Tensor):
+        raise ValueError(
+            f'{type(model).__name__} has no table of token embeddings, among which a prompt could '
+            'stand: take another foundation model.'
+        )
+
+
+# %% ../nbs/12_support.ipynb #su-check-p2
 def check_model(base_model: 'PreTrainedModel'):
     """Refuse a model before which no prompt can stand, with a `ValueError`
 
@@ -479,12 +518,7 @@ def check_model(base_model: 'PreTrainedModel'):
         ValueError
     """
     family = task_type(base_model)
-    table = getattr(base_model.get_input_embeddings(), 'weight', None)
-    if not isinstance(table, Tensor):
-        raise ValueError(
-            f'{type(base_model).__name__} has no table of token embeddings, among which a prompt '
-            'could stand: take another foundation model.'
-        )
+    refuse_no_table(base_model)
     if base_model in PASSED or has_no_numbers(base_model):
         return
     if family == 'SEQ_2_SEQ_LM':
@@ -531,6 +565,7 @@ def in_two_calls(model: 'PreTrainedModel') -> float:
     return distance(second.logits.float(), want[:, 4:])
 
 
+# %% ../nbs/12_support.ipynb #su-two-c-p2
 def continues(base_model: 'PreTrainedModel') -> bool:
     """Does a second call with several tokens go on where the first ended?
 

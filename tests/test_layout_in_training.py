@@ -22,7 +22,7 @@ from helpers import (
 from torch.nn import functional as F
 
 from lopa.attention import looks_ahead
-from lopa.plan.footprint import old_layout
+from lopa.logits import ask
 
 pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning')
 LENGTHS = range(2, 141)  # tokens of the longest row, the prompt on top; one has nothing to predict
@@ -127,14 +127,17 @@ def test_other_causal_models(kind, method):
     assert watch.calls
 
 
-def test_a_mask_is_noticed():
+def test_a_mask_is_noticed(monkeypatch):
     "The rows on the right, but with a mask"
     model = prompted(long_base('llama'))
-    with (
-        old_layout(),
-        Watch(causal=True).watching(),
-        pytest.raises(AssertionError, match='handed a mask'),
-    ):
+
+    def masked(call, base, *args, **inputs):
+        mask = torch.ones(inputs['inputs_embeds'].shape[:2], dtype=torch.long)
+        mask[-1, -1] = 0
+        return ask(call, base, *args, attention_mask=mask, **inputs)
+
+    monkeypatch.setattr('lopa.model.ask', masked)
+    with Watch(causal=True).watching(), pytest.raises(AssertionError, match='handed a mask'):
         train_on(model, 'llama', 9)
 
 
