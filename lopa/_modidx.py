@@ -464,6 +464,7 @@ d = {
                 'encoders.html#encoder_fingerprint',
                 'lopa/encoders.py',
             ),
+            'lopa.encoders.hidden_width': ('encoders.html#hidden_width', 'lopa/encoders.py'),
             'lopa.encoders.make_encoder': ('encoders.html#make_encoder', 'lopa/encoders.py'),
             'lopa.encoders.own_model': ('encoders.html#own_model', 'lopa/encoders.py'),
             'lopa.encoders.packed': ('encoders.html#packed', 'lopa/encoders.py'),
@@ -681,10 +682,6 @@ d = {
             ),
             'lopa.evaluate.predict.encode_rows': (
                 'evaluate/predict.html#encode_rows',
-                'lopa/evaluate/predict.py',
-            ),
-            'lopa.evaluate.predict.evaluating': (
-                'evaluate/predict.html#evaluating',
                 'lopa/evaluate/predict.py',
             ),
             'lopa.evaluate.predict.generate_texts': (

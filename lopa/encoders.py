@@ -14,6 +14,7 @@ __all__ = [
     'pool_pooler',
     'AttentionPooling',
     'without_autocast',
+    'hidden_width',
     'Reader',
     'read',
     'packed',
@@ -39,11 +40,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutput
 
 from .assets import load_encoder
+from .attention import evaluating
 from .files import cache_dir
 from .logits import first_position
 
@@ -188,6 +191,33 @@ def without_autocast(device: torch.device):
     return contextlib.nullcontext()
 
 
+# %% ../nbs/07_encoders.ipynb #encoders-width
+def hidden_width(model: 'PreTrainedModel') -> int:
+    """Show a model one token, and see how wide its answer is
+
+    Args:
+        model: A transformers model without a task head
+
+    Returns:
+        int: e, width of the vectors that it gives
+
+    Raises:
+        ValueError
+    """
+    weight = next(model.parameters())
+    if weight.device.type == 'meta' or isinstance(weight, FakeTensor):
+        return model.config.hidden_size
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    with torch.random.fork_rng(devices=[]), evaluating(model), torch.no_grad():
+        shown = model(input_ids=token, attention_mask=torch.ones_like(token))
+    if getattr(shown, 'last_hidden_state', None) is None:
+        raise ValueError(
+            f'encoder: {type(model).__name__} gives no hidden vectors to pool; '
+            'take an encoder without a task head.'
+        )
+    return shown.last_hidden_state.shape[-1]
+
+
 # %% ../nbs/07_encoders.ipynb #187c935a
 class Reader(nn.Module):
     """A transformers model that reads a text once; frozen, unless it is tuned
@@ -204,7 +234,7 @@ class Reader(nn.Module):
         super().__init__()
         self.model = model.requires_grad_(tuned)
         self.tuned = tuned
-        self.width = model.config.hidden_size
+        self.width = hidden_width(model)
         self.narrow = dtype if tuned and dtype in (torch.float16, torch.bfloat16) else None
         takes_cache = 'use_cache' in inspect.signature(model.forward).parameters
         self.options = {'use_cache': False} if takes_cache else {}
@@ -329,7 +359,9 @@ class EmbeddingTable(nn.Module):
         Returns:
             BaseModelOutput: `last_hidden_state` `(b, t, e)`
         """
-        return BaseModelOutput(last_hidden_state=self.table(input_ids))
+        found = self.table(input_ids)
+        found = found[0] if isinstance(found, tuple) else found  # I-BERT adds a scale
+        return BaseModelOutput(last_hidden_state=found)
 
 
 # %% ../nbs/07_encoders.ipynb #encoders-make
@@ -353,6 +385,8 @@ def own_model(
         inner = base_model.base_model
         if base_model.config.is_encoder_decoder:
             inner = base_model.get_encoder()
+        elif inner is base_model:  # its body has another name than transformers expects
+            inner = base_model.get_decoder()
         return copy.deepcopy(inner) if tuned else inner
     if tuned:
         raise ValueError(
@@ -423,7 +457,8 @@ def reading_length(encoder: Encoder, max_length: int = 256) -> int:
     """
     if isinstance(encoder.model, EmbeddingTable):
         return max_length
-    limit = getattr(encoder.model.config, 'max_position_embeddings', None)
+    config = encoder.model.config.get_text_config()
+    limit = getattr(config, 'max_position_embeddings', None)
     if limit is None or limit <= 0:
         return max_length
     return min(max_length, limit - first_position(encoder.model))

@@ -6,7 +6,7 @@ from helpers import WIDTH, padded, prompted, rows, tiny
 
 from lopa import PromptModel
 from lopa.adapter import read_adapter
-from lopa.encoders import encode_dataset, make_encoder
+from lopa.encoders import encode_dataset, hidden_width, make_encoder
 
 KINDS = ['llama', 'gpt2', 'roberta', 't5']
 TRAINED = {
@@ -101,3 +101,41 @@ def test_a_frozen_foundation_model_is_not_copied(llama):
 def test_learned_pooling_is_not_cached(llama):
     with pytest.raises(ValueError, match='tuned'):
         encode_dataset(None, make_encoder('embeddings', llama, 'attention'), None)
+
+
+@pytest.mark.parametrize('name', ['self', 'embeddings'])
+@pytest.mark.parametrize(
+    'kind, sizes',
+    [
+        ('OPTForCausalLM', dict(word_embed_proj_dim=16, ffn_dim=32)),
+        ('AlbertForMaskedLM', dict(embedding_size=16)),
+        ('ElectraForMaskedLM', dict(embedding_size=16)),
+        ('RemBertForMaskedLM', dict(input_embedding_size=16)),
+    ],
+)
+def test_width_of_what_an_encoder_gives(kind, sizes, name):
+    "It is asked for, since a configuration names that of the inner vectors"
+    import transformers as tf
+
+    from lopa import PromptConfig, get_prompt_model
+
+    common = dict(vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    common |= dict(pad_token_id=0, bos_token_id=None, eos_token_id=None)
+    config = getattr(tf, kind).config_class(**common | dict(intermediate_size=32) | sizes)
+    base = getattr(tf, kind)(config).eval()
+    config = PromptConfig('lopa', 3, head_width=8, encoder_name_or_path=name)
+    model = get_prompt_model(base, config)
+    b = batch()
+    found = model.encoder(b['input_ids'], b['attention_mask'])
+    assert found.shape == (2, model.encoder.width)
+    assert model.adapter_config.feature_width == model.encoder.width
+    with torch.no_grad():
+        model(**b)
+
+
+def test_asking_for_the_width_changes_nothing():
+    "Neither the mode of a model nor what is drawn next"
+    base, before = tiny('gpt2').train(), torch.get_rng_state()
+    hidden_width(base.transformer)
+    assert base.transformer.training
+    assert torch.equal(before, torch.get_rng_state())

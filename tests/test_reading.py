@@ -349,7 +349,7 @@ def test_the_key_of_the_cache(reader, tokenizers, tmp_path):
     "Whatever the features depend on changes their name"
     bert = tokenizers['bert']
     other = word_piece()
-    other.add_tokens(['red'])
+    around(other._tokenizer, '[CLS] $A')  # no end
     data = Dataset.from_dict({'text': ['red big new', 'red']})
     load_one = lambda **how: tf.AutoModel.from_pretrained(reader, **how)
     frozen = Encoder(load_one())

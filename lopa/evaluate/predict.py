@@ -10,7 +10,6 @@ __all__ = [
     'prepare',
     'in_batches',
     'to_device',
-    'evaluating',
     'question_of',
     'scoring_row',
     'predict',
@@ -27,7 +26,6 @@ __all__ = [
 
 # %% ../../nbs/evaluate/41_predict.ipynb #c805abf8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -37,6 +35,7 @@ import torch
 from torch import Tensor
 
 from ..assets import load_tokenizers
+from ..attention import evaluating
 from ..encoders import encode_dataset, reading_length
 from ..tasks import Collator, Task, class_ids, columns_of, tokenize
 from ..tasks.batches import label_row
@@ -187,21 +186,6 @@ def to_device(batch: dict[str, Tensor], model: 'PromptModel | BaselineModel') ->
         dict[str, Tensor]: The batch where the model lies
     """
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module):
-    """Within this context, a model is in evaluation mode; then it is as it was
-
-    Args:
-        model: In training or evaluation
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 # %% ../../nbs/evaluate/41_predict.ipynb #81b7faa1b
