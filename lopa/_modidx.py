@@ -332,6 +332,7 @@ d = {
             'lopa.baselines.load_baseline': ('baselines.html#load_baseline', 'lopa/baselines.py'),
             'lopa.baselines.lora_config': ('baselines.html#lora_config', 'lopa/baselines.py'),
             'lopa.baselines.make_trainable': ('baselines.html#make_trainable', 'lopa/baselines.py'),
+            'lopa.baselines.marks': ('baselines.html#marks', 'lopa/baselines.py'),
             'lopa.baselines.mixes_padding': ('baselines.html#mixes_padding', 'lopa/baselines.py'),
             'lopa.baselines.module_names': ('baselines.html#module_names', 'lopa/baselines.py'),
             'lopa.baselines.number_format': ('baselines.html#number_format', 'lopa/baselines.py'),
@@ -361,10 +362,12 @@ d = {
             'lopa.baselines.usual_targets': ('baselines.html#usual_targets', 'lopa/baselines.py'),
             'lopa.baselines.word_prefix': ('baselines.html#word_prefix', 'lopa/baselines.py'),
             'lopa.baselines.write_rows': ('baselines.html#write_rows', 'lopa/baselines.py'),
-            'lopa.baselines.writes_from_embeddings': (
-                'baselines.html#writes_from_embeddings',
+            'lopa.baselines.writes_as_called': (
+                'baselines.html#writes_as_called',
                 'lopa/baselines.py',
             ),
+            'lopa.baselines.writes_padded': ('baselines.html#writes_padded', 'lopa/baselines.py'),
+            'lopa.baselines.written_logits': ('baselines.html#written_logits', 'lopa/baselines.py'),
         },
         'lopa.cli': {
             'lopa.cli._adapted': ('cli.html#_adapted', 'lopa/cli.py'),

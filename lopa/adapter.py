@@ -197,8 +197,9 @@ def call_layer(layer: nn.Module, base_model: 'PreTrainedModel') -> Tensor:
     if weight is not None and not weight.is_meta:
         device = weight.device
         format = torch.float16 if weight.dtype == torch.int8 else format  # bitsandbytes' choice
-    question: Any = signs(QUESTIONS, linear_width(layer))
-    return layer.forward(question.to(device, format)).T
+    question = F.pad(signs(QUESTIONS, linear_width(layer)), (0, 0, 0, 1))  # the last one is zero
+    found = layer.forward(question.to(device, format)).float()
+    return (found[:-1] - found[-1]).T  # without the bias
 
 
 def ask_layer(layer: nn.Module, base_model: 'PreTrainedModel') -> Tensor:
@@ -215,22 +216,23 @@ def ask_layer(layer: nn.Module, base_model: 'PreTrainedModel') -> Tensor:
     if innermost(layer) is not layer or not is_wide(weight):
         return call_layer(layer, base_model)
     weight = weight.T if type(layer).__name__ == 'Conv1D' else weight
-    bias = getattr(layer, 'bias', None)
-    question = signs(QUESTIONS, weight.shape[1]).to(weight.device)
-    return F.linear(question, weight.float(), None if bias is None else bias.float()).T
+    return weight.float() @ signs(QUESTIONS, weight.shape[1]).to(weight.device).T
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-weights
 def own_weights(layer: nn.Module) -> Iterator[Tensor]:
-    """Weights of what is not linear
+    """Weights that are no matrix of a linear layer: its bias, or all of another module
 
     Args:
-        layer: An embedding, or a module with parameters of its own
+        layer: Any of `layers`
 
     Returns:
-        Iterator[Tensor]: As they are multiplied: `(rows, columns)`
+        Iterator[Tensor]: Of any shape
     """
     inner = innermost(layer)
+    if linear_width(layer):
+        yield from () if getattr(inner, 'bias', None) is None else (inner.bias,)
+        return
     if isinstance(inner, nn.Embedding) and inner is not layer:
         some = torch.arange(min(1000, inner.num_embeddings), device=inner.weight.device)
         yield layer.forward(some)
@@ -302,8 +304,7 @@ def weight_marks(base_model: 'PreTrainedModel') -> dict:
             if linear_width(layer):
                 linear.append(digest(first(ask_layer(layer, base_model))))
                 stored.append(storage(layer))
-            else:
-                others += [digest_weights(first(value)) for value in own_weights(layer)]
+            others += [digest_weights(first(value)) for value in own_weights(layer)]
     return {'stored': min(stored, key=bits_of), 'linear': linear, 'others': others}
 
 
@@ -879,7 +880,7 @@ class StoredAdapter(nn.Module):
     about = describe
     kept = trainable_names
     trained_state = trained_state
-    state_dict = state_dict
+    state_dict: Any = state_dict
     get_extra_state = extra_state
     set_extra_state = check_extra_state
     take_state = take_state

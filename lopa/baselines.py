@@ -19,6 +19,7 @@ __all__ = [
     'TAKEN',
     'TYPES',
     'NO_EMBEDS',
+    'NO_WRITING',
     'check_scale',
     'check_targets',
     'check_baseline',
@@ -57,6 +58,7 @@ __all__ = [
     'describe_baseline',
     'number_format',
     'mixes_padding',
+    'marks',
     'Baseline',
     'is_in_front',
     'length_in_front',
@@ -69,7 +71,9 @@ __all__ = [
     'as_asked',
     'precision',
     'called',
-    'writes_from_embeddings',
+    'written_logits',
+    'writes_as_called',
+    'writes_padded',
     'check_writing',
     'baseline_forward',
     'write_rows',
@@ -117,6 +121,7 @@ from lopa.support import (
     has_no_numbers,
     noise,
     padded_twice,
+    position_limit,
     token_embeddings,
 )
 
@@ -938,6 +943,26 @@ def mixes_padding(base_model: 'PreTrainedModel') -> bool:
 
 
 # %% ../nbs/14_baselines.ipynb #base-half
+def marks(base_model: 'PreTrainedModel') -> dict:
+    """Look at a model; one that is built in another way is refused with a `ValueError`
+
+    Args:
+        base_model: A transformers language model
+
+    Returns:
+        dict: Its signature
+
+    Raises:
+        ValueError
+    """
+    try:
+        position_limit(base_model)
+        return signature(base_model)
+    except Exception as e:
+        says = f'{type(base_model).__name__} is not built as other language models are ({short(e)})'
+        raise ValueError(f'{says}: take another foundation model.') from e
+
+
 class Baseline(AdaptedModel):
     """The first half of `BaselineModel`: what is trained, and how it is kept
 
@@ -953,8 +978,9 @@ class Baseline(AdaptedModel):
 
     def __init__(self, base_model: 'PreTrainedModel', config: BaselineConfig):
         super().__init__()
+        base_model = unwrap(base_model)
+        self.signature, self.came_as = marks(base_model), base_model.dtype
         base_model = fit_model(base_model, config.method)
-        self.signature, self.came_as = signature(base_model), base_model.dtype
         self.task_type, self.adapter_config = task_type(base_model), config
         self.mixes_padding = mixes_padding(base_model.eval())
         self.model = make_trainable(base_model, config)
@@ -1171,28 +1197,68 @@ def called(model: 'BaselineModel') -> Any:
 
 # %% ../nbs/14_baselines.ipynb #base-writing
 NO_EMBEDS = 'cannot generate from embeddings as it does from tokens, which p-tuning needs; use lora or full.'
+NO_WRITING = (
+    "answers otherwise in transformers' generate than when it is called, so what it writes would "
+    'not be what was trained; call the model token by token.'
+)
 
 
 @torch.no_grad()
-def writes_from_embeddings(base_model: 'PreTrainedModel') -> bool:
-    """Do embeddings lead to the same logits of two new tokens as the tokens themselves?
+def written_logits(
+    base_model: 'PreTrainedModel', ids: Tensor, mask: Tensor, embedded: bool = False
+) -> tuple:
+    """Let transformers generate two tokens
 
     Args:
         base_model: Causal
+        ids: Tokens: `(b, t)`
+        mask: Attention mask: `(b, t)`
+        embedded: Bring embeddings, too?
+
+    Returns:
+        tuple: (logits of two new tokens `(b, 2, vocabulary)`, the first of these tokens `(b, 1)`)
     """
     from transformers import GenerationConfig
 
     how = dict(max_new_tokens=2, min_new_tokens=2, do_sample=False, pad_token_id=0)
     plan = GenerationConfig(output_logits=True, return_dict_in_generate=True, **how)
-    ids = few_tokens(base_model, 3)
-    given = {'attention_mask': torch.ones_like(ids), 'generation_config': plan}
-    embeds = token_embeddings(base_model, ids)
+    given = {'input_ids': ids, 'attention_mask': mask, 'generation_config': plan}
+    if embedded:
+        given['inputs_embeds'] = token_embeddings(base_model, ids)
+    out: Any = base_model.generate(**given)
+    return torch.stack(out.logits, 1).float(), out.sequences[:, ids.shape[1] :][:, :1]
+
+
+# %% ../nbs/14_baselines.ipynb #base-writing-b
+def writes_as_called(base_model: 'PreTrainedModel', embedded: bool) -> bool:
+    """Are the logits of two new tokens those of the model when it is called?
+
+    Args:
+        base_model: Causal
+        embedded: From embeddings?
+    """
+    ids = few_tokens(base_model, 5)
     try:
-        a = base_model.generate(inputs_embeds=embeds, input_ids=ids, **given)
+        got, new = written_logits(base_model, ids, torch.ones_like(ids), embedded)
     except Exception:
         return False
-    b = base_model.generate(input_ids=ids, **given)
-    return distance(torch.cat(a.logits), torch.cat(b.logits)) <= rounding(base_model)
+    want = answer(base_model, input_ids=torch.cat([ids, new], 1))[:, -2:]
+    return distance(got, want) <= rounding(base_model)
+
+
+def writes_padded(base_model: 'PreTrainedModel') -> bool:
+    """Does a row behind padding get the logits that it gets alone?
+
+    Args:
+        base_model: Causal, one that writes as it is called
+    """
+    ids, mask, columns = padded_twice(base_model)
+    alone, _ = written_logits(base_model, ids[:1, columns], mask[:1, columns])
+    try:
+        padded, _ = written_logits(base_model, ids, mask)
+    except Exception:
+        return False
+    return distance(padded[0], alone[0]) <= rounding(base_model)
 
 
 # %% ../nbs/14_baselines.ipynb #base-writing-c
@@ -1208,13 +1274,17 @@ def check_writing(model: 'BaselineModel', settings: dict):
     """
     if is_in_front(model):
         refuse_settings(model, settings)
-    if not length_in_input(model) or model.task_type != 'CAUSAL_LM':
+    base_model, embedded = model.base_model, bool(length_in_input(model))
+    if model.task_type != 'CAUSAL_LM':
         return
     if model.writes is None:
-        with asking(model.base_model):
-            model.writes = writes_from_embeddings(model.base_model)
+        with asking(base_model):
+            model.writes = writes_as_called(base_model, embedded)
+            alike = not model.writes or is_in_front(model)  # no padding, or nothing at all
+            model.mixes_padding = model.mixes_padding or not (alike or writes_padded(base_model))
     if not model.writes:
-        raise ValueError(f'generate: {type(model.base_model).__name__} {NO_EMBEDS}')
+        says = NO_EMBEDS if embedded else NO_WRITING
+        raise ValueError(f'generate: {type(base_model).__name__} {says}')
 
 
 # %% ../nbs/14_baselines.ipynb #base-call

@@ -88,9 +88,10 @@ def adapter_folder(
     from huggingface_hub import snapshot_download
 
     files = [str(PurePosixPath(subfolder) / file) for file in (CONFIG_FILE, WEIGHTS_FILE)]
-    how = {'revision': revision, 'token': token, 'cache_dir': cache_dir}
+    how: Any = {'revision': revision, 'token': token, 'cache_dir': cache_dir}
     try:
-        return Path(snapshot_download(str(name), allow_patterns=files, **how)) / subfolder
+        there: Any = snapshot_download(str(name), allow_patterns=files, **how)
+        return Path(there) / subfolder
     except (OSError, ValueError) as e:
         at = f' at revision {revision!r}' if revision else ''
         raise FileNotFoundError(
@@ -145,12 +146,13 @@ def card_rows(about: dict, result: dict) -> dict:
         dict: What a row of the table is about → what it says
     """
     config, base = about['config'], about['base_model']
+    name = about['base_model_name_or_path'] or NAMELESS
     encoder = config.get('encoder_name_or_path')
     tuned = 'tuned, and in the file' if config.get('train_encoder') else 'frozen'
     rows = {
         'method': config['method'],
         'prompt': f'{config["num_virtual_tokens"]} vectors' if 'position' in config else None,
-        'foundation model': f'{about["base_model_name_or_path"] or NAMELESS} ({base["model_type"]}, '
+        'foundation model': f'{name} ({base["model_type"]}, '
         f'width {base["width"]}, {base["layers"]} layers), frozen',
         'encoder': f'{encoder} ({tuned})' if encoder else None,
         'task': result.get('task', UNKNOWN),

@@ -148,7 +148,7 @@ def whole_mask(mask: Tensor | None, input_ids: Tensor, name: str = 'attention_ma
 # %% ../nbs/13_model.ipynb #model-batch
 def check_batch(
     model: 'AdaptedModel',
-    input_ids: Tensor,
+    input_ids: Any,
     attention_mask: Tensor | None = None,
     labels: Tensor | None = None,
 ) -> Tensor:
@@ -859,8 +859,9 @@ def forward(
     mask = check_batch(model, input_ids, attention_mask, labels)
     if labels is None and model.task_type == 'MASKED_LM':
         refuse_fill_mask()
-    types = token_types(model, token_type_ids, input_ids)
-    batch = (model, input_ids, mask, labels, num_items_in_batch)
+    tokens: Any = input_ids
+    types = token_types(model, token_type_ids, tokens)
+    batch: Any = (model, tokens, mask, labels, num_items_in_batch)
     instance = about_instance(instance_features, instance_input_ids, instance_attention_mask)
     asked = labels is not None and model.task_type == 'CAUSAL_LM'
     if asked and not how and types is None and model.reads_text_first():
@@ -1000,7 +1001,7 @@ def counted(model: 'PromptModel', settings: dict, t: int) -> dict:
 
 def generation_input(
     model: 'PromptModel',
-    input_ids: Tensor | None,
+    input_ids: Tensor,
     attention_mask: Tensor | None,
     settings: dict,
     types: Tensor | None = None,
@@ -1010,7 +1011,7 @@ def generation_input(
 
     Args:
         model: The prompted model
-        input_ids: Tokens: `(b, t)`; None is refused
+        input_ids: Tokens: `(b, t)`
         attention_mask: 1 for a token and 0 for padding: `(b, t)`
         settings: What `generate` was given for transformers
         types: From a tokenizer: `(b, t)`
@@ -1178,7 +1179,7 @@ class PromptModel(PromptedInput):
     forward = forward
     generate = generate
     prompt_embeds = prompt_embeds
-    from_pretrained = classmethod(load_prompt_model)
+    from_pretrained: Any = classmethod(load_prompt_model)
 
 
 # %% ../nbs/13_model.ipynb #56aeca8c
