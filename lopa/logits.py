@@ -290,7 +290,7 @@ def position_ids(model: 'PreTrainedModel', mask: Tensor) -> dict:
 
 # %% ../nbs/06_logits.ipynb #logits-dec
 def decoder_start(model: 'PreTrainedModel') -> int:
-    """The token with which a decoder begins, as transformers' `generate` finds it
+    """The token with which a decoder begins
 
     Args:
         model: A sequence-to-sequence model
@@ -298,7 +298,7 @@ def decoder_start(model: 'PreTrainedModel') -> int:
     Raises:
         ValueError
     """
-    about = (getattr(model, 'generation_config', None), model.config)
+    about = (model.config, getattr(model, 'generation_config', None))
     for name in ('decoder_start_token_id', 'bos_token_id'):
         for config in about:
             start = getattr(config, name, None)

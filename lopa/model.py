@@ -69,6 +69,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from lopa.support import (
+    check_length,
+    check_model,
+    continues,
+    position_limit,
+    token_embeddings,
+    where_embedded,
+)
+
 from .adapter import check_base, read_adapter, read_config, signature, trainable_names
 from .assets import load_tokenizer
 from .encoders import OWN, Encoder, make_encoder, without_autocast
@@ -77,7 +86,6 @@ from .layout import inner_order, insert_prompt, insertion_point
 from .logits import ask, counts_positions, position_ids, task_type, unwrap
 from .prompts import METHODS, PromptConfig, start_vectors
 from .recompute import Checkpointed
-from .support import check_length, check_model, continues, position_limit, token_embeddings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -1233,10 +1241,9 @@ def get_prompt_model(base_model: 'PreTrainedModel', config: PromptConfig) -> Pro
     base_model = freeze(base_model)
     words = config.init.startswith('text:')
     tokenizer = load_tokenizer(str(base_model.name_or_path)) if words else None
-    table: Any = base_model.get_input_embeddings()
+    size = len(base_model.get_input_embeddings().weight)
 
-    def embed(ids):  # as the model sees them: the module is called, and may scale its rows
-        return table(ids.to(table.weight.device)[None])[0]
+    def embed(ids: Tensor) -> Tensor:  # words as the model sees them
+        return token_embeddings(base_model, ids.to(where_embedded(base_model))[None])[0]
 
-    start = start_vectors(config, embed, len(table.weight), tokenizer)
-    return build(base_model, config, start)
+    return build(base_model, config, start_vectors(config, embed, size, tokenizer))

@@ -28,6 +28,8 @@ __all__ = [
     'padded_twice',
     'depends_on_padding',
     'takes_any_vector',
+    'looks_ahead_in_answer',
+    'sees_the_answer',
     'examine',
     'check_model',
     'in_two_calls',
@@ -114,13 +116,13 @@ def answer(model: 'PreTrainedModel', **inputs: Any) -> Tensor:
     Returns:
         Tensor: Logits `(b, t, vocabulary)`; of a sequence-to-sequence model `(b, 1, vocabulary)`
     """
-    text = inputs.get('input_ids', inputs.get('inputs_embeds'))
+    text: Any = inputs.get('input_ids', inputs.get('inputs_embeds'))
     if 'attention_mask' not in inputs:
         inputs['attention_mask'] = torch.ones(text.shape[:2], dtype=torch.long, device=text.device)
     family = task_type(model)
     if family != 'MASKED_LM':
         inputs['use_cache'] = False
-    if family == 'SEQ_2_SEQ_LM':
+    if family == 'SEQ_2_SEQ_LM' and 'decoder_input_ids' not in inputs:
         start = decoder_start(model)
         inputs['decoder_input_ids'] = torch.full_like(inputs['attention_mask'][:, :1], start)
     return model(**inputs).logits.float()
@@ -206,7 +208,7 @@ def embedding_scale(model: 'PreTrainedModel') -> float:
         return 1.0
     if model not in SCALES:
         with asking(model), torch.no_grad():
-            ids = few_tokens(model)
+            ids = torch.cat([few_tokens(model), few_tokens(model).flip(1)])  # (2, t)
             want, found = answer(model, input_ids=ids), model.get_input_embeddings()(ids)
             far = {
                 scale: distance(answer(model, inputs_embeds=found * scale), want)
@@ -277,14 +279,18 @@ def count_positions(model: 'PreTrainedModel') -> int | None:
         int | None: None if there is no limit
     """
     reader: Any = model.get_encoder() if task_type(model) == 'SEQ_2_SEQ_LM' else model
-    about = (reader.config, reader.config.get_text_config())
-    said = [getattr(config, name, None) for config in about for name in NAMES]
+    config = getattr(reader, 'config', model.config)
+    about = (config, config.get_text_config())
+    said = [getattr(part, name, None) for part in about for name in NAMES]
     tables = [rows_of_positions(name, module) for name, module in reader.named_modules()]
     numbered = [
         buffer.shape[-1] for name, buffer in reader.named_buffers() if name.endswith('position_ids')
     ]
     known = [n for n in [*said, *tables, *numbered] if isinstance(n, int) and n > 0]
-    return min(known, default=None)
+    limit, windows = min(known, default=None), getattr(config, 'attention_window', None)
+    if limit is None or not windows:
+        return limit
+    return limit - limit % (windows if isinstance(windows, int) else max(windows))
 
 
 def position_limit(base_model: 'PreTrainedModel') -> int | None:
@@ -396,6 +402,43 @@ def takes_any_vector(model: 'PreTrainedModel'):
     answer(model, inputs_embeds=vectors)
 
 
+# %% ../nbs/12_support.ipynb #su-ahead
+def looks_ahead_in_answer(model: 'PreTrainedModel') -> float:
+    """Does a decoder attend to later tokens of the answer?
+
+    Args:
+        model: A sequence-to-sequence model, in evaluation mode
+
+    Returns:
+        float: How far two answers are apart that differ in a later token
+
+    Raises:
+        ValueError
+    """
+    ids = few_tokens(model).expand(2, -1)
+    begun = torch.full_like(ids[:, :1], decoder_start(model))
+    read = torch.cat([begun, ids[0, :2, None]], 1)
+    text = token_embeddings(model, ids)
+    one, other = answer(model, inputs_embeds=text, decoder_input_ids=read)[:, 0]
+    return distance(one, other)
+
+
+def sees_the_answer(model: 'PreTrainedModel') -> bool:
+    """Would it read the label before it predicts it?
+
+    Args:
+        model: A transformers language model, in evaluation mode
+
+    Raises:
+        ValueError
+    """
+    family = task_type(model)
+    if family == 'SEQ_2_SEQ_LM':
+        return looks_ahead_in_answer(model) > noise(model)
+    return family == 'CAUSAL_LM' and looks_ahead(model)
+
+
+# %% ../nbs/12_support.ipynb #su-examine
 def examine(model: 'PreTrainedModel'):
     """Ask a model in several ways; what does not hold is a `ValueError`
 
@@ -408,10 +451,10 @@ def examine(model: 'PreTrainedModel'):
     name = type(model).__name__
     embedding_scale(model)
     takes_any_vector(model)
-    if task_type(model) == 'CAUSAL_LM' and looks_ahead(model):
+    if sees_the_answer(model):
         raise ValueError(
-            f'{name} is a causal language model by its class, but attends to later tokens, so it '
-            'would see the answer: load it as a decoder (is_decoder=True), or as …ForMaskedLM.'
+            f'{name} attends to later tokens, so it would see the answer before it gives it: load '
+            'it as a decoder (is_decoder=True) or as …ForMaskedLM, or take another one.'
         )
     far = depends_on_padding(model)
     if far > noise(model):
@@ -436,6 +479,12 @@ def check_model(base_model: 'PreTrainedModel'):
         ValueError
     """
     family = task_type(base_model)
+    table = getattr(base_model.get_input_embeddings(), 'weight', None)
+    if not isinstance(table, Tensor):
+        raise ValueError(
+            f'{type(base_model).__name__} has no table of token embeddings, among which a prompt '
+            'could stand: take another foundation model.'
+        )
     if base_model in PASSED or has_no_numbers(base_model):
         return
     if family == 'SEQ_2_SEQ_LM':

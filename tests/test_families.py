@@ -52,9 +52,10 @@ from lopa.logits import (
     token_loss,
     wanted_positions,
 )
-from lopa.model import check_features, check_length, parameter_summary
+from lopa.model import check_features, parameter_summary
 from lopa.prompts import METHODS, PromptConfig
 from lopa.recompute import recompute_layers, run_again
+from lopa.support import check_length
 
 FAMILIES = {
     **dict.fromkeys(CAUSAL, 'CAUSAL_LM'),
@@ -429,16 +430,15 @@ def test_summary_and_properties(models, capsys):
 
 def test_lengths():
     "Prompt, input and new tokens fit the positions, or are refused in one sentence"
-    ten = SimpleNamespace(max_position_embeddings=10, model_type='llama', pad_token_id=1)
+    ten = tiny(max_position_embeddings=10)
     check_length(3, 7, ten)
     check_length(3, 5, ten, 2)
-    check_length(3, 700, SimpleNamespace(model_type='t5'))
-    check_length(3, 700, SimpleNamespace(model_type='xlnet', max_position_embeddings=-1))
+    check_length(3, 700, tiny('t5'))
     for new, said in (0, 'Prompt (4) and input (7) take 11'), (2, 'new tokens (2) take 13'):
         with pytest.raises(ValueError) as e:
             check_length(4, 7, ten, new)
         one_sentence(e.value, said, 'has 10')
-    roberta = SimpleNamespace(max_position_embeddings=12, model_type='xlm-roberta', pad_token_id=1)
+    roberta = tiny('roberta', max_position_embeddings=12, pad_token_id=1)
     check_length(3, 7, roberta)
     with pytest.raises(ValueError, match='has 10'):
         check_length(4, 7, roberta)
