@@ -136,7 +136,11 @@ def test_tables_are_read_by_their_type():
     assert as_read(categories) == (TEXTS, [0, 1])
 
 
-@pytest.mark.parametrize('table', [3, None, {1, 2}, [1, 2], ['a.csv'], iter(LISTED)], ids=repr)
+@pytest.mark.parametrize(
+    'table',
+    [3, None, {1, 2}, [1, 2], ['a.csv'], iter(LISTED)],
+    ids=['number', 'none', 'set', 'numbers', 'names', 'iterator'],
+)
 def test_no_table(table):
     refused(lambda: as_read(table), 'received', 'Dataset', 'DataFrame')
 
