@@ -17,7 +17,9 @@ __all__ = [
     'digest',
     'innermost',
     'linear_width',
+    'in_use',
     'layers',
+    'present',
     'is_wide',
     'call_layer',
     'ask_layer',
@@ -66,6 +68,7 @@ import json
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import cache
 from itertools import chain
@@ -150,6 +153,23 @@ def linear_width(layer: nn.Module) -> int:
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-layers-b
+def in_use(module: nn.Module) -> Any:
+    """The module that answers, where PEFT keeps several
+
+    Args:
+        module: A module, perhaps one of which PEFT trains a copy
+
+    Returns:
+        Any: The copy that is called, or the module itself
+    """
+    copies = module._modules.get('modules_to_save')
+    if copies is None or linear_width(module):
+        return module
+    active: Any = [name for name in module.active_adapters if name in copies]
+    off: Any = module.disable_adapters
+    return copies.get_submodule(active[0]) if active and not off else innermost(module)
+
+
 def layers(module: nn.Module) -> Iterator[nn.Module]:
     """Everything that has weights, in a fixed order
 
@@ -159,12 +179,31 @@ def layers(module: nn.Module) -> Iterator[nn.Module]:
     Returns:
         Iterator[nn.Module]: Linear layers, embeddings, and what owns parameters besides
     """
+    module = in_use(module)
     whole = linear_width(module) or isinstance(innermost(module), nn.Embedding)
     if whole or module._parameters:
         yield module
     if not whole:
         for child in module.children():
             yield from layers(child)
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-present
+def present(layer: nn.Module) -> AbstractContextManager:
+    """Bring the weights that accelerate keeps elsewhere
+
+    Args:
+        layer: Any module
+
+    Returns:
+        AbstractContextManager: As long as it is open, the weights are there
+    """
+    inner = innermost(layer)
+    if not hasattr(inner, '_hf_hook'):
+        return nullcontext()
+    from accelerate.utils import align_module_device
+
+    return align_module_device(inner)
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-ask
@@ -301,8 +340,8 @@ def weight_marks(base_model: 'PreTrainedModel') -> dict:
     table: Any = base_model.get_input_embeddings().weight
     first = lambda rows: rows[:1000] if rows.ndim and len(rows) >= len(table) else rows
     linear, others, stored = [], [], ['32 bits']
-    with evaluating(base_model), without_autocast(table.device):
-        for layer in layers(base_model):
+    for layer in layers(base_model):
+        with present(layer):
             if linear_width(layer):
                 linear.append(digest(first(ask_layer(layer, base_model))))
                 stored.append(storage(layer))
@@ -352,18 +391,22 @@ def signature(base_model: 'PreTrainedModel') -> dict:
         dict: Kind, width and layers; how it is stored; numbers of all layers, and the old lengths
     """
     config: Any = base_model.config
-    table: Any = base_model.get_input_embeddings().weight
-    spread = torch.linspace(0, 1000, 8).long() % len(table)
+    embeddings: Any = base_model.get_input_embeddings()
     inner = [matrix[:2] for matrix in inner_matrices(base_model)]
-    planned = table.is_meta or isinstance(table, FakeTensor)
-    return {
-        'model_type': config.model_type,
-        'width': table.shape[1],
-        'layers': config.num_hidden_layers,
-        'norms': row_lengths(table[spread.to(table.device)]),
-        'inner_norms': [length for rows in inner for length in row_lengths(rows)],
-        **({} if planned else weight_marks(base_model)),
-    }
+    with present(embeddings), evaluating(base_model):
+        table = embeddings.weight
+        spread = torch.linspace(0, 1000, 8).long() % len(table)
+        planned = table.is_meta or isinstance(table, FakeTensor)
+        with without_autocast(table.device):
+            marks = {} if planned else weight_marks(base_model)
+        return {
+            'model_type': config.model_type,
+            'width': table.shape[1],
+            'layers': getattr(config, 'num_hidden_layers', None),  # none if it has several parts
+            'norms': row_lengths(table[spread.to(table.device)]),
+            'inner_norms': [length for rows in inner for length in row_lengths(rows)],
+            **marks,
+        }
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-same
@@ -579,11 +622,18 @@ def read_config(about: dict, kind: type, folder: str | Path) -> Any:
 
     Returns:
         Any: The configuration, of class `kind`
+
+    Raises:
+        ValueError
     """
     try:
         return kind(**about['config'])
     except (ValueError, TypeError) as e:
-        raise not_ours(Path(folder) / CONFIG_FILE, e) from None
+        method = about['config']['method']
+        raise ValueError(
+            f'{folder}: an adapter of method {method!r} cannot be read as {kind.__name__} ({e}): '
+            'load it with load_adapted, or save it again.'
+        ) from None
 
 
 # %% ../nbs/10_adapter.ipynb #2f17dc12
@@ -765,7 +815,7 @@ def check_state(theirs: dict, mine: dict, path: Path):
         ValueError
     """
     check_base(theirs, mine['base_model'], path, mine['base_model_name_or_path'])
-    ours, other = json.loads(json.dumps(mine['config'])), theirs['config']
+    ours, other = (json.loads(json.dumps(about['config'])) for about in (mine, theirs))
     names = [name for name in {**ours, **other} if ours.get(name) != other.get(name)]
     if names:
         raise ValueError(
@@ -798,7 +848,9 @@ def check_extra_state(model: 'StoredAdapter', state: Tensor):
         ValueError
     """
     path = Path('checkpoint') / TRAINER_FILE
-    check_state(unpack(state, path), model.about(), path)
+    theirs = unpack(state, path)
+    config = read_config(theirs, type(model.adapter_config), path)  # new settings: their defaults
+    check_state({**theirs, 'config': asdict(config)}, model.about(), path)
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-files

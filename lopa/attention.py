@@ -9,6 +9,7 @@ __all__ = [
     'faulty_cudnn',
     'without_cudnn',
     'evaluating',
+    'where_embedded',
     'first_place_changes',
     'asked',
     'looks_ahead',
@@ -21,7 +22,7 @@ __all__ = [
 
 # %% ../nbs/05_attention.ipynb #at-imp
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -71,6 +72,21 @@ def evaluating(model: 'PreTrainedModel'):
             module.training = mode
 
 
+def where_embedded(model: 'PreTrainedModel') -> torch.device:
+    """Where the tokens of a model have to lie
+
+    Args:
+        model: A transformers model
+
+    Returns:
+        torch.device: `meta` for a model without numbers
+    """
+    module: Any = model.get_input_embeddings()
+    hook = getattr(module, '_hf_hook', None)  # of a model that is spread over several devices
+    return torch.device(getattr(hook, 'execution_device', None) or module.weight.device)
+
+
+# %% ../nbs/05_attention.ipynb #at-plain-first
 @torch.no_grad()
 def first_place_changes(model: 'PreTrainedModel') -> bool:
     """Does the first place of a row depend on its last token?
@@ -79,7 +95,7 @@ def first_place_changes(model: 'PreTrainedModel') -> bool:
         model: A transformers language model, in evaluation mode
     """
     a, b, c = [i for i in range(4) if i != getattr(model.config, 'pad_token_id', None)][:3]
-    ids = torch.tensor([[a, b], [a, c]], device=model.device)
+    ids = torch.tensor([[a, b], [a, c]], device=where_embedded(model))
     one, other = model(input_ids=ids).logits[:, 0].float()
     noise = max(2 * torch.finfo(model.dtype).eps, 1e-4)
     return bool((one - other).abs().max() > noise * one.abs().max())
@@ -116,7 +132,7 @@ def looks_ahead(model: 'PreTrainedModel') -> bool:
         bool: False for models without numbers (on `meta`, or fake tensors)
     """
     weight = model.get_input_embeddings().weight
-    if weight.is_meta or isinstance(weight, FakeTensor):
+    if isinstance(weight, FakeTensor) or where_embedded(model).type == 'meta':
         return False
     if model not in ANSWERS:
         ANSWERS[model] = asked(model)

@@ -19,6 +19,7 @@ __all__ = [
     'TAKEN',
     'TYPES',
     'NO_EMBEDS',
+    'NO_CHOICE',
     'NO_WRITING',
     'check_scale',
     'check_targets',
@@ -71,6 +72,7 @@ __all__ = [
     'as_asked',
     'precision',
     'called',
+    'refuse_caches',
     'written_logits',
     'writes_as_called',
     'writes_padded',
@@ -107,7 +109,10 @@ from lopa.model import (
     AdaptedModel,
     PromptModel,
     about_instance,
+    begun,
     check_batch,
+    check_config,
+    check_plan,
     counted,
     get_prompt_model,
     new_tokens,
@@ -128,6 +133,7 @@ from lopa.support import (
     padded_twice,
     position_limit,
     token_embeddings,
+    where_embedded,
 )
 
 from .adapter import check_base, describe, read_adapter, read_config, signature
@@ -386,7 +392,7 @@ def kept_layers(base_model: 'PreTrainedModel', words: Tensor) -> list:
     Returns:
         list: A layer of the cache for each layer; none if nothing is kept
     """
-    ids = words[None].to(base_model.device)
+    ids = words[None].to(where_embedded(base_model))
     inner: Any = base_model.base_model
     given = {'input_ids': ids, 'use_cache': True, 'past_key_values': plain_cache(base_model)}
     if task_type(base_model) == 'SEQ_2_SEQ_LM':
@@ -983,6 +989,7 @@ class Baseline(AdaptedModel):
 
     def __init__(self, base_model: 'PreTrainedModel', config: BaselineConfig):
         super().__init__()
+        check_config(config, BaselineConfig)
         base_model = unwrap(base_model)
         self.task_type, self.adapter_config = task_type(base_model), config
         self.signature, self.came_as = marks(base_model), base_model.dtype
@@ -1206,10 +1213,30 @@ NO_EMBEDS = (
     'cannot generate from embeddings as it does from tokens, which p-tuning needs; '
     'use lora or full.'
 )
+NO_CHOICE = (
+    'prefix: its keys and values live in a cache that grows: received {name}, expected {way}.'
+)
 NO_WRITING = (
     "answers otherwise in transformers' generate than when it is called, so what it writes would "
     'not be what was trained; call the model token by token.'
 )
+
+
+# %% ../nbs/14_baselines.ipynb #base-writing-cache
+def refuse_caches(model: 'BaselineModel', settings: dict):
+    """Refuse a cache of another kind, in which there is no prefix, with a `ValueError`
+
+    Args:
+        model: With a prefix
+        settings: What `generate` was given
+
+    Raises:
+        ValueError
+    """
+    kind = setting(model, settings, 'cache_implementation')
+    if kind not in (None, 'dynamic'):
+        name = f'cache_implementation={kind!r}'
+        raise ValueError(NO_CHOICE.format(name=name, way="'dynamic'"))
 
 
 # %% ../nbs/14_baselines.ipynb #base-writing-w
@@ -1284,6 +1311,8 @@ def check_writing(model: 'BaselineModel', settings: dict):
     """
     if is_in_front(model):
         refuse_settings(model, settings)
+    if model.adapter_config.method == 'prefix':
+        refuse_caches(model, settings)
     base_model, embedded = model.base_model, bool(length_in_input(model))
     if model.task_type != 'CAUSAL_LM':
         return
@@ -1362,16 +1391,19 @@ def write_rows(
     causal = model.task_type == 'CAUSAL_LM'
     if causal:  # penalties for repetition look at the tokens
         inputs['input_ids'] = input_ids
-    return called(model).generate(**inputs, **kwargs), input_ids.shape[1] if causal else 1
+    return called(model).generate(**inputs, **kwargs), input_ids.shape[1] if causal else begun(
+        model, kwargs
+    )
 
 
 # %% ../nbs/14_baselines.ipynb #base-gen-f
 @torch.no_grad()
 def baseline_generate(
     model: 'BaselineModel',
-    input_ids: Tensor,
+    input_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
     token_type_ids: Tensor | None = None,
+    inputs: Tensor | None = None,
     **kwargs: Any,
 ) -> Any:
     """Continue each row
@@ -1381,6 +1413,7 @@ def baseline_generate(
         input_ids: Tokens: `(b, t)`, padded on either side
         attention_mask: 1 for a token and 0 for padding: `(b, t)`
         token_type_ids: Refused if the foundation model knows them: `(b, t)`
+        inputs: Transformers' other name of `input_ids`
         **kwargs: What transformers' `generate` takes
 
     Returns:
@@ -1390,6 +1423,8 @@ def baseline_generate(
         ValueError
     """
     refuse_masked(model)
+    check_plan(model, kwargs)
+    input_ids: Any = inputs if input_ids is None else input_ids
     mask = check_batch(model, input_ids, attention_mask)
     fit_types(model, token_type_ids, input_ids, generates=True)
     whole: Any = model
@@ -1399,6 +1434,8 @@ def baseline_generate(
         settings = counted(whole, kwargs, input_ids.shape[1]) | {'max_new_tokens': new}
     check_rows(model, mask, new)
     check_writing(model, kwargs)
+    if model.adapter_config.method == 'prefix':  # its place; without a cache it would be lost
+        settings = {**settings, 'use_cache': True}
     filler = setting(model, kwargs, 'pad_token_id') or 0
     write = lambda ids, kept: write_rows(model, ids, kept, side, **settings)
     alike = is_in_front(model) or model.mixes_padding
@@ -1456,6 +1493,7 @@ def adapt_model(
     Returns:
         PromptModel | BaselineModel: The adapted model
     """
+    check_config(config, PromptConfig, BaselineConfig)
     if isinstance(config, BaselineConfig):
         return BaselineModel(base_model, config)
     return get_prompt_model(base_model, config)

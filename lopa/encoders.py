@@ -47,7 +47,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .assets import load_encoder
 from .attention import evaluating
-from .files import cache_dir
+from .files import cache_dir, cache_folder
 from .logits import first_position
 
 if TYPE_CHECKING:
@@ -567,12 +567,12 @@ def encode_dataset(
     ids = reading_ids(dataset[column][:], tokenizer, reading_length(encoder, max_length))
     tokens = torch.tensor([i for row in ids for i in row]).numpy().tobytes()
     key = encoder_fingerprint(encoder, tokens, [len(row) for row in ids], dataset[:])
-    folder = cache_dir() / 'features'
-    folder.mkdir(parents=True, exist_ok=True)
+    file = cache_dir() / 'features' / f'{key}.arrow'
+    file = file if file.exists() else cache_folder('features') / file.name
 
     def encode(texts, places):
         return {'instance_features': encode_ids([ids[i] for i in places], encoder, batch_size)}
 
-    where = dict(cache_file_name=str(folder / f'{key}.arrow'), new_fingerprint=key)
+    where = dict(cache_file_name=str(file), new_fingerprint=key)
     how = dict(batched=True, with_indices=True, batch_size=16 * batch_size, input_columns=column)
     return dataset.map(encode, **how, **where, desc='Encoding texts')

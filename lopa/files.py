@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = [
     'SCHEMA',
+    'make_folder',
     'write_whole',
     'refuse_folder',
     'check_writable',
     'swap_in',
     'write_files',
     'cache_dir',
+    'cache_folder',
 ]
 
 # %% ../nbs/03_files.ipynb #files-imports
@@ -19,6 +21,32 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+
+# %% ../nbs/03_files.ipynb #files-make
+def make_folder(
+    folder: Path, wanted: Path | None = None, instead: str = 'name another folder'
+) -> Path:
+    """Make a folder, and refuse a place that cannot be written to, with an `OSError`
+
+    Args:
+        folder: What is to be written into
+        wanted: What the message names; default: the folder
+        instead: What the message proposes
+
+    Returns:
+        Path: The same folder; it is there now
+
+    Raises:
+        OSError
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as e:
+        reason = e.strerror or type(e).__name__
+        raise OSError(f'{wanted or folder}: cannot be written ({reason}); {instead}.') from None
+    return folder
 
 
 # %% ../nbs/03_files.ipynb #42288b27
@@ -31,9 +59,12 @@ def write_whole(folder: Path, write: Callable[[Path], object]) -> Path:
 
     Returns:
         Path: `folder`
+
+    Raises:
+        OSError
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     tmp = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
     try:
         write(tmp)
@@ -71,11 +102,7 @@ def check_writable(path: Path):
         OSError
     """
     refuse_folder(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as e:
-        raise OSError(f'{path}: cannot be written ({e.strerror}); name another file.') from None
+    make_folder(path.parent, path, 'name another file')
 
 
 # %% ../nbs/03_files.ipynb #files-swap
@@ -109,9 +136,9 @@ def write_files(folder: str | Path, files: dict[str, bytes]):
 
     Raises:
         IsADirectoryError
+        OSError
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(Path(folder))
     places = []
     for name in files:
         refuse_folder(folder / name)
@@ -135,6 +162,22 @@ def cache_dir() -> Path:
         Path: `$LOPA_CACHE` if set, else `~/.cache/lopa`
     """
     return Path(os.environ.get('LOPA_CACHE') or Path.home() / '.cache' / 'lopa')
+
+
+def cache_folder(name: str = '.') -> Path:
+    """A place in the cache; one that cannot be written to is refused with an `OSError`
+
+    Args:
+        name: Of a folder within it
+
+    Returns:
+        Path: That folder; it is there now
+
+    Raises:
+        OSError
+    """
+    instead = 'set LOPA_CACHE to a folder that can be'
+    return make_folder(cache_dir() / name, instead=instead)
 
 
 # %% ../nbs/03_files.ipynb #files-schema

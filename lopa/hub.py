@@ -82,7 +82,10 @@ def adapter_folder(
         ValueError
     """
     if not isinstance(name, (str, Path)):
-        raise ValueError(f'received {name!r}, expected a folder with an adapter, or a hub id.')
+        raise ValueError(
+            f'received {type(name).__name__}, expected a folder with an adapter, or a hub id; '
+            'the foundation model comes before it.'
+        )
     if Path(name).is_dir() or not is_hub_id(name):
         return Path(name) / subfolder
     from huggingface_hub import snapshot_download

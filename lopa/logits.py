@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     'AUTO',
+    'IN_THE_WRAPPER',
     'belongs',
     'task_type',
     'refuse_peft',
@@ -92,6 +93,9 @@ def task_type(base_model: 'PreTrainedModel') -> str:
 
 
 # %% ../nbs/06_logits.ipynb #logits-unwrap
+IN_THE_WRAPPER = 'XLORA', 'POLY', 'LOPA'  # and PEFT's own prompts
+
+
 def refuse_peft(model: Any):
     """Refuse PEFT's methods that work in the wrapper, not in the layers, with a `ValueError`
 
@@ -103,7 +107,7 @@ def refuse_peft(model: Any):
     """
     for config in getattr(model, 'peft_config', {}).values():
         alora = getattr(config, 'alora_invocation_tokens', None)
-        if config.is_prompt_learning or config.peft_type in ('XLORA', 'POLY') or alora:
+        if config.is_prompt_learning or config.peft_type in IN_THE_WRAPPER or alora:
             raise ValueError(
                 f'{type(model).__name__} with {config.peft_type.value}: it works in the wrapper, '
                 'not in the layers, and a prompt cannot be put before it; bring a model with '
@@ -123,9 +127,10 @@ def one_layer_in(model: Any) -> Any:
     Raises:
         ValueError
     """
-    if hasattr(model, 'peft_config') and hasattr(model, 'get_base_model'):
+    if hasattr(model, 'peft_config'):
         refuse_peft(model)
-        return model.get_base_model()
+        tuner = model._modules.get('base_model', model)  # of a `PeftModel`, or the tuner itself
+        return tuner.model
     return getattr(model, '_orig_mod', None) or getattr(model, 'module', None)
 
 

@@ -12,6 +12,7 @@ __all__ = [
     'check_shape',
     'whole_mask',
     'check_batch',
+    'check_config',
     'handed_on',
     'token_types',
     'check_features',
@@ -43,9 +44,11 @@ __all__ = [
     'ask_model',
     'forward',
     'setting',
+    'begun',
     'new_tokens',
     'in_front',
     'refuse_settings',
+    'check_plan',
     'counted',
     'generation_input',
     'generated_rows',
@@ -70,6 +73,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from lopa.logits import (
+    ask,
+    counts_positions,
+    decoder_start,
+    position_ids,
+    task_type,
+    unwrap,
+)
 from lopa.support import (
     check_length,
     check_model,
@@ -84,7 +95,6 @@ from .assets import load_tokenizer
 from .encoders import OWN, Encoder, make_encoder, without_autocast
 from .hub import OnHub, adapter_folder
 from .layout import inner_order, insert_prompt, insertion_point
-from .logits import ask, counts_positions, position_ids, task_type, unwrap
 from .prompts import METHODS, PromptConfig, start_vectors
 from .recompute import Checkpointed
 
@@ -181,6 +191,8 @@ def check_batch(
     check_shape('input_ids', input_ids, (None, None))
     if len(input_ids) == 0:
         raise ValueError('input_ids: received no rows, expected at least one text.')
+    if input_ids.shape[1] == 0:
+        raise ValueError('input_ids: received no tokens, expected at least one in each row.')
     if input_ids.is_floating_point():
         raise ValueError('input_ids: received decimals, expected numbers of tokens.')
     there = (input_ids >= 0) & (input_ids < known)
@@ -192,6 +204,25 @@ def check_batch(
         fine = (labels == -100) | ((labels >= 0) & (labels < known))
         refuse_values('labels', labels, fine, f'-100 or tokens 0 to {known - 1}')
     return whole_mask(attention_mask, input_ids)
+
+
+# %% ../nbs/13_model.ipynb #model-config
+def check_config(config: Any, *kinds: type):
+    """Refuse what is no configuration of these kinds, with a `ValueError`
+
+    Args:
+        config: What was passed
+        *kinds: What is expected: classes of configurations
+
+    Raises:
+        ValueError
+    """
+    if not isinstance(config, kinds):
+        wanted = ' or a '.join(kind.__name__ for kind in kinds)
+        raise ValueError(
+            f'config: received {type(config).__name__}, expected a {wanted}; adapt_model takes '
+            'the configuration of any method.'
+        )
 
 
 # %% ../nbs/13_model.ipynb #model-others
@@ -338,7 +369,7 @@ class AdaptedModel(OnHub, Checkpointed):
     accepts_loss_kwargs = True  # tells the Trainer that `forward` takes `num_items_in_batch`
     encoder: Any
     generator: Any
-    device: Any = of_base('device', 'Where the foundation model lies')
+    device: Any = property(lambda self: where_embedded(self.base_model), doc='Where it is called')
     dtype: Any = of_base('dtype', 'In which the foundation model multiplies')
 
     @property
@@ -920,6 +951,25 @@ def setting(model: 'AdaptedModel', settings: dict, name: str) -> Any:
     return next((value for value in found if value is not None), None)
 
 
+# %% ../nbs/13_model.ipynb #model-gen-a-begun
+def begun(model: 'AdaptedModel', settings: dict) -> int:
+    """With how many tokens a decoder begins
+
+    Args:
+        model: A sequence-to-sequence model
+        settings: What `generate` was given
+
+    Returns:
+        int: How many tokens of its rows a decoder does not write itself
+    """
+    given = settings.get('decoder_input_ids')
+    if given is None:
+        return 1
+    start = setting(model, settings, 'decoder_start_token_id')
+    start = decoder_start(model.base_model) if start is None else start
+    return given.shape[1] + int(bool((given[:, 0] != start).all()))  # transformers puts it before
+
+
 # %% ../nbs/13_model.ipynb #model-gen-a-b
 def new_tokens(model: 'AdaptedModel', settings: dict, t: int) -> int:
     """The number of new tokens, in whatever way it is said
@@ -999,12 +1049,38 @@ def refuse_settings(model: 'AdaptedModel', settings: dict):
         value = setting(model, settings, name)
         if value is None or value is False or (neutral is not None and value == neutral):
             continue
-        raise ValueError(
-            f'generate: received {name}, which knows nothing of the prompt: leave it out.'
-        )
+        way = 'leave it out' if neutral is None else f'set it to {neutral}'
+        raise ValueError(f'generate: received {name}, which knows nothing of the prompt: {way}.')
     if setting(model, settings, 'cache_implementation') == 'paged':
         raise ValueError(
             "generate: cache_implementation 'paged' reads no embeddings: leave it out."
+        )
+
+
+# %% ../nbs/13_model.ipynb #model-gen-plan
+def check_plan(model: 'AdaptedModel', settings: dict):
+    """Refuse to generate from embeddings with a model that cannot, with a `ValueError`
+
+    Args:
+        model: It is about to generate
+        settings: What `generate` was given
+
+    Raises:
+        ValueError
+    """
+    from transformers import GenerationConfig
+
+    config, base_model = settings.get('generation_config'), model.base_model
+    if config is not None and not isinstance(config, GenerationConfig):
+        raise ValueError(
+            f'generation_config: received {type(config).__name__}, expected a GenerationConfig '
+            'of transformers.'
+        )
+    takes = inspect.signature(base_model.prepare_inputs_for_generation).parameters
+    if model.generator and model.task_type == 'CAUSAL_LM' and 'inputs_embeds' not in takes:
+        raise ValueError(
+            f'generate: {type(base_model).__name__} generates from tokens only, and a prompt is '
+            'made of embeddings: call the model token by token, or take another one.'
         )
 
 
@@ -1074,7 +1150,7 @@ def generation_input(
 
 # %% ../nbs/13_model.ipynb #model-rows
 def generated_rows(
-    model: 'PromptModel', out: Any, input_ids: Tensor, with_input: bool | None
+    model: 'PromptModel', out: Any, input_ids: Tensor, with_input: bool | None, settings: dict
 ) -> Any:
     """Take off what was there before, and put the input in front if asked
 
@@ -1083,6 +1159,7 @@ def generated_rows(
         out: From transformers' `generate`: a tensor, or a record with `sequences`
         input_ids: Tokens: `(b, t)`
         with_input: Input in front? None: for transformers' pipeline only
+        settings: What `generate` was given for transformers
 
     Returns:
         Any: The same kind, with the rows that are to be returned
@@ -1090,7 +1167,7 @@ def generated_rows(
     rows = getattr(out, 'sequences', out)
     asking = pipeline_asking() == 'text-generation' if with_input is None else with_input
     joined = model.task_type == 'SEQ_2_SEQ_LM'
-    rows = rows[:, 1 if joined else input_ids.shape[1] :]  # a decoder's start token, or the text
+    rows = rows[:, begun(model, settings) if joined else input_ids.shape[1] :]
     if asking and not joined:
         rows = in_front(input_ids, rows)
     if isinstance(out, Tensor):
@@ -1134,6 +1211,7 @@ def generate(
         ValueError
     """
     refuse_masked(model)
+    check_plan(model, kwargs)
     refuse_settings(model, kwargs)
     input_ids = inputs if input_ids is None else input_ids
     if input_ids is None:  # a pipeline's way to say that a text is empty
@@ -1141,7 +1219,7 @@ def generate(
     instance = about_instance(instance_features, instance_input_ids, instance_attention_mask)
     batch = (input_ids, attention_mask, kwargs, token_type_ids)
     out = model.base_model.generate(**generation_input(model, *batch, **instance))
-    return generated_rows(model, out, input_ids, with_input)
+    return generated_rows(model, out, input_ids, with_input, kwargs)
 
 
 # %% ../nbs/13_model.ipynb #model-embeds
@@ -1246,7 +1324,7 @@ def build(
             f'method {config.method!r} looks at the instance: set encoder_name_or_path, or '
             'feature_width if you bring instance_features.'
         )
-    generator = method(config, start, config.feature_width).to(base_model.device)
+    generator = method(config, start, config.feature_width).to(where_embedded(base_model))
     return kind(base_model, config, generator, encoder)
 
 
@@ -1264,6 +1342,7 @@ def get_prompt_model(base_model: 'PreTrainedModel', config: PromptConfig) -> Pro
     Raises:
         ValueError
     """
+    check_config(config, PromptConfig)
     base_model = freeze(base_model)
     words = config.init.startswith('text:')
     tokenizer = load_tokenizer(str(base_model.name_or_path)) if words else None

@@ -10,7 +10,6 @@ __all__ = [
     'PASSED',
     'CONTINUES',
     'special_tokens',
-    'where_embedded',
     'few_tokens',
     'answer',
     'distance',
@@ -51,7 +50,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .attention import evaluating, looks_ahead
+from .attention import evaluating, looks_ahead, where_embedded
 from .logits import decoder_start, position_ids, task_type
 
 if TYPE_CHECKING:
@@ -74,20 +73,6 @@ def special_tokens(config: Any) -> set:
             if name.endswith(('_token_id', '_token_index')):
                 found |= set(value if isinstance(value, list) else [value])
     return found
-
-
-def where_embedded(model: 'PreTrainedModel') -> torch.device:
-    """Where the tokens of a model have to lie
-
-    Args:
-        model: A transformers model
-
-    Returns:
-        torch.device: `meta` for a model without numbers
-    """
-    module: Any = model.get_input_embeddings()
-    hook = getattr(module, '_hf_hook', None)  # of a model that is spread over several devices
-    return torch.device(getattr(hook, 'execution_device', None) or module.weight.device)
 
 
 # %% ../nbs/12_support.ipynb #su-ids-p2
