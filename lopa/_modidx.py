@@ -300,6 +300,7 @@ d = {
             'lopa.baselines.baseline_state': ('baselines.html#baseline_state', 'lopa/baselines.py'),
             'lopa.baselines.called': ('baselines.html#called', 'lopa/baselines.py'),
             'lopa.baselines.check_baseline': ('baselines.html#check_baseline', 'lopa/baselines.py'),
+            'lopa.baselines.check_called': ('baselines.html#check_called', 'lopa/baselines.py'),
             'lopa.baselines.check_others': ('baselines.html#check_others', 'lopa/baselines.py'),
             'lopa.baselines.check_prefix': ('baselines.html#check_prefix', 'lopa/baselines.py'),
             'lopa.baselines.check_rows': ('baselines.html#check_rows', 'lopa/baselines.py'),
@@ -1642,6 +1643,7 @@ d = {
             'lopa.model.token_types': ('model.html#token_types', 'lopa/model.py'),
             'lopa.model.train_generator': ('model.html#train_generator', 'lopa/model.py'),
             'lopa.model.whole_mask': ('model.html#whole_mask', 'lopa/model.py'),
+            'lopa.model.whole_numbers': ('model.html#whole_numbers', 'lopa/model.py'),
         },
         'lopa.peft': {
             'lopa.peft.Adapters': ('peft.html#adapters', 'lopa/peft.py'),

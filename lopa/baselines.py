@@ -49,6 +49,7 @@ __all__ = [
     'put_together',
     'generate_rows',
     'fit_model',
+    'check_called',
     'add_adapter',
     'make_trainable',
     'foundation_model',
@@ -766,6 +767,35 @@ def fit_model(base_model: Any, method: str) -> 'PreTrainedModel':
     return model
 
 
+# %% ../nbs/14_baselines.ipynb #base-called
+@torch.no_grad()
+def check_called(model: Any, base_model: 'PreTrainedModel'):
+    """Refuse to adapt modules that the model does not call, with a `ValueError`
+
+    Args:
+        model: PEFT's model, with LoRA
+        base_model: The transformers model within it
+
+    Raises:
+        ValueError
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    named, ran = base_model.named_modules(), set()
+    added = {name: module for name, module in named if isinstance(module, BaseTunerLayer)}
+    note = lambda name: lambda *_: ran.add(last_part(name))
+    hooks = [module.register_forward_hook(note(name)) for name, module in added.items()]
+    with asking(base_model):
+        answer(base_model, input_ids=few_tokens(base_model))
+    for hook in hooks:
+        hook.remove()
+    idle = sorted({last_part(name) for name in added} - ran)
+    if idle:
+        model.unload()
+        says = f'target_modules: {type(base_model).__name__} does not call {", ".join(idle)}'
+        raise ValueError(f'{says}, so an adapter there would change nothing; name other modules.')
+
+
 # %% ../nbs/14_baselines.ipynb #base-make-b
 def add_adapter(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any:
     """Let PEFT add what is trained; what it cannot do is said in one sentence, as a `ValueError`
@@ -790,7 +820,9 @@ def add_adapter(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any:
         model: Any = get_peft_model(base_model, settings)
     except ValueError as e:
         says = f'{config.method}: PEFT cannot adapt {type(base_model).__name__} ({short(e)})'
-        raise ValueError(f'{says}: set target_modules, or use another method.') from e
+        raise ValueError(f'{says}: set target_modules or dropout=0, or use another method.') from e
+    if config.method == 'lora' and not has_no_numbers(base_model):
+        check_called(model, base_model)
     if config.method == 'prefix' and not has_no_numbers(base_model):
         check_prefix(model, base_model)
     if start is not None:

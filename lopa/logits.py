@@ -241,7 +241,10 @@ def token_loss(
     """
     reduction = 'mean' if num_items_in_batch is None else 'sum'
     loss = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction=reduction
+        logits.flatten(0, 1).float(),
+        targets.flatten().long(),
+        ignore_index=-100,
+        reduction=reduction,
     )
     return loss if num_items_in_batch is None else loss / num_items_in_batch
 

@@ -10,6 +10,7 @@ __all__ = [
     'NOT_BEFORE_A_PROMPT',
     'refuse_values',
     'check_shape',
+    'whole_numbers',
     'whole_mask',
     'check_batch',
     'check_config',
@@ -143,6 +144,23 @@ def check_shape(name: str, values: Any, shape: tuple):
         )
 
 
+# %% ../nbs/13_model.ipynb #model-values-d
+def whole_numbers(name: str, values: Tensor):
+    """Refuse what cannot be numbers of tokens, with a `ValueError`
+
+    Args:
+        name: Of an argument
+        values: What was passed: tokens, or labels
+
+    Raises:
+        ValueError
+    """
+    if values.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f'{name}: received {values.dtype}, expected numbers of tokens (torch.long).'
+        )
+
+
 # %% ../nbs/13_model.ipynb #model-values-c
 def whole_mask(mask: Tensor | None, input_ids: Tensor, name: str = 'attention_mask') -> Tensor:
     """Read an attention mask
@@ -193,14 +211,14 @@ def check_batch(
         raise ValueError('input_ids: received no rows, expected at least one text.')
     if input_ids.shape[1] == 0:
         raise ValueError('input_ids: received no tokens, expected at least one in each row.')
-    if input_ids.is_floating_point():
-        raise ValueError('input_ids: received decimals, expected numbers of tokens.')
+    whole_numbers('input_ids', input_ids)
     there = (input_ids >= 0) & (input_ids < known)
     refuse_values('input_ids', input_ids, there, f'tokens 0 to {known - 1}')
     if labels is not None:
         apart = model.task_type == 'SEQ_2_SEQ_LM'
         wanted = (len(input_ids), None) if apart else tuple(input_ids.shape)
         check_shape('labels', labels, wanted)
+        whole_numbers('labels', labels)
         fine = (labels == -100) | ((labels >= 0) & (labels < known))
         refuse_values('labels', labels, fine, f'-100 or tokens 0 to {known - 1}')
     return whole_mask(attention_mask, input_ids)
@@ -526,7 +544,10 @@ def find_features(
         check_shape('instance_input_ids', instance_input_ids, (rows, None))
         mask = whole_mask(instance_attention_mask, instance_input_ids, 'instance_attention_mask')
         h = encoder(instance_input_ids, mask)
-    return check_features(h, rows, model.adapter_config.feature_width, model.device)
+    h = check_features(h, rows, model.adapter_config.feature_width, model.device)
+    if instance_features is not None:
+        refuse_values('instance_features', h, h.isfinite(), 'finite numbers')
+    return h
 
 
 # %% ../nbs/13_model.ipynb #model-soft
