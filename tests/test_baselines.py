@@ -284,3 +284,27 @@ def test_a_subclass_comes_back(tmp_path):
 @pytest.mark.parametrize('method', BASELINES)
 def test_models_that_cannot_be_adapted(name, method):
     refused(lambda: BaselineModel(make(name), BaselineConfig(method)))
+
+
+@pytest.mark.parametrize('name, module', [('T5', 'shared'), ('BART', 'shared')])
+def test_modules_that_are_not_called(name, module):
+    "An adapter on them would be trained, and change nothing"
+    targets = dict(rank=2, target_modules=(module,))
+    refused(
+        lambda: BaselineModel(make(name), BaselineConfig('lora', **targets)),
+        'target_modules',
+        module,
+    )
+
+
+@pytest.mark.parametrize('kind', ['llama', 'gpt2', 't5'])
+def test_a_prefix_needs_its_cache(kind):
+    model = adapted(kind, 'prefix')
+    ids = torch.tensor([[5, 9, 31, 44], [17, 5, 9, 8]])
+    want = model.generate(ids, **HOW)
+    for settings in dict(use_cache=False), dict(cache_implementation='dynamic'):
+        assert torch.equal(model.generate(ids, **HOW, **settings), want)
+    model.base_model.generation_config.use_cache = False
+    assert torch.equal(model.generate(ids, **HOW), want)
+    static = dict(cache_implementation='static')
+    refused(lambda: model.generate(ids, **HOW, **static), 'prefix', "'static'", "'dynamic'")

@@ -1,14 +1,20 @@
 "Calls as transformers has taught them: they have their effect, or are refused in one sentence"
 
 import copy
+import json
 
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers as tf
-from helpers import example, one_sentence, prompted, rows, tiny
+from architectures import make
+from helpers import adapted, example, one_sentence, prompted, rows, tiny
 
-from lopa import PromptConfig, PromptModel, get_prompt_model
+from lopa import PromptConfig, PromptModel, assets, get_prompt_model
+from lopa.adapter import SAID, pack
+from lopa.baselines import BaselineConfig, BaselineModel, adapt_model
+from lopa.files import cache_folder
 
 IDS = torch.tensor([[5, 9, 31, 44], [17, 5, 9, 5]])
 WORDS = torch.tensor([11, 23, 37])
@@ -63,7 +69,7 @@ def test_masks_of_any_format(kind, dtype):
         (lambda m: m(None), ('input_ids', 'NoneType')),
         (lambda m: m(), ('input_ids',)),
         (lambda m: m(IDS[:0]), ('input_ids', 'no rows')),
-        (lambda m: m(IDS.float()), ('input_ids', 'decimals')),
+        (lambda m: m(IDS.float()), ('input_ids', 'torch.float32')),
         (lambda m: m(IDS + 60), ('input_ids', '104', '99')),
         (lambda m: m(IDS - 9), ('input_ids', '-4')),
         (lambda m: m(IDS, labels=IDS[:, 1:]), ('labels', '(2, 3)')),
@@ -477,3 +483,89 @@ def test_peft_formats_after_building(change, tmp_path):
     assert model(input_ids=IDS, instance_features=h).logits.dtype != torch.float32
     found = dict(model.named_parameters())
     assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+# --- what is no configuration, no place, no number ---
+
+
+@pytest.mark.parametrize('config', [None, 'pt', {'method': 'pt'}, PromptConfig, 'LoraConfig'])
+@pytest.mark.parametrize('build', [get_prompt_model, BaselineModel, adapt_model])
+def test_configurations_of_another_kind(config, build):
+    config = peft.LoraConfig() if config == 'LoraConfig' else config
+    refused(lambda: build(tiny(), config), 'config', type(config).__name__)
+
+
+def test_configurations_of_the_other_kind():
+    refused(lambda: get_prompt_model(tiny(), BaselineConfig('lora')), 'BaselineConfig')
+    refused(lambda: BaselineModel(tiny(), PromptConfig('pt')), 'PromptConfig', 'adapt_model')
+
+
+@pytest.mark.parametrize('method, reader', [('lora', PromptModel), ('pt', BaselineModel)])
+def test_an_adapter_of_the_other_kind(method, reader, tmp_path):
+    adapted('llama', method).save_pretrained(tmp_path)
+    refused(lambda: reader.from_pretrained(tiny(), tmp_path), method, 'load_adapted')
+    refused(lambda: reader.from_pretrained(tmp_path, tiny()), 'LlamaForCausalLM', 'hub id')
+
+
+def test_a_checkpoint_from_before_a_setting():
+    old, new = prompted(tiny(), 'lopa'), prompted(tiny(), 'lopa', seed=1)
+    state = old.state_dict()
+    about = json.loads(bytes(state[SAID].tolist()))
+    del about['config']['encoder_max_length']
+    new.load_state_dict({**state, SAID: pack(about)})
+    batch = example(old)
+    torch.testing.assert_close(new(**batch).logits, old(**batch).logits)
+
+
+@pytest.mark.parametrize('name', ['Falcon-H1', 'CTRL', 'OpenAI GPT'])
+def test_models_that_generate_from_tokens_only(name):
+    refused(lambda: bare(make(name)).generate(IDS, **HOW), 'tokens only', 'token by token')
+
+
+@pytest.mark.parametrize('method', ['pt', 'lora'])
+def test_a_plan_that_is_a_dictionary(method):
+    model = adapted('t5', method)
+    refused(lambda: model.generate(IDS, generation_config={'max_new_tokens': 3}), 'dict')
+
+
+@pytest.mark.parametrize('start', [0, 7])
+@pytest.mark.parametrize('method', ['pt', 'full'])
+def test_a_decoder_that_has_begun(method, start):
+    model = adapted('t5', method)
+    given = torch.tensor([[start, 9]] * 2)
+    new = model.generate(IDS, decoder_input_ids=given, **HOW)
+    whole = model.generate(IDS, decoder_input_ids=given, return_dict_in_generate=True, **HOW)
+    assert new.shape == whole.sequences.shape == (2, 6)
+
+
+@pytest.mark.parametrize('name', ['nan', 'inf', '-inf'])
+def test_features_that_are_no_numbers(name):
+    model = prompted(tiny(), 'lopa')
+    h = torch.zeros(2, 16).fill_(float(name))
+    refused(lambda: model(IDS, instance_features=h), 'instance_features', name, 'finite')
+
+
+@pytest.mark.parametrize('method', ['pt', 'lora', 'full'])
+def test_numbers_of_other_formats(method):
+    model = adapted('llama', method)
+    want = model(IDS, labels=IDS).loss
+    torch.testing.assert_close(model(IDS.int(), labels=IDS.int()).loss, want)
+    refused(lambda: model(IDS.to(torch.uint8)), 'input_ids', 'torch.uint8')
+    refused(lambda: model(IDS, labels=IDS.float()), 'labels', 'torch.float32')
+    refused(lambda: model(IDS[:, :0]), 'input_ids', 'no tokens')
+    torch.testing.assert_close(model.generate(inputs=IDS, **HOW), model.generate(IDS, **HOW))
+
+
+def test_places_that_cannot_be_written_to(tmp_path, monkeypatch):
+    file = tmp_path / 'file'
+    file.write_text('not a folder')
+    with pytest.raises(OSError) as error:
+        prompted(tiny(), 'pt').save_pretrained(file)
+    one_sentence(error.value, file, 'cannot be written')
+    monkeypatch.setenv('LOPA_CACHE', str(file))
+    with pytest.raises(OSError) as error:
+        assets._smollm2()
+    one_sentence(error.value, file, 'LOPA_CACHE')
+    with pytest.raises(OSError) as error:
+        cache_folder('features')
+    one_sentence(error.value, file, 'LOPA_CACHE')

@@ -7,11 +7,14 @@ import peft
 import pytest
 import torch
 import transformers as tf
-from helpers import ARCHITECTURES, example, one_sentence, prompted, tiny
+from helpers import ARCHITECTURES, adapted, example, one_sentence, prompted, tiny
 from torch import nn
 
 from lopa import PromptConfig, PromptModel, get_prompt_model
 from lopa.adapter import CONFIG_FILE, layers, linear_width, same_model, signature
+from lopa.baselines import load_adapted
+from lopa.logits import unwrap
+from lopa.peft import LopaConfig
 
 LORA = dict(r=2, target_modules='all-linear', lora_dropout=0.1)
 
@@ -252,3 +255,85 @@ def test_bitsandbytes_on_a_cpu(tmp_path):
     assert torch.equal(model(ids).logits, before)
     plain = tf.AutoModelForCausalLM.from_pretrained(tmp_path / 'base')
     assert PromptModel.from_pretrained(plain, tmp_path / 'adapter').prompt_length == 2
+
+
+# --- other wrappers, other builds ---
+
+
+def test_a_mixed_model_is_the_model_inside():
+    "PEFT's model for adapters of several kinds, and a tuner without its wrapper"
+    one = tuned(tiny('llama'), target_modules=['q_proj'])
+    mixed = peft.get_peft_model(tiny('llama'), one.peft_config['default'], mixed=True).eval()
+    peft.set_peft_model_state_dict(mixed, peft.get_peft_model_state_dict(one))
+    assert unwrap(one.base_model) is unwrap(one) and unwrap(mixed) is mixed.base_model.model
+    ids = torch.tensor([[5, 9, 31]])
+    want = one.merge_and_unload()
+    torch.testing.assert_close(unwrap(mixed)(ids).logits, want(ids).logits)
+    assert same_model(signature(unwrap(mixed)), signature(want))
+
+
+def test_our_prompt_under_peft_is_not_dropped():
+    config = LopaConfig(method='pt', num_virtual_tokens=2)
+    model = peft.get_peft_model(tiny('llama'), config)
+    with pytest.raises(ValueError) as error:
+        get_prompt_model(model, PromptConfig('pt', num_virtual_tokens=2))
+    one_sentence(error.value, 'LOPA', 'in the wrapper')
+
+
+@pytest.mark.parametrize('kind', ['bert', 'roberta'])
+def test_a_whole_head_that_peft_keeps_a_copy_of(kind):
+    "The copy counts, or what it was copied from, and not both"
+    name = {'bert': 'cls', 'roberta': 'lm_head'}[kind]
+    model = tuned(tiny(kind), modules_to_save=[name], target_modules=['query'])
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if 'modules_to_save' in key:
+                value.add_(torch.randn_like(value))
+    with model.disable_adapter():
+        assert same_model(signature(unwrap(model)), signature(tiny(kind)))
+    mine = signature(unwrap(model))
+    assert not same_model(mine, signature(tiny(kind)))
+    assert same_model(mine, signature(model.merge_and_unload()))
+
+
+@pytest.mark.parametrize('kind', ['llama', 'gpt2', 'bert', 't5'])
+@pytest.mark.parametrize('offload', ['cpu_offload', 'disk_offload'])
+@torch.no_grad()
+def test_weights_that_lie_elsewhere(kind, offload, tmp_path):
+    "The prompt keeps its numbers, and the adapter knows its model"
+    import accelerate
+
+    model = prompted(tiny(kind), 'pt')
+    batch = example(model) | {'labels': torch.full((2, 5), 3)}
+    model.save_pretrained(tmp_path / 'adapter')
+    where = (tmp_path / 'weights',) if offload == 'disk_offload' else ()
+    away = getattr(accelerate, offload)(tiny(kind), *where, execution_device='cpu')
+    assert same_model(signature(away), signature(tiny(kind)))
+    assert 'stored' in signature(away)
+    again = PromptModel.from_pretrained(away, tmp_path / 'adapter')
+    torch.testing.assert_close(again(**batch).logits, model(**batch).logits)
+
+
+def two_in_one():
+    parts = [dict(vocab_size=100, hidden_size=32, num_hidden_layers=n) for n in (1, 2)]
+    sizes = dict(num_attention_heads=2, intermediate_size=64)
+    encoder = tf.BertConfig(**parts[0], **sizes)
+    decoder = tf.BertConfig(**parts[1], **sizes, is_decoder=True, add_cross_attention=True)
+    config = tf.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id = 2, 0
+    torch.manual_seed(0)
+    return tf.EncoderDecoderModel(config=config).eval()
+
+
+@pytest.mark.parametrize('method', ['pt', 'lora', 'p-tuning', 'full'])
+@torch.no_grad()
+def test_a_model_of_two_models(method, tmp_path):
+    "Whose configuration has no number of layers of its own"
+    model = adapted(two_in_one(), method)
+    ids, labels = torch.tensor([[5, 9, 31]]), torch.tensor([[7, 8]])
+    model.save_pretrained(tmp_path)
+    again = load_adapted(two_in_one(), tmp_path)
+    want = model(ids, labels=labels).logits
+    torch.testing.assert_close(again(ids, labels=labels).logits, want)
+    other = model(ids, labels=labels + 20).logits
+    torch.testing.assert_close(other[:, 0], want[:, 0])
