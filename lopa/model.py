@@ -11,6 +11,8 @@ __all__ = [
     'refuse_values',
     'check_shape',
     'whole_mask',
+    'in_decoder',
+    'check_labels',
     'check_batch',
     'handed_on',
     'token_types',
@@ -36,6 +38,7 @@ __all__ = [
     'reads_text_first',
     'read_text',
     'ask_in_two_passes',
+    'check_left',
     'ask_in_one_pass',
     'pipeline_asking',
     'refuse_fill_mask',
@@ -45,6 +48,7 @@ __all__ = [
     'setting',
     'new_tokens',
     'in_front',
+    'check_room',
     'refuse_settings',
     'counted',
     'generation_input',
@@ -71,10 +75,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lopa.support import (
+    check_answer,
+    check_gradient,
     check_length,
     check_model,
+    check_writing,
     continues,
+    own_positions,
     position_limit,
+    reads_behind_padding,
     token_embeddings,
     where_embedded,
 )
@@ -157,6 +166,39 @@ def whole_mask(mask: Tensor | None, input_ids: Tensor, name: str = 'attention_ma
 
 
 # %% ../nbs/13_model.ipynb #model-batch
+def in_decoder(model: 'AdaptedModel') -> int:
+    """How many places are taken before the answer of a decoder
+
+    Args:
+        model: It is about to be called
+
+    Returns:
+        int: m for a prefix, or 0
+    """
+    return model.prompt_length if model.adapter_config.method == 'prefix' else 0
+
+
+def check_labels(model: 'AdaptedModel', input_ids: Tensor, labels: Any):
+    """Refuse labels that do not fit the tokens, the vocabulary or the decoder
+
+    Args:
+        model: It is about to be called
+        input_ids: Tokens: `(b, t)`
+        labels: Labels, -100 where there is none
+
+    Raises:
+        ValueError
+    """
+    known: Any = model.base_model.get_input_embeddings().weight.shape[0]
+    apart = model.task_type == 'SEQ_2_SEQ_LM'
+    wanted = (len(input_ids), None) if apart else tuple(input_ids.shape)
+    check_shape('labels', labels, wanted)
+    fine = (labels == -100) | ((labels >= 0) & (labels < known))
+    refuse_values('labels', labels, fine, f'-100 or tokens 0 to {known - 1}')
+    if apart:
+        check_answer(model.base_model, in_decoder(model) + labels.shape[1])
+
+
 def check_batch(
     model: 'AdaptedModel',
     input_ids: Any,
@@ -181,16 +223,14 @@ def check_batch(
     check_shape('input_ids', input_ids, (None, None))
     if len(input_ids) == 0:
         raise ValueError('input_ids: received no rows, expected at least one text.')
+    if input_ids.shape[1] == 0:
+        raise ValueError('input_ids: received no columns, expected at least one token in each row.')
     if input_ids.is_floating_point():
         raise ValueError('input_ids: received decimals, expected numbers of tokens.')
     there = (input_ids >= 0) & (input_ids < known)
     refuse_values('input_ids', input_ids, there, f'tokens 0 to {known - 1}')
     if labels is not None:
-        apart = model.task_type == 'SEQ_2_SEQ_LM'
-        wanted = (len(input_ids), None) if apart else tuple(input_ids.shape)
-        check_shape('labels', labels, wanted)
-        fine = (labels == -100) | ((labels >= 0) & (labels < known))
-        refuse_values('labels', labels, fine, f'-100 or tokens 0 to {known - 1}')
+        check_labels(model, input_ids, labels)
     return whole_mask(attention_mask, input_ids)
 
 
@@ -379,6 +419,8 @@ def train_generator(model: 'PromptedInput', mode: bool = True) -> 'PromptedInput
     """
     nn.Module.train(model, mode)
     model.base_model.eval()
+    if mode:
+        check_gradient(model.base_model)
     return model
 
 
@@ -743,6 +785,26 @@ def ask_in_two_passes(
 
 
 # %% ../nbs/13_model.ipynb #model-forward
+def check_left(model: 'PromptModel', mask: Tensor):
+    """Refuse padding on the left that a causal model would count, with a `ValueError`
+
+    Args:
+        model: It is asked without labels
+        mask: 1 for a token and 0 for padding: `(b, m + t)`
+
+    Raises:
+        ValueError
+    """
+    base_model = model.base_model
+    if model.task_type != 'CAUSAL_LM' or reads_behind_padding(base_model):
+        return
+    if not mask[:, 0].all():
+        raise ValueError(
+            f'{type(base_model).__name__} counts padding on the left as places: '
+            'pad on the right, or hand over rows of one length.'
+        )
+
+
 def ask_in_one_pass(
     model: 'PromptModel',
     input_ids: Tensor,
@@ -767,6 +829,9 @@ def ask_in_one_pass(
 
     Returns:
         Any: Transformers' output
+
+    Raises:
+        ValueError
     """
     base_model, causal = model.base_model, model.task_type == 'CAUSAL_LM'
     asked = causal and labels is not None
@@ -778,6 +843,7 @@ def ask_in_one_pass(
     if types is not None:
         more['token_type_ids'] = model.lay_out_types(types, mask, labels, padding)
     if not asked:
+        check_left(model, wide)
         more |= {'attention_mask': wide} | position_ids(base_model, wide)
     return ask(base_model, base_model, moved, num_items_in_batch, **more)
 
@@ -965,6 +1031,22 @@ def in_front(input_ids: Tensor, new: Tensor) -> Tensor:
     return torch.cat([input_ids.repeat_interleave(each, 0), new], 1)
 
 
+# %% ../nbs/13_model.ipynb #model-gen-room
+def check_room(model: 'AdaptedModel', settings: dict):
+    """Refuse an answer that is longer than the decoder's positions, with a `ValueError`
+
+    Args:
+        model: Sequence-to-sequence; it is about to generate
+        settings: What `generate` was given
+    """
+    new, longest = (setting(model, settings, name) for name in ('max_new_tokens', 'max_length'))
+    name = 'max_length' if new is None else 'max_new_tokens'
+    if new is None and longest is not None:
+        new = longest - 1  # the start token counts
+    if new is not None:
+        check_answer(model.base_model, in_decoder(model) + new, name)
+
+
 # %% ../nbs/13_model.ipynb #model-gen-refuse
 NOT_BEFORE_A_PROMPT = {  # name → value that means nothing, beside None and False
     'assistant_model': None,
@@ -1060,6 +1142,7 @@ def generation_input(
     mask = check_batch(model, input_ids, attention_mask)
     types = token_types(model, types, input_ids)
     if model.task_type != 'CAUSAL_LM':
+        check_room(model, settings)
         x, wide, *_ = model.lay_out(input_ids, mask, None, 'right', **instance)
         return {'inputs_embeds': x, 'attention_mask': wide, **settings}
     new = new_tokens(model, settings, input_ids.shape[1])
@@ -1068,6 +1151,7 @@ def generation_input(
     settings = counted(model, settings, input_ids.shape[1]) | {'max_new_tokens': new}
     if types is not None:
         settings['token_type_ids'] = model.lay_out_types(types, mask, None, 'left')
+    settings |= own_positions(model.base_model, wide)
     text = input_ids.gather(1, order)
     return {'inputs_embeds': x, 'attention_mask': wide, 'input_ids': text, **settings}
 
@@ -1140,7 +1224,9 @@ def generate(
         raise ValueError('generate: received no tokens, expected at least one in each row.')
     instance = about_instance(instance_features, instance_input_ids, instance_attention_mask)
     batch = (input_ids, attention_mask, kwargs, token_type_ids)
-    out = model.base_model.generate(**generation_input(model, *batch, **instance))
+    given = generation_input(model, *batch, **instance)
+    check_writing(model.base_model, given['attention_mask'])
+    out = model.base_model.generate(**given)
     return generated_rows(model, out, input_ids, with_input)
 
 
