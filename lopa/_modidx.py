@@ -2415,7 +2415,6 @@ d = {
             'lopa.support.few_tokens': ('support.html#few_tokens', 'lopa/support.py'),
             'lopa.support.first_logits': ('support.html#first_logits', 'lopa/support.py'),
             'lopa.support.has_no_numbers': ('support.html#has_no_numbers', 'lopa/support.py'),
-            'lopa.support.holds': ('support.html#holds', 'lopa/support.py'),
             'lopa.support.in_two_calls': ('support.html#in_two_calls', 'lopa/support.py'),
             'lopa.support.input_gradient': ('support.html#input_gradient', 'lopa/support.py'),
             'lopa.support.logits_of': ('support.html#logits_of', 'lopa/support.py'),
@@ -2444,8 +2443,8 @@ d = {
             'lopa.support.token_embeddings': ('support.html#token_embeddings', 'lopa/support.py'),
             'lopa.support.too_long': ('support.html#too_long', 'lopa/support.py'),
             'lopa.support.where_embedded': ('support.html#where_embedded', 'lopa/support.py'),
+            'lopa.support.writes': ('support.html#writes', 'lopa/support.py'),
             'lopa.support.writes_as_called': ('support.html#writes_as_called', 'lopa/support.py'),
-            'lopa.support.writes_padded': ('support.html#writes_padded', 'lopa/support.py'),
             'lopa.support.written_logits': ('support.html#written_logits', 'lopa/support.py'),
         },
         'lopa.tasks.batches': {

@@ -123,15 +123,13 @@ from lopa.support import (
     distance,
     few_tokens,
     has_no_numbers,
-    holds,
     noise,
     own_positions,
     padded_twice,
     position_limit,
     rounding,
     token_embeddings,
-    writes_as_called,
-    writes_padded,
+    writes,
 )
 
 from .adapter import check_base, describe, read_adapter, read_config, signature
@@ -828,13 +826,13 @@ def train_added(model: 'Baseline', mode: bool = True) -> 'Baseline':
     Returns:
         'Baseline': The same model
     """
+    if mode:
+        check_gradient(model.base_model)
     nn.Module.train(model, mode)
     if model.adapter_config.method != 'full':
         for name, module in model.model.named_modules():
             added = 'lora_' in name or 'prompt_encoder' in name
             module.training = mode and added
-    if mode:
-        check_gradient(model.base_model)
     return model
 
 
@@ -1216,7 +1214,7 @@ def go_alone(model: 'BaselineModel') -> bool:
     """
     if is_in_front(model) or model.mixes_padding:
         return True
-    return model.task_type == 'CAUSAL_LM' and not holds(writes_padded, model.base_model, False)
+    return model.task_type == 'CAUSAL_LM' and not writes(model.base_model, False, padded=True)
 
 
 def check_settings(model: 'BaselineModel', settings: dict):
@@ -1233,7 +1231,7 @@ def check_settings(model: 'BaselineModel', settings: dict):
         refuse_settings(model, settings)
     base_model, embedded = model.base_model, bool(length_in_input(model))
     miscounted = model.adapter_config.method == 'prefix' and first_position(base_model)
-    if miscounted or not holds(writes_as_called, base_model, embedded):
+    if miscounted or not writes(base_model, embedded):
         says = NO_EMBEDS if embedded else NO_WRITING
         raise ValueError(f'generate: {type(base_model).__name__} {says}')
 

@@ -417,10 +417,10 @@ def train_generator(model: 'PromptedInput', mode: bool = True) -> 'PromptedInput
     Returns:
         'PromptedInput': The same model
     """
-    nn.Module.train(model, mode)
-    model.base_model.eval()
     if mode:
         check_gradient(model.base_model)
+    nn.Module.train(model, mode)
+    model.base_model.eval()
     return model
 
 

@@ -49,8 +49,7 @@ __all__ = [
     'own_positions',
     'written_logits',
     'writes_as_called',
-    'writes_padded',
-    'holds',
+    'writes',
     'check_writing',
     'other_label',
     'first_logits',
@@ -797,65 +796,47 @@ def written_logits(
 
 
 # %% ../nbs/12_support.ipynb #su-writes-b
-def writes_as_called(base_model: 'PreTrainedModel', embedded: bool) -> bool:
+def writes_as_called(base_model: 'PreTrainedModel', embedded: bool, padded: bool = False) -> bool:
     """Are the logits of two new tokens those of the model when it is called?
 
     Args:
         base_model: Causal or sequence-to-sequence
         embedded: From embeddings?
+        padded: With padding?
     """
-    ids = few_tokens(base_model)
+    ids, mask, columns = padded_twice(base_model)
+    text, there = ids[:1, columns], slice(None) if padded else columns
     try:
-        got, new = written_logits(base_model, ids, torch.ones_like(ids), embedded)
+        got, new = written_logits(base_model, ids[:1, there], mask[:1, there], embedded)
     except Exception:
         return False
     if task_type(base_model) == 'SEQ_2_SEQ_LM':
         start = torch.full_like(new, decoder_start(base_model))
-        want = answer(base_model, input_ids=ids, decoder_input_ids=torch.cat([start, new], 1))
+        want = answer(base_model, input_ids=text, decoder_input_ids=torch.cat([start, new], 1))
     else:
-        want = answer(base_model, input_ids=torch.cat([ids, new], 1))[:, -2:]
+        want = answer(base_model, input_ids=torch.cat([text, new], 1))[:, -2:]
     return distance(got, want) <= rounding(base_model)
 
 
-def writes_padded(base_model: 'PreTrainedModel', embedded: bool) -> bool:
-    """Does a padded row get the logits that it gets alone?
-
-    Args:
-        base_model: One that writes as it is called
-        embedded: From embeddings?
-
-    Raises:
-        ValueError
-    """
-    ids, mask, columns = padded_twice(base_model)
-    alone, one = written_logits(base_model, ids[:1, columns], mask[:1, columns], embedded)
-    try:
-        padded, other = written_logits(base_model, ids, mask, embedded)
-    except Exception:
-        return False
-    known = 2 if torch.equal(one[0], other[0]) else 1
-    return distance(padded[0, :known], alone[0, :known]) <= rounding(base_model)
-
-
 # %% ../nbs/12_support.ipynb #su-writes-c
-WRITES: WeakKeyDictionary = WeakKeyDictionary()  # model → {(law, from embeddings?): found}
+WRITES: WeakKeyDictionary = WeakKeyDictionary()  # model → {(embedded, padded): what `writes` found}
 
 
-def holds(law: Any, base_model: 'PreTrainedModel', embedded: bool) -> bool:
-    """Ask a law once for each model
+def writes(base_model: 'PreTrainedModel', embedded: bool, padded: bool = False) -> bool:
+    """Ask `writes_as_called` once for each model
 
     Args:
-        law: `writes_as_called` or `writes_padded`
         base_model: Causal or sequence-to-sequence
         embedded: From embeddings?
+        padded: With padding?
     """
     known = WRITES.setdefault(base_model, {})
-    if (law, embedded) not in known:
+    if (embedded, padded) not in known:
         if has_no_numbers(base_model):
             return True
         with asking(base_model):
-            known[law, embedded] = law(base_model, embedded)
-    return known[law, embedded]
+            known[embedded, padded] = writes_as_called(base_model, embedded, padded)
+    return known[embedded, padded]
 
 
 def check_writing(base_model: 'PreTrainedModel', mask: Tensor):
@@ -868,17 +849,18 @@ def check_writing(base_model: 'PreTrainedModel', mask: Tensor):
     Raises:
         ValueError
     """
-    name = type(base_model).__name__
-    if not holds(writes_as_called, base_model, True):
-        raise ValueError(
-            f'generate: {name} does not write from embeddings what it says when it is called, so a '
-            'prompt would be lost or misread: call the model token by token.'
-        )
-    if not bool(mask.all()) and not holds(writes_padded, base_model, True):
+    name, padded = type(base_model).__name__, not bool(mask.all())
+    if writes(base_model, True, padded):
+        return
+    if padded and writes(base_model, True):
         raise ValueError(
             f'generate: {name} writes otherwise behind padding than without: '
             'hand over rows of one length.'
         )
+    raise ValueError(
+        f'generate: {name} does not write from embeddings what it says when it is called, so a '
+        'prompt would be lost or misread: call the model token by token.'
+    )
 
 
 # %% ../nbs/12_support.ipynb #su-blind
