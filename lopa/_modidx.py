@@ -2410,6 +2410,7 @@ d = {
             'lopa.support.continues': ('support.html#continues', 'lopa/support.py'),
             'lopa.support.count_positions': ('support.html#count_positions', 'lopa/support.py'),
             'lopa.support.distance': ('support.html#distance', 'lopa/support.py'),
+            'lopa.support.embedding_modules': ('support.html#embedding_modules', 'lopa/support.py'),
             'lopa.support.embedding_scale': ('support.html#embedding_scale', 'lopa/support.py'),
             'lopa.support.examine': ('support.html#examine', 'lopa/support.py'),
             'lopa.support.few_tokens': ('support.html#few_tokens', 'lopa/support.py'),

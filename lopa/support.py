@@ -42,6 +42,7 @@ __all__ = [
     'examine',
     'refuse_no_table',
     'check_model',
+    'embedding_modules',
     'input_gradient',
     'check_gradient',
     'in_two_calls',
@@ -648,7 +649,18 @@ def check_model(base_model: 'PreTrainedModel'):
 
 
 # %% ../nbs/12_support.ipynb #su-grad-c
-TRAINS: WeakKeyDictionary = WeakKeyDictionary()  # models through which a gradient came → True
+def embedding_modules(model: 'PreTrainedModel') -> list:
+    """Modules that embed tokens
+
+    Args:
+        model: A transformers language model
+
+    Returns:
+        list: One, or several that share a table, as those of encoder and decoder
+    """
+    own = model.get_input_embeddings()
+    same = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight is own.weight]
+    return same if own in same else [own, *same]
 
 
 def input_gradient(model: 'PreTrainedModel') -> Tensor:
@@ -666,16 +678,20 @@ def input_gradient(model: 'PreTrainedModel') -> Tensor:
         "Remember the first embeddings, which ask for a gradient"
         seen.append((out[0] if isinstance(out, tuple) else out).requires_grad_())
 
-    hook = model.get_input_embeddings().register_forward_hook(note)
+    hooks = [module.register_forward_hook(note) for module in embedding_modules(model)]
     try:
         with torch.enable_grad():
             logits = logits_of(model, input_ids=few_tokens(model))
             return torch.autograd.grad(logits.sum(), seen[0])[0]
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 # %% ../nbs/12_support.ipynb #su-grad-d
+TRAINS: WeakKeyDictionary = WeakKeyDictionary()  # models through which a gradient came → True
+
+
 def check_gradient(base_model: 'PreTrainedModel'):
     """Refuse to train with a model through which no gradient comes, with a `ValueError`
 
