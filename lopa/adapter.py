@@ -30,6 +30,7 @@ __all__ = [
     'weight_marks',
     'row_lengths',
     'inner_matrices',
+    'layers_of',
     'signature',
     'digests_apart',
     'same_weights',
@@ -381,6 +382,19 @@ def inner_matrices(base_model: 'PreTrainedModel') -> list:
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-signature
+def layers_of(config: Any) -> int:
+    """How many layers a model has
+
+    Args:
+        config: A transformers configuration
+
+    Returns:
+        int: Layers, of a decoder if they are said of each half only
+    """
+    own = getattr(config, 'num_hidden_layers', None)
+    return own or config.get_text_config(decoder=True).num_hidden_layers
+
+
 def signature(base_model: 'PreTrainedModel') -> dict:
     """Tell a foundation model by its weights rather than by its name
 
@@ -402,7 +416,7 @@ def signature(base_model: 'PreTrainedModel') -> dict:
         return {
             'model_type': config.model_type,
             'width': table.shape[1],
-            'layers': getattr(config, 'num_hidden_layers', None),  # none if it has several parts
+            'layers': layers_of(config),
             'norms': row_lengths(table[spread.to(table.device)]),
             'inner_norms': [length for rows in inner for length in row_lengths(rows)],
             **marks,

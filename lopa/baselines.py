@@ -39,7 +39,6 @@ __all__ = [
     'peft_config',
     'prefix_of',
     'word_prefix',
-    'rounding',
     'prefix_error',
     'check_prefix',
     'padding_shows',
@@ -74,10 +73,8 @@ __all__ = [
     'precision',
     'called',
     'refuse_caches',
-    'written_logits',
-    'writes_as_called',
-    'writes_padded',
-    'check_writing',
+    'go_alone',
+    'check_settings',
     'baseline_forward',
     'write_rows',
     'baseline_generate',
@@ -114,6 +111,7 @@ from lopa.model import (
     check_batch,
     check_config,
     check_plan,
+    check_room,
     counted,
     get_prompt_model,
     new_tokens,
@@ -125,23 +123,27 @@ from lopa.model import (
 from lopa.support import (
     answer,
     asking,
+    check_gradient,
     check_length,
     check_model,
     distance,
     few_tokens,
     has_no_numbers,
     noise,
+    own_positions,
     padded_twice,
     position_limit,
+    rounding,
     token_embeddings,
     where_embedded,
+    writes,
 )
 
 from .adapter import check_base, describe, read_adapter, read_config, signature
 from .attention import looks_ahead, without_mask
 from .hub import adapter_folder, short
 from .layout import inner_order
-from .logits import ask, decoder_start, position_ids, task_type, unwrap
+from .logits import ask, decoder_start, first_position, position_ids, task_type, unwrap
 
 # %% ../nbs/14_baselines.ipynb #base-rooms-b
 from .prompts import PromptConfig, check_name, check_size, refuses_unknown_keys
@@ -540,18 +542,6 @@ DIFFERS = (
 )
 
 
-def rounding(base_model: 'PreTrainedModel') -> float:
-    """How far logits may be apart that are computed in two ways: 0.1 % in 32 bits, more in 16
-
-    Args:
-        base_model: A transformers language model
-
-    Returns:
-        float: A share of the largest logit
-    """
-    return max(1e-3, 16 * torch.finfo(base_model.dtype).eps)
-
-
 # %% ../nbs/14_baselines.ipynb #base-words-c
 @torch.no_grad()
 def prefix_error(model: Any, base_model: 'PreTrainedModel') -> float:
@@ -569,7 +559,8 @@ def prefix_error(model: Any, base_model: 'PreTrainedModel') -> float:
     tokens = few_tokens(base_model, m + 3)
     text = tokens[:, m:]
     if task_type(base_model) == 'SEQ_2_SEQ_LM':
-        model(input_ids=text, decoder_input_ids=text)
+        mask = torch.ones_like(text)
+        model(input_ids=text, attention_mask=mask, decoder_input_ids=text, use_cache=False)
         return 0.0
     table.copy_(prefix_of(base_model, tokens[0, :m]))
     behind = model(input_ids=text).logits
@@ -873,6 +864,8 @@ def train_added(model: 'Baseline', mode: bool = True) -> 'Baseline':
     Returns:
         'Baseline': The same model
     """
+    if mode:
+        check_gradient(model.base_model)
     nn.Module.train(model, mode)
     if model.adapter_config.method != 'full':
         for name, module in model.model.named_modules():
@@ -1271,67 +1264,19 @@ def refuse_caches(model: 'BaselineModel', settings: dict):
         raise ValueError(NO_CHOICE.format(name=name, way="'dynamic'"))
 
 
-# %% ../nbs/14_baselines.ipynb #base-writing-w
-@torch.no_grad()
-def written_logits(
-    base_model: 'PreTrainedModel', ids: Tensor, mask: Tensor, embedded: bool = False
-) -> tuple:
-    """Let transformers generate two tokens
-
-    Args:
-        base_model: Causal
-        ids: Tokens: `(b, t)`
-        mask: Attention mask: `(b, t)`
-        embedded: Bring embeddings, too?
-
-    Returns:
-        tuple: (logits of two new tokens `(b, 2, vocabulary)`, the first of these tokens `(b, 1)`)
-    """
-    from transformers import GenerationConfig
-
-    how = dict(max_new_tokens=2, min_new_tokens=2, do_sample=False, pad_token_id=0)
-    plan = GenerationConfig(output_logits=True, return_dict_in_generate=True, **how)
-    given = {'input_ids': ids, 'attention_mask': mask, 'generation_config': plan}
-    if embedded:
-        given['inputs_embeds'] = token_embeddings(base_model, ids)
-    out: Any = base_model.generate(**given)
-    return torch.stack(out.logits, 1).float(), out.sequences[:, ids.shape[1] :][:, :1]
-
-
-# %% ../nbs/14_baselines.ipynb #base-writing-b
-def writes_as_called(base_model: 'PreTrainedModel', embedded: bool) -> bool:
-    """Are the logits of two new tokens those of the model when it is called?
-
-    Args:
-        base_model: Causal
-        embedded: From embeddings?
-    """
-    ids = few_tokens(base_model, 5)
-    try:
-        got, new = written_logits(base_model, ids, torch.ones_like(ids), embedded)
-    except Exception:
-        return False
-    want = answer(base_model, input_ids=torch.cat([ids, new], 1))[:, -2:]
-    return distance(got, want) <= rounding(base_model)
-
-
-def writes_padded(base_model: 'PreTrainedModel') -> bool:
-    """Does a row behind padding get the logits that it gets alone?
-
-    Args:
-        base_model: Causal, one that writes as it is called
-    """
-    ids, mask, columns = padded_twice(base_model)
-    alone, _ = written_logits(base_model, ids[:1, columns], mask[:1, columns])
-    try:
-        padded, _ = written_logits(base_model, ids, mask)
-    except Exception:
-        return False
-    return distance(padded[0], alone[0]) <= rounding(base_model)
-
-
 # %% ../nbs/14_baselines.ipynb #base-writing-c
-def check_writing(model: 'BaselineModel', settings: dict):
+def go_alone(model: 'BaselineModel') -> bool:
+    """Are rows of equal length generated together only?
+
+    Args:
+        model: It is about to generate
+    """
+    if is_in_front(model) or model.mixes_padding:
+        return True
+    return model.task_type == 'CAUSAL_LM' and not writes(model.base_model, False, padded=True)
+
+
+def check_settings(model: 'BaselineModel', settings: dict):
     """Refuse settings that know nothing of a prompt, and models that lose it, with a `ValueError`
 
     Args:
@@ -1346,14 +1291,8 @@ def check_writing(model: 'BaselineModel', settings: dict):
     if model.adapter_config.method == 'prefix':
         refuse_caches(model, settings)
     base_model, embedded = model.base_model, bool(length_in_input(model))
-    if model.task_type != 'CAUSAL_LM':
-        return
-    if model.writes is None:
-        with asking(base_model):
-            model.writes = writes_as_called(base_model, embedded)
-            alike = not model.writes or is_in_front(model)  # no padding, or nothing at all
-            model.mixes_padding = model.mixes_padding or not (alike or writes_padded(base_model))
-    if not model.writes:
+    miscounted = model.adapter_config.method == 'prefix' and first_position(base_model)
+    if miscounted or not writes(base_model, embedded):
         says = NO_EMBEDS if embedded else NO_WRITING
         raise ValueError(f'generate: {type(base_model).__name__} {says}')
 
@@ -1423,9 +1362,10 @@ def write_rows(
     causal = model.task_type == 'CAUSAL_LM'
     if causal:  # penalties for repetition look at the tokens
         inputs['input_ids'] = input_ids
-    return called(model).generate(**inputs, **kwargs), input_ids.shape[1] if causal else begun(
-        model, kwargs
-    )
+    if model.adapter_config.method != 'prefix':
+        inputs |= own_positions(model.base_model, inputs['attention_mask'])
+    start = input_ids.shape[1] if causal else begun(model, kwargs)
+    return called(model).generate(**inputs, **kwargs), start
 
 
 # %% ../nbs/14_baselines.ipynb #base-gen-f
@@ -1464,15 +1404,16 @@ def baseline_generate(
     if model.task_type == 'CAUSAL_LM':
         side, new = 'left', new_tokens(model, kwargs, input_ids.shape[1])
         settings = counted(whole, kwargs, input_ids.shape[1]) | {'max_new_tokens': new}
+    else:
+        check_room(model, kwargs)
     check_rows(model, mask, new)
-    check_writing(model, kwargs)
+    check_settings(model, kwargs)
     if model.adapter_config.method == 'prefix':  # its place; without a cache it would be lost
         settings = {**settings, 'use_cache': True}
     filler = setting(model, kwargs, 'pad_token_id') or 0
     write = lambda ids, kept: write_rows(model, ids, kept, side, **settings)
-    alike = is_in_front(model) or model.mixes_padding
     with precision(model):
-        return generate_rows(write, input_ids, mask, alike, side, filler)
+        return generate_rows(write, input_ids, mask, go_alone(model), side, filler)
 
 
 # %% ../nbs/14_baselines.ipynb #base-load
@@ -1503,7 +1444,6 @@ def load_baseline(
 class BaselineModel(Baseline):
     "A foundation model, adapted by PEFT or trained as a whole"
 
-    writes: bool | None = None  # does it generate from embeddings? Asked when it first does
     in_front = property(is_in_front)
     prompt_length = property(length_in_front)
 

@@ -14,7 +14,10 @@ __all__ = [
     'pool_pooler',
     'AttentionPooling',
     'without_autocast',
+    'is_planned',
+    'show',
     'hidden_width',
+    'check_padded',
     'Reader',
     'read',
     'packed',
@@ -192,6 +195,44 @@ def without_autocast(device: torch.device):
 
 
 # %% ../nbs/07_encoders.ipynb #encoders-width
+def is_planned(model: 'PreTrainedModel') -> bool:
+    """Has it no numbers?
+
+    Args:
+        model: A transformers model without a task head
+    """
+    weight = next(model.parameters())
+    return weight.device.type == 'meta' or isinstance(weight, FakeTensor)
+
+
+@torch.no_grad()
+def show(model: 'PreTrainedModel', tokens: Tensor, real: int) -> Any:
+    """Let a model read a few tokens, in evaluation mode
+
+    Args:
+        model: A transformers model without a task head
+        tokens: `(1, t)`
+        real: How many of them are no padding
+
+    Returns:
+        Any: What it returns
+
+    Raises:
+        ValueError
+    """
+    tokens = tokens.to(next(model.parameters()).device)
+    mask = (torch.arange(tokens.shape[1], device=tokens.device) < real).long()[None]
+    with torch.random.fork_rng(devices=[]), evaluating(model):
+        try:
+            return model(input_ids=tokens, attention_mask=mask)
+        except Exception as error:
+            says = ' '.join(str(error).split())[:200].rstrip('.')
+            raise ValueError(
+                f'encoder: {type(model).__name__} cannot read a few tokens '
+                f'({type(error).__name__}: {says}): take another encoder.'
+            ) from error
+
+
 def hidden_width(model: 'PreTrainedModel') -> int:
     """Show a model a few tokens, and see how wide its answer is
 
@@ -204,18 +245,39 @@ def hidden_width(model: 'PreTrainedModel') -> int:
     Raises:
         ValueError
     """
-    weight = next(model.parameters())
-    if weight.device.type == 'meta' or isinstance(weight, FakeTensor):
+    if is_planned(model):
         return model.config.hidden_size
-    tokens = torch.zeros(1, 8, dtype=torch.long, device=weight.device)
-    with torch.random.fork_rng(devices=[]), evaluating(model), torch.no_grad():
-        shown = model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    shown = show(model, torch.zeros(1, 8, dtype=torch.long), 8)
     if getattr(shown, 'last_hidden_state', None) is None:
         raise ValueError(
             f'encoder: {type(model).__name__} gives no hidden vectors to pool; '
             'take an encoder without a task head.'
         )
     return shown.last_hidden_state.shape[-1]
+
+
+# %% ../nbs/07_encoders.ipynb #encoders-padded
+def check_padded(model: 'PreTrainedModel'):
+    """Refuse a model whose vectors depend on padding, with a `ValueError`
+
+    Args:
+        model: A transformers model without a task head
+
+    Raises:
+        ValueError
+    """
+    if is_planned(model):
+        return
+    text, t = torch.arange(3, 9)[None], 6
+    alone = show(model, text, t).last_hidden_state
+    padded = show(model, F.pad(text, (0, 3)), t).last_hidden_state[:, :t]
+    far = ((padded - alone).float().abs().max() / alone.float().abs().max()).item()
+    if not far <= max(1e-3, 16 * torch.finfo(alone.dtype).eps):
+        raise ValueError(
+            f'encoder: {type(model).__name__} lets padding into its vectors (they change by '
+            f'{far:.1%}), so those of a text would depend on the others in its batch: '
+            'take another encoder.'
+        )
 
 
 # %% ../nbs/07_encoders.ipynb #187c935a
@@ -235,6 +297,7 @@ class Reader(nn.Module):
         self.model = model.requires_grad_(tuned)
         self.tuned = tuned
         self.width = hidden_width(model)
+        check_padded(model)
         self.narrow = dtype if tuned and dtype in (torch.float16, torch.bfloat16) else None
         takes_cache = 'use_cache' in inspect.signature(model.forward).parameters
         self.options = {'use_cache': False} if takes_cache else {}

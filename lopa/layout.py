@@ -23,7 +23,12 @@ def insertion_point(mask: Tensor, position: str, labels: Tensor | None = None) -
 
     Returns:
         Tensor: Column before which the prompt goes: `(b,)`
+
+    Raises:
+        ValueError
     """
+    if mask.shape[1] == 0:
+        raise ValueError(f'mask: received shape {tuple(mask.shape)}, expected at least one column.')
     first = mask.argmax(1)
     if position == 'prefix':
         return first

@@ -12,6 +12,8 @@ __all__ = [
     'check_shape',
     'whole_numbers',
     'whole_mask',
+    'in_decoder',
+    'check_labels',
     'check_batch',
     'check_config',
     'handed_on',
@@ -38,6 +40,7 @@ __all__ = [
     'reads_text_first',
     'read_text',
     'ask_in_two_passes',
+    'check_left',
     'ask_in_one_pass',
     'pipeline_asking',
     'refuse_fill_mask',
@@ -48,6 +51,7 @@ __all__ = [
     'begun',
     'new_tokens',
     'in_front',
+    'check_room',
     'refuse_settings',
     'check_plan',
     'counted',
@@ -83,10 +87,15 @@ from lopa.logits import (
     unwrap,
 )
 from lopa.support import (
+    check_answer,
+    check_gradient,
     check_length,
     check_model,
+    check_writing,
     continues,
+    own_positions,
     position_limit,
+    reads_behind_padding,
     token_embeddings,
     where_embedded,
 )
@@ -185,6 +194,40 @@ def whole_mask(mask: Tensor | None, input_ids: Tensor, name: str = 'attention_ma
 
 
 # %% ../nbs/13_model.ipynb #model-batch
+def in_decoder(model: 'AdaptedModel') -> int:
+    """How many places are taken before the answer of a decoder
+
+    Args:
+        model: It is about to be called
+
+    Returns:
+        int: m for a prefix, or 0
+    """
+    return model.prompt_length if model.adapter_config.method == 'prefix' else 0
+
+
+def check_labels(model: 'AdaptedModel', input_ids: Tensor, labels: Any):
+    """Refuse labels that do not fit the tokens, the vocabulary or the decoder
+
+    Args:
+        model: It is about to be called
+        input_ids: Tokens: `(b, t)`
+        labels: Labels, -100 where there is none
+
+    Raises:
+        ValueError
+    """
+    known: Any = model.base_model.get_input_embeddings().weight.shape[0]
+    apart = model.task_type == 'SEQ_2_SEQ_LM'
+    wanted = (len(input_ids), None) if apart else tuple(input_ids.shape)
+    check_shape('labels', labels, wanted)
+    whole_numbers('labels', labels)
+    fine = (labels == -100) | ((labels >= 0) & (labels < known))
+    refuse_values('labels', labels, fine, f'-100 or tokens 0 to {known - 1}')
+    if apart:
+        check_answer(model.base_model, in_decoder(model) + labels.shape[1])
+
+
 def check_batch(
     model: 'AdaptedModel',
     input_ids: Any,
@@ -215,12 +258,7 @@ def check_batch(
     there = (input_ids >= 0) & (input_ids < known)
     refuse_values('input_ids', input_ids, there, f'tokens 0 to {known - 1}')
     if labels is not None:
-        apart = model.task_type == 'SEQ_2_SEQ_LM'
-        wanted = (len(input_ids), None) if apart else tuple(input_ids.shape)
-        check_shape('labels', labels, wanted)
-        whole_numbers('labels', labels)
-        fine = (labels == -100) | ((labels >= 0) & (labels < known))
-        refuse_values('labels', labels, fine, f'-100 or tokens 0 to {known - 1}')
+        check_labels(model, input_ids, labels)
     return whole_mask(attention_mask, input_ids)
 
 
@@ -426,6 +464,8 @@ def train_generator(model: 'PromptedInput', mode: bool = True) -> 'PromptedInput
     Returns:
         'PromptedInput': The same model
     """
+    if mode:
+        check_gradient(model.base_model)
     nn.Module.train(model, mode)
     model.base_model.eval()
     return model
@@ -795,6 +835,26 @@ def ask_in_two_passes(
 
 
 # %% ../nbs/13_model.ipynb #model-forward
+def check_left(model: 'PromptModel', mask: Tensor):
+    """Refuse padding on the left that a causal model would count, with a `ValueError`
+
+    Args:
+        model: It is asked without labels
+        mask: 1 for a token and 0 for padding: `(b, m + t)`
+
+    Raises:
+        ValueError
+    """
+    base_model = model.base_model
+    if model.task_type != 'CAUSAL_LM' or reads_behind_padding(base_model):
+        return
+    if not mask[:, 0].all():
+        raise ValueError(
+            f'{type(base_model).__name__} counts padding on the left as places: '
+            'pad on the right, or hand over rows of one length.'
+        )
+
+
 def ask_in_one_pass(
     model: 'PromptModel',
     input_ids: Tensor,
@@ -819,6 +879,9 @@ def ask_in_one_pass(
 
     Returns:
         Any: Transformers' output
+
+    Raises:
+        ValueError
     """
     base_model, causal = model.base_model, model.task_type == 'CAUSAL_LM'
     asked = causal and labels is not None
@@ -830,6 +893,7 @@ def ask_in_one_pass(
     if types is not None:
         more['token_type_ids'] = model.lay_out_types(types, mask, labels, padding)
     if not asked:
+        check_left(model, wide)
         more |= {'attention_mask': wide} | position_ids(base_model, wide)
     return ask(base_model, base_model, moved, num_items_in_batch, **more)
 
@@ -1036,6 +1100,22 @@ def in_front(input_ids: Tensor, new: Tensor) -> Tensor:
     return torch.cat([input_ids.repeat_interleave(each, 0), new], 1)
 
 
+# %% ../nbs/13_model.ipynb #model-gen-room
+def check_room(model: 'AdaptedModel', settings: dict):
+    """Refuse an answer that is longer than the decoder's positions, with a `ValueError`
+
+    Args:
+        model: Sequence-to-sequence; it is about to generate
+        settings: What `generate` was given
+    """
+    new, longest = (setting(model, settings, name) for name in ('max_new_tokens', 'max_length'))
+    name = 'max_length' if new is None else 'max_new_tokens'
+    if new is None and longest is not None:
+        new = longest - 1  # the start token counts
+    if new is not None:
+        check_answer(model.base_model, in_decoder(model) + new, name)
+
+
 # %% ../nbs/13_model.ipynb #model-gen-refuse
 NOT_BEFORE_A_PROMPT = {  # name → value that means nothing, beside None and False
     'assistant_model': None,
@@ -1157,6 +1237,7 @@ def generation_input(
     mask = check_batch(model, input_ids, attention_mask)
     types = token_types(model, types, input_ids)
     if model.task_type != 'CAUSAL_LM':
+        check_room(model, settings)
         x, wide, *_ = model.lay_out(input_ids, mask, None, 'right', **instance)
         return {'inputs_embeds': x, 'attention_mask': wide, **settings}
     new = new_tokens(model, settings, input_ids.shape[1])
@@ -1165,6 +1246,7 @@ def generation_input(
     settings = counted(model, settings, input_ids.shape[1]) | {'max_new_tokens': new}
     if types is not None:
         settings['token_type_ids'] = model.lay_out_types(types, mask, None, 'left')
+    settings |= own_positions(model.base_model, wide)
     text = input_ids.gather(1, order)
     return {'inputs_embeds': x, 'attention_mask': wide, 'input_ids': text, **settings}
 
@@ -1239,7 +1321,9 @@ def generate(
         raise ValueError('generate: received no tokens, expected at least one in each row.')
     instance = about_instance(instance_features, instance_input_ids, instance_attention_mask)
     batch = (input_ids, attention_mask, kwargs, token_type_ids)
-    out = model.base_model.generate(**generation_input(model, *batch, **instance))
+    given = generation_input(model, *batch, **instance)
+    check_writing(model.base_model, given['attention_mask'])
+    out = model.base_model.generate(**given)
     return generated_rows(model, out, input_ids, with_input, kwargs)
 
 

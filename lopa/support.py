@@ -7,13 +7,18 @@ __all__ = [
     'SCALES',
     'PLACES',
     'NAMES',
+    'BEHIND',
     'PASSED',
+    'TRAINS',
     'CONTINUES',
+    'WRITES',
     'special_tokens',
     'few_tokens',
+    'logits_of',
     'answer',
     'distance',
     'noise',
+    'rounding',
     'has_no_numbers',
     'possible_scales',
     'asking',
@@ -25,16 +30,27 @@ __all__ = [
     'position_limit',
     'too_long',
     'check_length',
+    'check_answer',
     'padded_twice',
-    'depends_on_padding',
+    'answers_padded',
+    'padding_changes',
+    'reads_behind_padding',
     'takes_any_vector',
     'looks_ahead_in_answer',
     'sees_the_answer',
     'examine',
     'refuse_no_table',
     'check_model',
+    'embedding_modules',
+    'input_gradient',
+    'check_gradient',
     'in_two_calls',
     'continues',
+    'own_positions',
+    'written_logits',
+    'writes_as_called',
+    'writes',
+    'check_writing',
     'other_label',
     'first_logits',
     'check_blind',
@@ -51,7 +67,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .attention import evaluating, looks_ahead, where_embedded
-from .logits import decoder_start, position_ids, task_type
+from .logits import decoder_start, first_position, position_ids, task_type
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,9 +109,8 @@ def few_tokens(model: 'PreTrainedModel', t: int = 5) -> Tensor:
 
 
 # %% ../nbs/12_support.ipynb #su-answer
-@torch.no_grad()
-def answer(model: 'PreTrainedModel', **inputs: Any) -> Tensor:
-    """Ask a model, in 32 bits
+def logits_of(model: 'PreTrainedModel', **inputs: Any) -> Tensor:
+    """Ask a model without its cache, in 32 bits
 
     Args:
         model: A transformers language model, in evaluation mode
@@ -114,6 +129,20 @@ def answer(model: 'PreTrainedModel', **inputs: Any) -> Tensor:
         start = decoder_start(model)
         inputs['decoder_input_ids'] = torch.full_like(inputs['attention_mask'][:, :1], start)
     return model(**inputs).logits.float()
+
+
+@torch.no_grad()
+def answer(model: 'PreTrainedModel', **inputs: Any) -> Tensor:
+    """Ask a model, without a gradient
+
+    Args:
+        model: A transformers language model, in evaluation mode
+        **inputs: As for `logits_of`
+
+    Returns:
+        Tensor: Logits, as from `logits_of`
+    """
+    return logits_of(model, **inputs)
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -141,6 +170,18 @@ def noise(model: 'PreTrainedModel') -> float:
         float: In units of the largest logit
     """
     return max(2 * torch.finfo(model.dtype).eps, 1e-4)
+
+
+def rounding(base_model: 'PreTrainedModel') -> float:
+    """How far logits may be apart that are computed in two ways: 0.1 % in 32 bits, more in 16
+
+    Args:
+        base_model: A transformers language model
+
+    Returns:
+        float: A share of the largest logit
+    """
+    return max(1e-3, 16 * torch.finfo(base_model.dtype).eps)
 
 
 # %% ../nbs/12_support.ipynb #su-scale
@@ -249,7 +290,7 @@ def token_embeddings(base_model: 'PreTrainedModel', input_ids: Tensor) -> Tensor
 
 # %% ../nbs/12_support.ipynb #su-limit
 PLACES: WeakKeyDictionary = WeakKeyDictionary()  # model → what `position_limit` found
-NAMES = ('max_position_embeddings', 'max_encoder_position_embeddings', 'max_seq_len')
+NAMES = ('max_position_embeddings', 'max_seq_len')  # in a configuration
 
 
 def rows_of_positions(name: str, module: nn.Module) -> int | None:
@@ -274,43 +315,51 @@ def rows_of_positions(name: str, module: nn.Module) -> int | None:
 
 
 # %% ../nbs/12_support.ipynb #su-limit-b
-def count_positions(model: 'PreTrainedModel') -> int | None:
+def count_positions(model: 'PreTrainedModel', half: str = 'encoder') -> int | None:
     """The longest row by the configuration, and by the tables of positions
 
     Args:
         model: A transformers model
+        half: Of a sequence-to-sequence model: `encoder` or `decoder`
 
     Returns:
         int | None: None if there is no limit
     """
-    reader: Any = model.get_encoder() if task_type(model) == 'SEQ_2_SEQ_LM' else model
+    reader: Any = model
+    if task_type(model) == 'SEQ_2_SEQ_LM':
+        reader = model.get_encoder() if half == 'encoder' else model.get_decoder()
     config = getattr(reader, 'config', model.config)
     about = (config, config.get_text_config())
-    said = [getattr(part, name, None) for part in about for name in NAMES]
+    names = (*NAMES, f'max_{half}_position_embeddings')
+    said = [getattr(part, name, None) for part in about for name in names]
     tables = [rows_of_positions(name, module) for name, module in reader.named_modules()]
     numbered = [
         buffer.shape[-1] for name, buffer in reader.named_buffers() if name.endswith('position_ids')
     ]
     known = [n for n in [*said, *tables, *numbered] if isinstance(n, int) and n > 0]
     limit, windows = min(known, default=None), getattr(config, 'attention_window', None)
+    if limit is not None and half == 'decoder':
+        return limit - bool(getattr(config, 'ngram', 0))  # ProphetNet looks one place further
     if limit is None or not windows:
         return limit
     return limit - limit % (windows if isinstance(windows, int) else max(windows))
 
 
 # %% ../nbs/12_support.ipynb #su-limit-b-p2
-def position_limit(base_model: 'PreTrainedModel') -> int | None:
+def position_limit(base_model: 'PreTrainedModel', half: str = 'encoder') -> int | None:
     """The longest row that a foundation model can read
 
     Args:
         base_model: The foundation model
+        half: Of a sequence-to-sequence model: `encoder` or `decoder`
 
     Returns:
         int | None: How many positions it has; None if there is no limit
     """
-    if base_model not in PLACES:
-        PLACES[base_model] = count_positions(base_model)
-    return PLACES[base_model]
+    known = PLACES.setdefault(base_model, {})
+    if half not in known:
+        known[half] = count_positions(base_model, half)
+    return known[half]
 
 
 # %% ../nbs/12_support.ipynb #su-length
@@ -353,6 +402,28 @@ def check_length(m: int, t: int, base_model: 'PreTrainedModel', new: int = 0):
         raise ValueError(too_long(m, t, new, limit))
 
 
+# %% ../nbs/12_support.ipynb #su-answers-c
+def check_answer(base_model: 'PreTrainedModel', k: int, name: str = 'labels'):
+    """Refuse an answer that is longer than the decoder's positions, with a `ValueError`
+
+    Args:
+        base_model: The foundation model
+        k: Length of the answer, with what stands before it in the decoder
+        name: Of the argument that says it
+
+    Raises:
+        ValueError
+    """
+    if task_type(base_model) != 'SEQ_2_SEQ_LM':
+        return
+    limit = position_limit(base_model, 'decoder')
+    if limit is not None and k > limit:
+        raise ValueError(
+            f'{name}: the answer takes {k} positions, and the decoder of '
+            f'{type(base_model).__name__} has {limit}: shorten it.'
+        )
+
+
 # %% ../nbs/12_support.ipynb #su-padding
 def padded_twice(model: 'PreTrainedModel') -> tuple:
     """One text, padded in two ways
@@ -374,24 +445,65 @@ def padded_twice(model: 'PreTrainedModel') -> tuple:
     return rows, mask, slice(2, None) if causal else slice(None, t)
 
 
-def depends_on_padding(model: 'PreTrainedModel') -> float:
-    """Does an answer depend on what stands under the mask?
+def answers_padded(model: 'PreTrainedModel') -> tuple:
+    """Ask with padding and without
 
     Args:
         model: A transformers language model, in evaluation mode
 
     Returns:
-        float: How far two answers are apart that differ in the padding only
+        tuple: Logits of one text with two paddings `(2, t, vocabulary)`, and alone `(1, …)`
 
     Raises:
         ValueError
     """
     ids, mask, columns = padded_twice(model)
-    more = {'inputs_embeds': token_embeddings(model, ids), 'attention_mask': mask}
-    got = answer(model, **more, **position_ids(model, mask))
-    if task_type(model) != 'SEQ_2_SEQ_LM':
-        got = got[:, columns]
-    return distance(got[0], got[1])
+    x, found = token_embeddings(model, ids), []
+    for rows, kept in ((x, mask), (x[:1, columns], mask[:1, columns])):
+        more = {'attention_mask': kept, **position_ids(model, kept)}
+        found.append(answer(model, inputs_embeds=rows, **more))
+    both, alone = found
+    return both if task_type(model) == 'SEQ_2_SEQ_LM' else both[:, columns], alone
+
+
+# %% ../nbs/12_support.ipynb #su-padding-b
+BEHIND: WeakKeyDictionary = WeakKeyDictionary()  # model → what `reads_behind_padding` found
+
+
+def padding_changes(model: 'PreTrainedModel') -> float:
+    """Does an answer depend on padding? A causal model's padding may move it
+
+    Args:
+        model: A transformers language model, in evaluation mode
+
+    Returns:
+        float: How far answers are apart that should be the same; 0 if it is rounding
+
+    Raises:
+        ValueError
+    """
+    both, alone = answers_padded(model)
+    far = distance(both[0], both[1])
+    if far > noise(model) or task_type(model) == 'CAUSAL_LM':
+        return far if far > noise(model) else 0.0
+    far = distance(both[0], alone[0])
+    return far if far > rounding(model) else 0.0
+
+
+def reads_behind_padding(base_model: 'PreTrainedModel') -> bool:
+    """Is a text behind padding answered as it is alone?
+
+    Args:
+        base_model: A causal language model
+
+    Raises:
+        ValueError
+    """
+    if base_model not in BEHIND and not has_no_numbers(base_model):
+        with asking(base_model):
+            both, alone = answers_padded(base_model)
+        BEHIND[base_model] = distance(both[0], alone[0]) <= rounding(base_model)
+    return BEHIND.get(base_model, True)
 
 
 # %% ../nbs/12_support.ipynb #su-vector
@@ -463,12 +575,11 @@ def examine(model: 'PreTrainedModel'):
             f'{name} attends to later tokens, so it would see the answer before it gives it: load '
             'it as a decoder (is_decoder=True) or as …ForMaskedLM, or take another one.'
         )
-    far = depends_on_padding(model)
-    if far > noise(model):
+    far = padding_changes(model)
+    if far:
         raise ValueError(
-            f'{name} does not leave out what the attention mask hides (the logits change by '
-            f'{far:.1%} with the padding), so a row would depend on the others in its batch: take '
-            'another foundation model.'
+            f'{name} does not leave padding out (the logits change by {far:.1%} with it), so a row '
+            'would depend on the others in its batch: take another foundation model.'
         )
 
 
@@ -522,6 +633,74 @@ def check_model(base_model: 'PreTrainedModel'):
     PASSED[base_model] = True
 
 
+# %% ../nbs/12_support.ipynb #su-grad-c
+def embedding_modules(model: 'PreTrainedModel') -> list:
+    """Modules that embed tokens
+
+    Args:
+        model: A transformers language model
+
+    Returns:
+        list: One, or several that share a table, as those of encoder and decoder
+    """
+    own = model.get_input_embeddings()
+    same = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight is own.weight]
+    return same if own in same else [own, *same]
+
+
+def input_gradient(model: 'PreTrainedModel') -> Tensor:
+    """Gradient of the logits with respect to embedded tokens
+
+    Args:
+        model: A transformers language model, in evaluation mode
+
+    Returns:
+        Tensor: `(1, t, d)`
+    """
+    seen: list = []
+
+    def note(module, args, out):
+        "Remember the first embeddings, which ask for a gradient"
+        seen.append((out[0] if isinstance(out, tuple) else out).requires_grad_())
+
+    hooks = [module.register_forward_hook(note) for module in embedding_modules(model)]
+    try:
+        with torch.enable_grad():
+            logits = logits_of(model, input_ids=few_tokens(model))
+            return torch.autograd.grad(logits.sum(), seen[0])[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+# %% ../nbs/12_support.ipynb #su-grad-d
+TRAINS: WeakKeyDictionary = WeakKeyDictionary()  # models through which a gradient came → True
+
+
+def check_gradient(base_model: 'PreTrainedModel'):
+    """Refuse to train with a model through which no gradient comes, with a `ValueError`
+
+    Args:
+        base_model: A transformers language model
+
+    Raises:
+        ValueError
+    """
+    if base_model in TRAINS or has_no_numbers(base_model):
+        return
+    try:
+        with asking(base_model):
+            input_gradient(base_model)
+    except Exception as error:
+        says = ' '.join(str(error).split())[:200].rstrip('.')
+        raise ValueError(
+            f'{type(base_model).__name__} gives no gradient in evaluation mode '
+            f'({type(error).__name__}: {says}), so nothing before it or in it can be trained: '
+            'take another foundation model.'
+        ) from error
+    TRAINS[base_model] = True
+
+
 # %% ../nbs/12_support.ipynb #su-two-c
 CONTINUES: WeakKeyDictionary = WeakKeyDictionary()  # model → what `continues` found
 
@@ -568,6 +747,121 @@ def continues(base_model: 'PreTrainedModel') -> bool:
             except Exception:  # one call is always right
                 CONTINUES[base_model] = False
     return CONTINUES[base_model]
+
+
+# %% ../nbs/12_support.ipynb #su-writes-w
+def own_positions(base_model: 'PreTrainedModel', mask: Tensor) -> dict:
+    """Position numbers that `generate` would get wrong
+
+    Args:
+        base_model: A transformers language model
+        mask: Attention mask: `(b, t)`
+
+    Returns:
+        dict: `position_ids`, if it does not begin to count at 0
+    """
+    return position_ids(base_model, mask) if first_position(base_model) else {}
+
+
+@torch.no_grad()
+def written_logits(
+    base_model: 'PreTrainedModel', ids: Tensor, mask: Tensor, embedded: bool = False
+) -> tuple:
+    """Let transformers generate two tokens
+
+    Args:
+        base_model: Causal or sequence-to-sequence
+        ids: Tokens: `(b, t)`
+        mask: Attention mask: `(b, t)`
+        embedded: From embeddings?
+
+    Returns:
+        tuple: (logits of two new tokens `(b, 2, vocabulary)`, the first of these tokens `(b, 1)`)
+
+    Raises:
+        ValueError
+    """
+    from transformers import GenerationConfig
+
+    joined = task_type(base_model) == 'SEQ_2_SEQ_LM'
+    how = dict(max_new_tokens=2, min_new_tokens=2, do_sample=False, pad_token_id=0, num_beams=1)
+    how |= dict(output_logits=True, return_dict_in_generate=True, disable_compile=True)
+    given = {'attention_mask': mask, 'generation_config': GenerationConfig(**how)}
+    if embedded:
+        given['inputs_embeds'] = token_embeddings(base_model, ids)
+    if not (embedded and joined):
+        given['input_ids'] = ids
+    out: Any = base_model.generate(**given, **own_positions(base_model, mask))
+    start = 1 if joined else ids.shape[1]
+    return torch.stack(out.logits, 1).float(), out.sequences[:, start : start + 1]
+
+
+# %% ../nbs/12_support.ipynb #su-writes-b
+def writes_as_called(base_model: 'PreTrainedModel', embedded: bool, padded: bool = False) -> bool:
+    """Are the logits of two new tokens those of the model when it is called?
+
+    Args:
+        base_model: Causal or sequence-to-sequence
+        embedded: From embeddings?
+        padded: With padding?
+    """
+    ids, mask, columns = padded_twice(base_model)
+    text, there = ids[:1, columns], slice(None) if padded else columns
+    try:
+        got, new = written_logits(base_model, ids[:1, there], mask[:1, there], embedded)
+    except Exception:
+        return False
+    if task_type(base_model) == 'SEQ_2_SEQ_LM':
+        start = torch.full_like(new, decoder_start(base_model))
+        want = answer(base_model, input_ids=text, decoder_input_ids=torch.cat([start, new], 1))
+    else:
+        want = answer(base_model, input_ids=torch.cat([text, new], 1))[:, -2:]
+    return distance(got, want) <= rounding(base_model)
+
+
+# %% ../nbs/12_support.ipynb #su-writes-c
+WRITES: WeakKeyDictionary = WeakKeyDictionary()  # model → {(embedded, padded): what `writes` found}
+
+
+def writes(base_model: 'PreTrainedModel', embedded: bool, padded: bool = False) -> bool:
+    """Ask `writes_as_called` once for each model
+
+    Args:
+        base_model: Causal or sequence-to-sequence
+        embedded: From embeddings?
+        padded: With padding?
+    """
+    known = WRITES.setdefault(base_model, {})
+    if (embedded, padded) not in known:
+        if has_no_numbers(base_model):
+            return True
+        with asking(base_model):
+            known[embedded, padded] = writes_as_called(base_model, embedded, padded)
+    return known[embedded, padded]
+
+
+def check_writing(base_model: 'PreTrainedModel', mask: Tensor):
+    """Refuse a model that does not write what it says when it is called, with a `ValueError`
+
+    Args:
+        base_model: It is about to generate from embeddings
+        mask: 1 for a token and 0 for padding: `(b, t)`
+
+    Raises:
+        ValueError
+    """
+    name, padded = type(base_model).__name__, not bool(mask.all())
+    if writes(base_model, True, padded):
+        return
+    if padded and writes(base_model, True):
+        raise ValueError(
+            f'generate: {name} writes otherwise behind padding than without: '
+            'hand over rows of one length.'
+        )
+    raise ValueError(
+        f'generate: {name} does not write from embeddings what it says when it is called, so a '
+        'prompt would be lost or misread: call the model token by token.'
+    )
 
 
 # %% ../nbs/12_support.ipynb #su-blind

@@ -50,22 +50,24 @@ SMALL = dict(
 )
 IDS = torch.tensor([[5, 9, 31, 44, 12, 6], [7, 8, 20, 10, 11, 13]])
 REFUSED = {  # architecture → what the sentence says
+    'Funnel': 'padding out',
     'Gemma-3n': 'token ids',
     'Gemma-4': 'cannot be asked',
     'ESM with token dropout': 'token ids',
-    'RecurrentGemma': 'attention mask',
-    'RWKV': 'attention mask',
-    'FNet': 'attention mask',
-    'ConvBERT': 'attention mask',
-    'MobileBERT': 'attention mask',
-    'Nystromformer': 'attention mask',
-    'YOSO': 'attention mask',
+    'RecurrentGemma': 'padding out',
+    'RWKV': 'padding out',
+    'FNet': 'padding out',
+    'ConvBERT': 'padding out',
+    'MobileBERT': 'padding out',
+    'Nystromformer': 'padding out',
+    'YOSO': 'padding out',
     'XLNet': 'later tokens',
     'BERT without is_decoder': 'later tokens',
     'FSMT': 'later tokens',
     'CPM-Ant': 'cannot be asked',
     'I-BERT': 'cannot be asked',
     'Perceiver': 'no table',
+    **dict.fromkeys(HEADLESS, 'no language-model head'),
 }
 
 

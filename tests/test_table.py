@@ -12,7 +12,7 @@ from tools.laws import LAWS, MODELS, TOLERANCE, ask_law, ask_laws, length, longe
 
 pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning')
 FILE = json.loads(tool.FILE.read_text())
-SHARE = 3  # of the other models, a test asks every third; `python -m tools.architectures` asks all
+SHARE = 6  # of the other models, a test asks every sixth; `python -m tools.architectures` asks all
 UPDATE = 'run `python -m tools.architectures --json-file results/architectures.json`'
 ALWAYS = ['no prompt', 'LoPA']
 
