@@ -373,6 +373,7 @@ d = {
             'lopa.cli._adapted': ('cli.html#_adapted', 'lopa/cli.py'),
             'lopa.cli._bench_sizes': ('cli.html#_bench_sizes', 'lopa/cli.py'),
             'lopa.cli._bench_small': ('cli.html#_bench_small', 'lopa/cli.py'),
+            'lopa.cli._compared': ('cli.html#_compared', 'lopa/cli.py'),
             'lopa.cli._declare': ('cli.html#_declare', 'lopa/cli.py'),
             'lopa.cli._evaluate': ('cli.html#_evaluate', 'lopa/cli.py'),
             'lopa.cli._executor': ('cli.html#_executor', 'lopa/cli.py'),
@@ -478,6 +479,7 @@ d = {
             'lopa.encoders.read': ('encoders.html#read', 'lopa/encoders.py'),
             'lopa.encoders.reading_ids': ('encoders.html#reading_ids', 'lopa/encoders.py'),
             'lopa.encoders.reading_length': ('encoders.html#reading_length', 'lopa/encoders.py'),
+            'lopa.encoders.show': ('encoders.html#show', 'lopa/encoders.py'),
             'lopa.encoders.without_autocast': (
                 'encoders.html#without_autocast',
                 'lopa/encoders.py',
@@ -792,6 +794,10 @@ d = {
         'lopa.evaluate.predictions': {
             'lopa.evaluate.predictions.can_be_scored': (
                 'evaluate/predictions.html#can_be_scored',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.check_grader': (
+                'evaluate/predictions.html#check_grader',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.check_scoring': (
@@ -2563,6 +2569,7 @@ d = {
             'lopa.tasks.own.read_table': ('tasks/own.html#read_table', 'lopa/tasks/own.py'),
             'lopa.tasks.own.read_tsv': ('tasks/own.html#read_tsv', 'lopa/tasks/own.py'),
             'lopa.tasks.own.say_copies': ('tasks/own.html#say_copies', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.say_missing': ('tasks/own.html#say_missing', 'lopa/tasks/own.py'),
             'lopa.tasks.own.short': ('tasks/own.html#short', 'lopa/tasks/own.py'),
             'lopa.tasks.own.text_frame': ('tasks/own.html#text_frame', 'lopa/tasks/own.py'),
         },

@@ -14,6 +14,7 @@ __all__ = [
     'pool_pooler',
     'AttentionPooling',
     'without_autocast',
+    'show',
     'hidden_width',
     'Reader',
     'read',
@@ -192,8 +193,40 @@ def without_autocast(device: torch.device):
 
 
 # %% ../nbs/07_encoders.ipynb #encoders-width
+def show(model: 'PreTrainedModel', mask: Tensor) -> Tensor:
+    """Show a model some texts of the first few tokens of its vocabulary
+
+    Args:
+        model: A transformers model without a task head
+        mask: 1 for a token and 0 for padding: `(b, t)`
+
+    Returns:
+        Tensor: Hidden vectors `(b, t, e)`
+
+    Raises:
+        ValueError
+    """
+    tokens = (torch.arange(mask.shape[1], device=mask.device) % 3).expand_as(mask) * mask
+    with torch.random.fork_rng(devices=[]), evaluating(model), torch.no_grad():
+        try:
+            shown = model(input_ids=tokens, attention_mask=mask)
+        except Exception as e:
+            says = ' '.join(str(e).split())[:160]
+            raise ValueError(
+                f'encoder: {type(model).__name__} cannot read a text ({type(e).__name__}: {says}); '
+                'take another encoder.'
+            ) from e
+    if getattr(shown, 'last_hidden_state', None) is None:
+        raise ValueError(
+            f'encoder: {type(model).__name__} gives no hidden vectors to pool; '
+            'take an encoder without a task head.'
+        )
+    return shown.last_hidden_state.float()
+
+
+# %% ../nbs/07_encoders.ipynb #encoders-width-2
 def hidden_width(model: 'PreTrainedModel') -> int:
-    """Show a model a few tokens, and see how wide its answer is
+    """Show a model a few tokens, and see how wide its answer is; refuse one that reads padding
 
     Args:
         model: A transformers model without a task head
@@ -207,15 +240,16 @@ def hidden_width(model: 'PreTrainedModel') -> int:
     weight = next(model.parameters())
     if weight.device.type == 'meta' or isinstance(weight, FakeTensor):
         return model.config.hidden_size
-    tokens = torch.zeros(1, 8, dtype=torch.long, device=weight.device)
-    with torch.random.fork_rng(devices=[]), evaluating(model), torch.no_grad():
-        shown = model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
-    if getattr(shown, 'last_hidden_state', None) is None:
+    mask = torch.ones(2, 8, dtype=torch.long, device=weight.device)
+    mask[0, 3:] = 0
+    beside, alone = show(model, mask)[0, :3], show(model, mask[:1, :3])[0]
+    apart = (beside - alone).norm() / alone.norm().clamp(min=1e-12)
+    if apart > 0.1:
         raise ValueError(
-            f'encoder: {type(model).__name__} gives no hidden vectors to pool; '
-            'take an encoder without a task head.'
+            f'encoder: {type(model).__name__} reads padding: the vectors of a text change by '
+            f'{100 * apart:.0f} % when it is padded; take another encoder.'
         )
-    return shown.last_hidden_state.shape[-1]
+    return alone.shape[-1]
 
 
 # %% ../nbs/07_encoders.ipynb #187c935a
@@ -476,9 +510,18 @@ def reading_ids(
 
     Returns:
         list[list[int]]: Token ids of each text
+
+    Raises:
+        ValueError
     """
     if not len(texts):
         return []
+    ends = len(tokenizer('').input_ids)
+    if max_length <= ends:
+        raise ValueError(
+            f'encoder_max_length: received {max_length}, expected more than the {ends} special '
+            'tokens that the tokenizer puts around a text.'
+        )
     return tokenizer(list(texts), truncation=True, max_length=max_length).input_ids
 
 
@@ -525,6 +568,9 @@ def encode_texts(
 
     Returns:
         list: A vector of e numbers for each text
+
+    Raises:
+        ValueError
     """
     ids = reading_ids(texts, tokenizer, reading_length(encoder, max_length))
     return encode_ids(ids, encoder, batch_size)

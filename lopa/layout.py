@@ -24,6 +24,8 @@ def insertion_point(mask: Tensor, position: str, labels: Tensor | None = None) -
     Returns:
         Tensor: Column before which the prompt goes: `(b,)`
     """
+    if not mask.shape[1]:  # no text: the prompt stands alone
+        return mask.new_zeros(len(mask))
     first = mask.argmax(1)
     if position == 'prefix':
         return first
