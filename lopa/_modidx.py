@@ -373,6 +373,7 @@ d = {
             'lopa.cli._adapted': ('cli.html#_adapted', 'lopa/cli.py'),
             'lopa.cli._bench_sizes': ('cli.html#_bench_sizes', 'lopa/cli.py'),
             'lopa.cli._bench_small': ('cli.html#_bench_small', 'lopa/cli.py'),
+            'lopa.cli._compared': ('cli.html#_compared', 'lopa/cli.py'),
             'lopa.cli._declare': ('cli.html#_declare', 'lopa/cli.py'),
             'lopa.cli._evaluate': ('cli.html#_evaluate', 'lopa/cli.py'),
             'lopa.cli._executor': ('cli.html#_executor', 'lopa/cli.py'),
@@ -795,6 +796,10 @@ d = {
         'lopa.evaluate.predictions': {
             'lopa.evaluate.predictions.can_be_scored': (
                 'evaluate/predictions.html#can_be_scored',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.check_grader': (
+                'evaluate/predictions.html#check_grader',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.check_scoring': (
@@ -2588,6 +2593,7 @@ d = {
             'lopa.tasks.own.read_table': ('tasks/own.html#read_table', 'lopa/tasks/own.py'),
             'lopa.tasks.own.read_tsv': ('tasks/own.html#read_tsv', 'lopa/tasks/own.py'),
             'lopa.tasks.own.say_copies': ('tasks/own.html#say_copies', 'lopa/tasks/own.py'),
+            'lopa.tasks.own.say_missing': ('tasks/own.html#say_missing', 'lopa/tasks/own.py'),
             'lopa.tasks.own.short': ('tasks/own.html#short', 'lopa/tasks/own.py'),
             'lopa.tasks.own.text_frame': ('tasks/own.html#text_frame', 'lopa/tasks/own.py'),
         },

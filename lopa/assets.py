@@ -391,6 +391,8 @@ def load_encoder(name_or_path: str = ENCODER, device: str = None, **kwargs):
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(resolve(name_or_path), **kwargs)
+    if hasattr(model, 'decoder') and hasattr(model, 'encoder'):
+        model = model.get_encoder()  # of T5 or BART; a decoder waits for an answer
     model.config._name_or_path = model.name_or_path = str(name_or_path)
     return model.to(device or default_device())
 

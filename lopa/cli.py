@@ -140,7 +140,8 @@ def option(help: str, *names: str, **limits):
 
 TASKS_HELP = (
     'Name of a task: rotten_tomatoes, imdb, sst2, mnli, mrpc, qnli, qqp, rte, cruxeval-o, '
-    'cruxeval-i, humaneval-io-o, humaneval-io-i, mbpp or humaneval.'
+    'cruxeval-i, cruxeval-o-paper, cruxeval-i-paper, humaneval-io-o, humaneval-io-i, mbpp or '
+    'humaneval.'
 )
 METHODS_HELP = (
     'Method of the recipe: lopa, pt, idpg, idpg-phm, dept, lora, prefix, p-tuning or full.'
@@ -153,7 +154,10 @@ ENCODER_HELP = (
     'packaged name, hub id, folder, self or embeddings.'
 )
 BASE_HELP = 'Foundation model: packaged name, hub id or folder.'
-DATA_HELP = 'Folder with JSON lines; default: $LOPA_DATA, the packaged data, the hub.'
+DATA_HELP = (
+    "Folder with JSON lines, or with GLUE's own TSV files; default: $LOPA_DATA, the packaged data, "
+    'the hub.'
+)
 
 # %% ../nbs/96_cli.ipynb #cli-what
 Task = Annotated[str, option(TASKS_HELP)]
@@ -235,7 +239,7 @@ def _recipe(task, method, variant, encoder, **changes):
     from lopa.prompts import METHODS
     from lopa.train import recipe
 
-    plan = recipe(task, method, variant, **{k: v for k, v in changes.items() if v})
+    plan = recipe(task, method, variant, **{k: v for k, v in changes.items() if v is not None})
     if not encoder:
         return plan
     if not getattr(METHODS.get(method), 'uses_instance', False):
@@ -453,6 +457,16 @@ Answers = Annotated[Path, typer.Argument(help='A file of `lopa train` or `lopa e
 Judge = Annotated[bool, option('Judge the texts again, running programs.', '--judge')]
 
 
+def _compared(now, saved, show):
+    "What has changed since a score was saved"
+    apart = {name for name in now | saved if now.get(name) != saved.get(name)}
+    if not apart:
+        return 'the same as when it was saved, to the last digit'
+    if apart <= {'low', 'high'}:
+        return f'the same as when it was saved, only the interval is another: {show(saved)}'
+    return f'saved was {show(saved)}'
+
+
 @app.command(epilog='Example:  lopa score runs/latest/predictions.jsonl --judge')
 def score(
     predictions: Answers,
@@ -471,9 +485,7 @@ def score(
     if as_json:
         print(json.dumps({'score': now, 'saved': saved, 'equal': now == saved}))
         return
-    same = 'the same as when it was saved, to the last digit'
-    compared = same if now == saved else f'saved was {show_score(saved)}'
-    print(f'{show_score(now)}, n = {now["n"]}: {compared}')
+    print(f'{show_score(now)}, n = {now["n"]}: {_compared(now, saved, show_score)}')
 
 
 # %% ../nbs/96_cli.ipynb #8db53a9a

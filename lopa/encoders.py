@@ -539,9 +539,18 @@ def reading_ids(
 
     Returns:
         list[list[int]]: Token ids of each text
+
+    Raises:
+        ValueError
     """
     if not len(texts):
         return []
+    ends = len(tokenizer('').input_ids)
+    if max_length <= ends:
+        raise ValueError(
+            f'encoder_max_length: received {max_length}, expected more than the {ends} special '
+            'tokens that the tokenizer puts around a text.'
+        )
     return tokenizer(list(texts), truncation=True, max_length=max_length).input_ids
 
 
@@ -588,6 +597,9 @@ def encode_texts(
 
     Returns:
         list: A vector of e numbers for each text
+
+    Raises:
+        ValueError
     """
     ids = reading_ids(texts, tokenizer, reading_length(encoder, max_length))
     return encode_ids(ids, encoder, batch_size)

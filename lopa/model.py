@@ -1242,7 +1242,7 @@ def generation_input(
         return {'inputs_embeds': x, 'attention_mask': wide, **settings}
     new = new_tokens(model, settings, input_ids.shape[1])
     x, wide, *_ = model.lay_out(input_ids, mask, None, 'left', new=new, **instance)
-    order, _ = inner_order(mask, mask.argmax(1), 0, 'left')
+    order, _ = inner_order(mask, insertion_point(mask, 'prefix'), 0, 'left')
     settings = counted(model, settings, input_ids.shape[1]) | {'max_new_tokens': new}
     if types is not None:
         settings['token_type_ids'] = model.lay_out_types(types, mask, None, 'left')

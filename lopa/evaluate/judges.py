@@ -11,6 +11,7 @@ __all__ = [
     'METHODS',
     'PLAIN',
     'JUDGES',
+    'NEEDED',
     'cut',
     'unframe',
     'parse_expression',
@@ -177,7 +178,8 @@ def expression(text: str) -> ast.expr | None:
         begun = re.match(r'assert\b', candidate)
         node = asserted(candidate) if begun else parse_expression(candidate)
         if begun and node is None:  # `assert == 5`
-            node = parse_expression(candidate.removeprefix('assert').strip().removeprefix('=='))
+            value = candidate.removeprefix('assert').strip().removeprefix('==')
+            node = parse_expression(value.strip())
         if isinstance(node, ast.Tuple) and node.elts and says_equal(node.elts[0]):
             return node.elts[0]  # an assertion with a message
         if node is not None:
@@ -670,6 +672,11 @@ JUDGES: dict[str, Callable[..., dict]] = {
     'output': judge_output,
     'input': judge_input,
     'tests': judge_tests,
+}
+NEEDED: dict[str, tuple[str, ...]] = {  # judge → columns that it looks at
+    'output': ('output',),
+    'input': ('code', 'entry_point', 'output'),
+    'tests': ('prompt', 'test', 'entry_point'),
 }
 
 

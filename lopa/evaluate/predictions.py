@@ -11,6 +11,7 @@ __all__ = [
     'score_classes',
     'score_texts',
     'score_lines',
+    'check_grader',
     'check_scoring',
     'write_predictions',
     'parse_lines',
@@ -36,7 +37,7 @@ import numpy as np
 from ..files import write_files
 from ..sandbox import run_program
 from ..tasks import Task
-from .judges import Run, judge_all
+from .judges import JUDGES, NEEDED, Run, judge_all
 from .metrics import check_metrics, pass_at_k, score, wilson_ci
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #769e7315
@@ -130,6 +131,30 @@ def score_lines(about: dict, lines: Sequence[dict]) -> dict:
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-check
+def check_grader(task: Task) -> None:
+    """Refuse a judge that there is not, or that needs a column that is not there
+
+    Args:
+        task: A task
+
+    Raises:
+        ValueError
+    """
+    if not task.target:
+        return
+    if task.grader not in JUDGES:
+        raise ValueError(
+            f'{task.name}: grader is {task.grader!r}, expected one of {", ".join(JUDGES)}.'
+        )
+    for split, rows in task.splits.items():
+        for name in NEEDED.get(task.grader, ()):
+            if name not in rows.column_names:
+                raise ValueError(
+                    f'{task.name}, {split}: the judge {task.grader!r} needs a column {name!r}, '
+                    f'found {", ".join(rows.column_names)}.'
+                )
+
+
 def check_scoring(task: Task, splits: Iterable[str]) -> None:
     """Refuse what cannot be scored, before anything is computed
 
@@ -144,6 +169,7 @@ def check_scoring(task: Task, splits: Iterable[str]) -> None:
         check_metrics(task.metrics, len(task.verbalizer))
     except ValueError as e:
         raise ValueError(f'{task.name}: {e}') from None
+    check_grader(task)
     for split in splits:
         if not len(task.splits.get(split, ())):
             raise ValueError(

@@ -31,6 +31,7 @@ __all__ = [
     'divide',
     'copies_of',
     'say_copies',
+    'say_missing',
     'check_shown',
     'check_masks',
     'own_splits',
@@ -379,6 +380,8 @@ def check_columns(rows: Any, needed: Sequence[str], where: str) -> None:
     Raises:
         ValueError
     """
+    if not len(rows):
+        raise ValueError(f'{where}: expected rows, found none.')
     found = list(rows.columns)
     for name in needed:
         if found.count(name) != 1:
@@ -386,8 +389,6 @@ def check_columns(rows: Any, needed: Sequence[str], where: str) -> None:
             raise ValueError(
                 f'{where}: expected a column {name!r}, {many} {", ".join(map(str, found))}.'
             )
-    if not len(rows):
-        raise ValueError(f'{where}: expected rows, found none.')
 
 
 # %% ../../nbs/tasks/23_own.ipynb #own-short
@@ -595,6 +596,29 @@ def say_copies(name: str, found: Mapping[str, Sequence[tuple[str, str]]]) -> str
     return '; '.join(says) + '.'
 
 
+# %% ../../nbs/tasks/23_own.ipynb #own-missing
+def say_missing(task: Task, splits: Mapping) -> str:
+    """Which classes have no row for training
+
+    Args:
+        task: With the words of its classes
+        splits: Split → its rows
+
+    Returns:
+        str: One sentence; empty if there is nothing to say
+    """
+    labels = set(splits['train']['label']) if task.verbalizer and 'train' in splits else None
+    if labels is None:
+        return ''
+    missing = [repr(word.strip()) for i, word in enumerate(task.verbalizer) if i not in labels]
+    if not missing:
+        return ''
+    return (
+        f'{task.name}: no row for training is of the class {", ".join(missing)}; '
+        'numbers of classes count from 0, in the order of the verbalizer.'
+    )
+
+
 # %% ../../nbs/tasks/23_own.ipynb #own-ask
 TAKEN = ('labels', 'input_ids', 'length', 'instance_input_ids', 'instance_features')
 SPLITS = ('train', 'validation', 'test')
@@ -716,5 +740,7 @@ def own_task(
     check_masks(empty)
     splits = own_splits(data, empty, label)
     if says := say_copies(name, copies_of(splits, template, target or '{label}')):
+        warnings.warn(says, stacklevel=2)
+    if says := say_missing(empty, splits):
         warnings.warn(says, stacklevel=2)
     return replace(empty, splits=splits)

@@ -252,6 +252,11 @@ def check_fields(task: TaskFields) -> None:
     for field in ('verbalizer', 'metrics', 'stop'):
         setattr(task, field, texts_of(task.name, field, getattr(task, field)))
     check_answers(task.name, task.verbalizer, task.target)
+    for field in ('max_length', 'max_new_tokens'):
+        if type(value := getattr(task, field)) is not int or value < 1:
+            raise ValueError(
+                f'{task.name}: {field} is {value!r}, expected a whole number of at least 1.'
+            )
     templates = templates_of(task)
     for field, template in templates.items():
         check_template(task.name, field, template)
