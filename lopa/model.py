@@ -91,6 +91,7 @@ from lopa.support import (
     where_embedded,
 )
 
+# %% ../nbs/13_model.ipynb #model-rooms
 from .adapter import check_base, read_adapter, read_config, signature, trainable_names
 from .assets import load_tokenizer
 from .encoders import OWN, Encoder, make_encoder, without_autocast
