@@ -118,7 +118,6 @@ from lopa.model import (
     counted,
     get_prompt_model,
     new_tokens,
-    refuse_masked,
     refuse_settings,
     setting,
     token_types,
@@ -1452,7 +1451,7 @@ def baseline_generate(
     input_ids: Any = None,
     attention_mask: Tensor | None = None,
     token_type_ids: Tensor | None = None,
-    inputs: Tensor | None = None,
+    inputs: Any = None,
     **kwargs: Any,
 ) -> Any:
     """Continue each row
@@ -1471,23 +1470,21 @@ def baseline_generate(
     Raises:
         ValueError
     """
-    refuse_masked(model)
     check_plan(model, kwargs)
-    input_ids = inputs if input_ids is None else input_ids
-    mask = check_batch(model, input_ids, attention_mask)
-    fit_types(model, token_type_ids, input_ids, generates=True)
-    whole: Any = model
+    text: Any = inputs if input_ids is None else input_ids
+    mask = check_batch(model, text, attention_mask)
+    fit_types(model, token_type_ids, text, generates=True)
     side, new, settings = 'right', 1, kwargs
     if model.task_type == 'CAUSAL_LM':
-        side, new = 'left', new_tokens(model, kwargs, input_ids.shape[1])
-        settings = counted(whole, kwargs, input_ids.shape[1]) | {'max_new_tokens': new}
+        side, new = 'left', new_tokens(model, kwargs, text.shape[1])
+        settings = counted(model, kwargs, text.shape[1]) | {'max_new_tokens': new}
     check_rows(model, mask, new)
     check_writing(model, kwargs)
-    filler = setting(model, kwargs, 'pad_token_id') or 0
     write = lambda ids, kept: write_rows(model, ids, kept, side, **settings)
     alike = is_in_front(model) or model.mixes_padding
+    filler = setting(model, kwargs, 'pad_token_id') or 0
     with precision(model):
-        return generate_rows(write, input_ids, mask, alike, side, filler)
+        return generate_rows(write, text, mask, alike, side, filler)
 
 
 # %% ../nbs/14_baselines.ipynb #base-load

@@ -97,6 +97,8 @@ from .assets import load_tokenizer
 from .encoders import OWN, Encoder, make_encoder, without_autocast
 from .hub import OnHub, adapter_folder
 from .layout import inner_order, insert_prompt, insertion_point
+
+# %% ../nbs/13_model.ipynb #model-rooms-b
 from .prompts import METHODS, PromptConfig, start_vectors
 from .recompute import Checkpointed
 
@@ -1092,6 +1094,7 @@ def check_plan(model: 'AdaptedModel', settings: dict):
     """
     from transformers import GenerationConfig
 
+    refuse_masked(model)
     config, base_model = settings.get('generation_config'), model.base_model
     if config is not None and not isinstance(config, GenerationConfig):
         raise ValueError(
@@ -1107,7 +1110,7 @@ def check_plan(model: 'AdaptedModel', settings: dict):
 
 
 # %% ../nbs/13_model.ipynb #model-generate
-def counted(model: 'PromptModel', settings: dict, t: int) -> dict:
+def counted(model: 'AdaptedModel', settings: dict, t: int) -> dict:
     """Say lengths in new tokens
 
     Args:
@@ -1232,7 +1235,6 @@ def generate(
     Raises:
         ValueError
     """
-    refuse_masked(model)
     check_plan(model, kwargs)
     refuse_settings(model, kwargs)
     input_ids = inputs if input_ids is None else input_ids
