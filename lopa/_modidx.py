@@ -365,6 +365,7 @@ d = {
             ),
             'lopa.baselines.train_added': ('baselines.html#train_added', 'lopa/baselines.py'),
             'lopa.baselines.trim': ('baselines.html#trim', 'lopa/baselines.py'),
+            'lopa.baselines.unwrap_for': ('baselines.html#unwrap_for', 'lopa/baselines.py'),
             'lopa.baselines.usual_targets': ('baselines.html#usual_targets', 'lopa/baselines.py'),
             'lopa.baselines.word_prefix': ('baselines.html#word_prefix', 'lopa/baselines.py'),
             'lopa.baselines.write_rows': ('baselines.html#write_rows', 'lopa/baselines.py'),

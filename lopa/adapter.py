@@ -163,11 +163,11 @@ def in_use(module: nn.Module) -> Any:
     Returns:
         Any: The copy that is called, or the module itself
     """
-    copies = module._modules.get('modules_to_save')
+    copies: Any = module._modules.get('modules_to_save')
     if copies is None or linear_width(module):
         return module
-    active: Any = [name for name in module.active_adapters if name in copies]
-    off: Any = module.disable_adapters
+    wrapper: Any = module
+    active, off = [n for n in wrapper.active_adapters if n in copies], wrapper.disable_adapters
     return copies.get_submodule(active[0]) if active and not off else innermost(module)
 
 

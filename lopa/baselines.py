@@ -60,6 +60,7 @@ __all__ = [
     'number_format',
     'mixes_padding',
     'marks',
+    'unwrap_for',
     'Baseline',
     'is_in_front',
     'length_in_front',
@@ -115,7 +116,6 @@ from lopa.model import (
     counted,
     get_prompt_model,
     new_tokens,
-    refuse_masked,
     refuse_settings,
     setting,
     token_types,
@@ -812,7 +812,7 @@ def add_adapter(base_model: 'PreTrainedModel', config: BaselineConfig) -> Any:
     except ValueError as e:
         says = f'{config.method}: PEFT cannot adapt {type(base_model).__name__} ({short(e)})'
         raise ValueError(f'{says}: set target_modules or dropout=0, or use another method.') from e
-    if config.method == 'lora' and not has_no_numbers(base_model):
+    if config.target_modules and not has_no_numbers(base_model):
         check_called(model, base_model)
     if config.method == 'prefix' and not has_no_numbers(base_model):
         check_prefix(model, base_model)
@@ -999,6 +999,21 @@ def marks(base_model: 'PreTrainedModel') -> dict:
         raise ValueError(f'{says}: take another foundation model.') from e
 
 
+# %% ../nbs/14_baselines.ipynb #base-half-u
+def unwrap_for(base_model: Any, config: BaselineConfig) -> 'PreTrainedModel':
+    """Look at what a baseline is made of
+
+    Args:
+        base_model: A transformers language model, perhaps inside a wrapper
+        config: Another kind of configuration is refused with a `ValueError`
+
+    Returns:
+        'PreTrainedModel': The transformers model itself
+    """
+    check_config(config, BaselineConfig)
+    return unwrap(base_model)
+
+
 # %% ../nbs/14_baselines.ipynb #base-half-c
 class Baseline(AdaptedModel):
     """The first half of `BaselineModel`: what is trained, and how it is kept
@@ -1014,8 +1029,7 @@ class Baseline(AdaptedModel):
 
     def __init__(self, base_model: 'PreTrainedModel', config: BaselineConfig):
         super().__init__()
-        check_config(config, BaselineConfig)
-        base_model = unwrap(base_model)
+        base_model = unwrap_for(base_model, config)
         self.task_type, self.adapter_config = task_type(base_model), config
         self.signature, self.came_as = marks(base_model), base_model.dtype
         self.mixes_padding = mixes_padding(fit_model(base_model, config.method).eval())
@@ -1362,7 +1376,9 @@ def write_rows(
     causal = model.task_type == 'CAUSAL_LM'
     if causal:  # penalties for repetition look at the tokens
         inputs['input_ids'] = input_ids
-    if model.adapter_config.method != 'prefix':
+    if model.adapter_config.method == 'prefix':  # the cache is its place
+        kwargs['use_cache'] = True
+    else:
         inputs |= own_positions(model.base_model, inputs['attention_mask'])
     start = input_ids.shape[1] if causal else begun(model, kwargs)
     return called(model).generate(**inputs, **kwargs), start
@@ -1372,10 +1388,10 @@ def write_rows(
 @torch.no_grad()
 def baseline_generate(
     model: 'BaselineModel',
-    input_ids: Tensor | None = None,
+    input_ids: Any = None,
     attention_mask: Tensor | None = None,
     token_type_ids: Tensor | None = None,
-    inputs: Tensor | None = None,
+    inputs: Any = None,
     **kwargs: Any,
 ) -> Any:
     """Continue each row
@@ -1394,26 +1410,22 @@ def baseline_generate(
     Raises:
         ValueError
     """
-    refuse_masked(model)
     check_plan(model, kwargs)
-    input_ids: Any = inputs if input_ids is None else input_ids
-    mask = check_batch(model, input_ids, attention_mask)
-    fit_types(model, token_type_ids, input_ids, generates=True)
-    whole: Any = model
+    text: Any = inputs if input_ids is None else input_ids
+    mask = check_batch(model, text, attention_mask)
+    fit_types(model, token_type_ids, text, generates=True)
     side, new, settings = 'right', 1, kwargs
     if model.task_type == 'CAUSAL_LM':
-        side, new = 'left', new_tokens(model, kwargs, input_ids.shape[1])
-        settings = counted(whole, kwargs, input_ids.shape[1]) | {'max_new_tokens': new}
+        side, new = 'left', new_tokens(model, kwargs, text.shape[1])
+        settings = counted(model, kwargs, text.shape[1]) | {'max_new_tokens': new}
     else:
         check_room(model, kwargs)
     check_rows(model, mask, new)
     check_settings(model, kwargs)
-    if model.adapter_config.method == 'prefix':  # its place; without a cache it would be lost
-        settings = {**settings, 'use_cache': True}
-    filler = setting(model, kwargs, 'pad_token_id') or 0
     write = lambda ids, kept: write_rows(model, ids, kept, side, **settings)
+    filler = setting(model, kwargs, 'pad_token_id') or 0
     with precision(model):
-        return generate_rows(write, input_ids, mask, go_alone(model), side, filler)
+        return generate_rows(write, text, mask, go_alone(model), side, filler)
 
 
 # %% ../nbs/14_baselines.ipynb #base-load

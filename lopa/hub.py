@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    'NO_FOLDER',
     'UNKNOWN',
     'is_hub_id',
     'short',
@@ -57,6 +58,13 @@ def short(error: Exception) -> str:
     return f'{type(error).__name__}: {" ".join(lines[:1])[:200]}'.rstrip('.: ')
 
 
+# %% ../nbs/11_hub.ipynb #hub-fetch-no
+NO_FOLDER = (
+    'received {kind}, expected a folder with an adapter, or a hub id; '
+    'the foundation model comes before it.'
+)
+
+
 # %% ../nbs/11_hub.ipynb #hub-fetch
 def adapter_folder(
     name: str | Path,
@@ -82,10 +90,7 @@ def adapter_folder(
         ValueError
     """
     if not isinstance(name, (str, Path)):
-        raise ValueError(
-            f'received {type(name).__name__}, expected a folder with an adapter, or a hub id; '
-            'the foundation model comes before it.'
-        )
+        raise ValueError(NO_FOLDER.format(kind=type(name).__name__))
     if Path(name).is_dir() or not is_hub_id(name):
         return Path(name) / subfolder
     from huggingface_hub import snapshot_download

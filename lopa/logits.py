@@ -115,6 +115,7 @@ def refuse_peft(model: Any):
             )
 
 
+# %% ../nbs/06_logits.ipynb #logits-unwrap-one
 def one_layer_in(model: Any) -> Any:
     """Take one wrapper off
 

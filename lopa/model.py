@@ -100,11 +100,14 @@ from lopa.support import (
     where_embedded,
 )
 
+# %% ../nbs/13_model.ipynb #model-rooms
 from .adapter import check_base, read_adapter, read_config, signature, trainable_names
 from .assets import load_tokenizer
 from .encoders import OWN, Encoder, make_encoder, without_autocast
 from .hub import OnHub, adapter_folder
 from .layout import inner_order, insert_prompt, insertion_point
+
+# %% ../nbs/13_model.ipynb #model-rooms-b
 from .prompts import METHODS, PromptConfig, start_vectors
 from .recompute import Checkpointed
 
@@ -1171,6 +1174,7 @@ def check_plan(model: 'AdaptedModel', settings: dict):
     """
     from transformers import GenerationConfig
 
+    refuse_masked(model)
     config, base_model = settings.get('generation_config'), model.base_model
     if config is not None and not isinstance(config, GenerationConfig):
         raise ValueError(
@@ -1186,7 +1190,7 @@ def check_plan(model: 'AdaptedModel', settings: dict):
 
 
 # %% ../nbs/13_model.ipynb #model-generate
-def counted(model: 'PromptModel', settings: dict, t: int) -> dict:
+def counted(model: 'AdaptedModel', settings: dict, t: int) -> dict:
     """Say lengths in new tokens
 
     Args:
@@ -1313,7 +1317,6 @@ def generate(
     Raises:
         ValueError
     """
-    refuse_masked(model)
     check_plan(model, kwargs)
     refuse_settings(model, kwargs)
     input_ids = inputs if input_ids is None else input_ids
