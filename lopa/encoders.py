@@ -233,6 +233,7 @@ def show(model: 'PreTrainedModel', tokens: Tensor, real: int) -> Any:
             ) from error
 
 
+# %% ../nbs/07_encoders.ipynb #encoders-width-s1
 def hidden_width(model: 'PreTrainedModel') -> int:
     """Show a model a few tokens, and see how wide its answer is
 
