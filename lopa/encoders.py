@@ -235,7 +235,7 @@ def show(model: 'PreTrainedModel', tokens: Tensor, real: int) -> Any:
             ) from error
 
 
-# %% ../nbs/07_encoders.ipynb #12b8698c
+# %% ../nbs/07_encoders.ipynb #encoders-width-s2
 def hidden_width(model: 'PreTrainedModel') -> int:
     """Show a model a few tokens, and see how wide its answer is
 
