@@ -458,7 +458,6 @@ d = {
                 'encoders.html#encoder.__init__',
                 'lopa/encoders.py',
             ),
-            'lopa.encoders.Encoder.forward': ('encoders.html#encoder.forward', 'lopa/encoders.py'),
             'lopa.encoders.Reader': ('encoders.html#reader', 'lopa/encoders.py'),
             'lopa.encoders.Reader.__init__': ('encoders.html#reader.__init__', 'lopa/encoders.py'),
             'lopa.encoders.Reader.train': ('encoders.html#reader.train', 'lopa/encoders.py'),
@@ -483,6 +482,7 @@ d = {
             'lopa.encoders.reading_ids': ('encoders.html#reading_ids', 'lopa/encoders.py'),
             'lopa.encoders.reading_length': ('encoders.html#reading_length', 'lopa/encoders.py'),
             'lopa.encoders.show': ('encoders.html#show', 'lopa/encoders.py'),
+            'lopa.encoders.vectors': ('encoders.html#vectors', 'lopa/encoders.py'),
             'lopa.encoders.without_autocast': (
                 'encoders.html#without_autocast',
                 'lopa/encoders.py',

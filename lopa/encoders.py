@@ -21,6 +21,7 @@ __all__ = [
     'Reader',
     'read',
     'packed',
+    'vectors',
     'Encoder',
     'EmbeddingTable',
     'own_model',
@@ -205,6 +206,7 @@ def is_planned(model: 'PreTrainedModel') -> bool:
     return weight.device.type == 'meta' or isinstance(weight, FakeTensor)
 
 
+# %% ../nbs/07_encoders.ipynb #encoders-width-s1
 @torch.no_grad()
 def show(model: 'PreTrainedModel', tokens: Tensor, real: int) -> Any:
     """Let a model read a few tokens, in evaluation mode
@@ -233,6 +235,7 @@ def show(model: 'PreTrainedModel', tokens: Tensor, real: int) -> Any:
             ) from error
 
 
+# %% ../nbs/07_encoders.ipynb #encoders-width-s2
 def hidden_width(model: 'PreTrainedModel') -> int:
     """Show a model a few tokens, and see how wide its answer is
 
@@ -353,6 +356,25 @@ def packed(input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Ten
     return ids.gather(1, order).masked_fill(mask == 0, 0), mask  # 0 is in every vocabulary
 
 
+# %% ../nbs/07_encoders.ipynb #encoders-vectors
+def vectors(encoder: 'Encoder', input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """One vector per text
+
+    Args:
+        encoder: Frozen or tuned
+        input_ids: Tokens of the encoder's own tokenizer: `(b, t)`
+        attention_mask: 1 for a token and 0 for padding: `(b, t)`
+
+    Returns:
+        Tensor: Features h, in 32 bits: `(b, e)`
+    """
+    ids, mask = packed(input_ids, attention_mask)
+    shown = torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], 1)
+    hidden = read(encoder, ids, shown)
+    with without_autocast(ids.device):
+        return encoder.pool(hidden, mask).float()
+
+
 # %% ../nbs/07_encoders.ipynb #encoders-encoder
 class Encoder(Reader):
     """A transformers model that turns token ids into one vector per text
@@ -377,21 +399,7 @@ class Encoder(Reader):
         self.trainable = tuned or isinstance(self.pool, nn.Module)
         self.train(tuned)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """One vector per text
-
-        Args:
-            input_ids: Tokens of the encoder's own tokenizer: `(b, t)`
-            attention_mask: 1 for a token and 0 for padding: `(b, t)`
-
-        Returns:
-            Tensor: Features h, in 32 bits: `(b, e)`
-        """
-        ids, mask = packed(input_ids, attention_mask)
-        shown = torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], 1)
-        hidden = read(self, ids, shown)
-        with without_autocast(ids.device):
-            return self.pool(hidden, mask).float()
+    forward = vectors
 
 
 # %% ../nbs/07_encoders.ipynb #dae44473
@@ -579,6 +587,7 @@ def encode_ids(ids: Sequence[Sequence[int]], encoder: Encoder, batch_size: int =
     return vectors
 
 
+# %% ../nbs/07_encoders.ipynb #encoders-batches-s1
 def encode_texts(
     texts: Sequence[str],
     encoder: Encoder,

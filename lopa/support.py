@@ -145,6 +145,7 @@ def answer(model: 'PreTrainedModel', **inputs: Any) -> Tensor:
     return logits_of(model, **inputs)
 
 
+# %% ../nbs/12_support.ipynb #su-answer-s1
 def distance(a: Tensor, b: Tensor) -> float:
     """How far two answers are apart
 
@@ -445,6 +446,7 @@ def padded_twice(model: 'PreTrainedModel') -> tuple:
     return rows, mask, slice(2, None) if causal else slice(None, t)
 
 
+# %% ../nbs/12_support.ipynb #su-padding-s1
 def answers_padded(model: 'PreTrainedModel') -> tuple:
     """Ask with padding and without
 
@@ -648,6 +650,7 @@ def embedding_modules(model: 'PreTrainedModel') -> list:
     return same if own in same else [own, *same]
 
 
+# %% ../nbs/12_support.ipynb #su-grad-c-s1
 def input_gradient(model: 'PreTrainedModel') -> Tensor:
     """Gradient of the logits with respect to embedded tokens
 
@@ -763,6 +766,7 @@ def own_positions(base_model: 'PreTrainedModel', mask: Tensor) -> dict:
     return position_ids(base_model, mask) if first_position(base_model) else {}
 
 
+# %% ../nbs/12_support.ipynb #su-writes-w-s1
 @torch.no_grad()
 def written_logits(
     base_model: 'PreTrainedModel', ids: Tensor, mask: Tensor, embedded: bool = False
@@ -840,6 +844,7 @@ def writes(base_model: 'PreTrainedModel', embedded: bool, padded: bool = False) 
     return known[embedded, padded]
 
 
+# %% ../nbs/12_support.ipynb #su-writes-c-s1
 def check_writing(base_model: 'PreTrainedModel', mask: Tensor):
     """Refuse a model that does not write what it says when it is called, with a `ValueError`
 
