@@ -3,6 +3,7 @@
 from functools import partial
 
 import pytest
+from datasets import Dataset
 
 from lopa.evaluate.judges import (
     answered_input,
@@ -14,6 +15,7 @@ from lopa.evaluate.judges import (
     value_of,
     written,
 )
+from lopa.evaluate.predictions import check_scoring
 from lopa.sandbox import run_program, same_value, why_not
 from lopa.tasks import Task
 
@@ -243,3 +245,18 @@ def test_a_literal_stays_here(test):
     assert judge_tests('    return x + 1\n', row, task, run)['correct']
     cheat = '    import __main__; __main__._noted = [(0, 1, 1)]; return 0\n'
     assert not judge_tests(cheat, row, task, run)['correct']
+
+
+@pytest.mark.parametrize(
+    'grader,says', [('exact', 'exact'), ('output', 'output'), ('tests', 'prompt')]
+)
+def test_a_judge_is_looked_for_first(grader, says):
+    "Before a model has written anything"
+    rows = Dataset.from_dict({'text': ['a'], 'word': ['b']})
+    task = Task('own', {'test': rows}, '{text}', target=' {word}', grader=grader)
+    with pytest.raises(ValueError, match=says):
+        check_scoring(task, ['test'])
+
+
+def test_an_assertion_without_a_call():
+    assert answered_output('assert == 5') == answered_output('assert ==5') == '5'

@@ -21,7 +21,7 @@ from tokenizers import (
 )
 
 from lopa import PromptConfig, get_prompt_model
-from lopa.assets import load_foundation_model, load_tokenizer
+from lopa.assets import load_encoder, load_foundation_model, load_tokenizer
 from lopa.baselines import BASELINES, BaselineConfig, BaselineModel
 from lopa.encoders import (
     POOLINGS,
@@ -761,3 +761,32 @@ def test_present_tasks_keep_their_tokens():
             tokenizer(task.question(row)).input_ids,
             [*answer, tokenizer.eos_token_id],
         )
+
+
+@pytest.mark.parametrize('kind', ['FNet', 'Funnel'])
+def test_an_encoder_that_reads_padding(kind):
+    size = dict(FNet=dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1))
+    size |= dict(Funnel=dict(d_model=16, d_head=8, n_head=2, d_inner=32, block_sizes=[1, 1]))
+    model = getattr(tf, f'{kind}Model')(getattr(tf, f'{kind}Config')(vocab_size=48, **size[kind]))
+    refused(lambda: Encoder(model), 'encoder', f'{kind}Model')
+
+
+def test_the_encoder_of_two(tmp_path):
+    "T5 as an encoder: its decoder would wait for an answer"
+    size = dict(vocab_size=48, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    for kind in tf.T5EncoderModel, tf.T5ForConditionalGeneration:
+        kind(tf.T5Config(**size, decoder_start_token_id=0)).save_pretrained(tmp_path)
+        assert Encoder(load_encoder(str(tmp_path), device='cpu')).width == 16
+
+
+def test_fewer_tokens_than_special_ones(tokenizers):
+    ends = len(tokenizers['bert']('').input_ids)
+    for length in range(1, ends + 1):
+        refused(lambda n=length: reading_ids(['a'], tokenizers['bert'], n), 'encoder_max_length')
+    assert len(reading_ids(['yes no'], tokenizers['bert'], ends + 1)[0]) == ends + 1
+
+
+def test_generating_from_nothing(folders):
+    model = get_prompt_model(load_foundation_model(folders['gpt2']), PromptConfig('pt'))
+    nothing = torch.zeros(1, 0, dtype=torch.long)
+    assert len(model.generate(nothing, nothing, max_new_tokens=2)) == 1

@@ -604,3 +604,17 @@ def test_glues_files_as_own_tables(put):
     text = 'index\tsentence\tlabel\n0\t"Yes" he said\t1\n1\t5" disk\t0\n'
     rows = rows_of(put('train.tsv', text), template='{sentence}', label='label')
     assert rows['sentence'][:] == ['"Yes" he said', '5" disk']
+
+
+def test_a_class_without_rows_is_named():
+    rows = Dataset.from_dict({'text': list('abc'), 'label': [1, 2, 1]})  # counted from 1
+    with pytest.warns(UserWarning, match="training is of the class 'bug'"):
+        own_task('mine', {'train': rows}, '{text}', (' bug', ' wish', ' question'))
+
+
+@pytest.mark.parametrize('field', ['max_length', 'max_new_tokens'])
+@pytest.mark.parametrize('value', [0, -1, None, 2.5, True])
+def test_lengths_of_a_task(field, value):
+    rows = Dataset.from_dict({'text': ['a'], 'word': ['b']})
+    with pytest.raises(ValueError, match=field):
+        own_task('mine', {'train': rows}, '{text}', target=' {word}', **{field: value})
