@@ -86,6 +86,8 @@ from lopa.logits import (
     task_type,
     unwrap,
 )
+
+# %% ../nbs/13_model.ipynb #536ccff8-s1
 from lopa.support import (
     check_answer,
     check_gradient,
@@ -231,6 +233,7 @@ def check_labels(model: 'AdaptedModel', input_ids: Tensor, labels: Any):
         check_answer(model.base_model, in_decoder(model) + labels.shape[1])
 
 
+# %% ../nbs/13_model.ipynb #model-batch-s1
 def check_batch(
     model: 'AdaptedModel',
     input_ids: Any,
@@ -858,6 +861,7 @@ def check_left(model: 'PromptModel', mask: Tensor):
         )
 
 
+# %% ../nbs/13_model.ipynb #model-forward-s1
 def ask_in_one_pass(
     model: 'PromptModel',
     input_ids: Tensor,
