@@ -395,6 +395,7 @@ def layers_of(config: Any) -> int:
     return own or config.get_text_config(decoder=True).num_hidden_layers
 
 
+# %% ../nbs/10_adapter.ipynb #adapter-signature-s2
 def signature(base_model: 'PreTrainedModel') -> dict:
     """Tell a foundation model by its weights rather than by its name
 

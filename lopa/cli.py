@@ -143,17 +143,27 @@ TASKS_HELP = (
     'cruxeval-i, cruxeval-o-paper, cruxeval-i-paper, humaneval-io-o, humaneval-io-i, mbpp or '
     'humaneval.'
 )
+
+
 METHODS_HELP = (
     'Method of the recipe: lopa, pt, idpg, idpg-phm, dept, lora, prefix, p-tuning or full.'
 )
+
+
 VARIANTS_HELP = (
     'Variant of the recipe: tuned or paper; some methods have more, and a wrong name lists them.'
 )
+
+# %% ../nbs/96_cli.ipynb #00768f8a-s2
 ENCODER_HELP = (
     "What reads the instance, instead of the recipe's encoder: "
     'packaged name, hub id, folder, self or embeddings.'
 )
+
+
 BASE_HELP = 'Foundation model: packaged name, hub id or folder.'
+
+
 DATA_HELP = (
     "Folder with JSON lines, or with GLUE's own TSV files; default: $LOPA_DATA, the packaged data, "
     'the hub.'
@@ -454,6 +464,8 @@ _declare(evaluate, _evaluate, EVALUATE_EXAMPLE)
 
 # %% ../nbs/96_cli.ipynb #a4d7ee5a
 Answers = Annotated[Path, typer.Argument(help='A file of `lopa train` or `lopa evaluate`.')]
+
+
 Judge = Annotated[bool, option('Judge the texts again, running programs.', '--judge')]
 
 
@@ -467,6 +479,7 @@ def _compared(now, saved, show):
     return f'saved was {show(saved)}'
 
 
+# %% ../nbs/96_cli.ipynb #a4d7ee5a-s2
 @app.command(epilog='Example:  lopa score runs/latest/predictions.jsonl --judge')
 def score(
     predictions: Answers,

@@ -96,6 +96,7 @@ def check_asked(model: Any, task: Any):
         )
 
 
+# %% ../../nbs/evaluate/41_predict.ipynb #pr-prep-s2
 def check_padding(model: 'PromptModel | BaselineModel', tokenizer: 'PreTrainedTokenizerBase'):
     """Refuse a padding token that the foundation model has no embedding for, with a `ValueError`
 
@@ -387,6 +388,7 @@ def check_cell(value: Any, place: str):
         ) from None
 
 
+# %% ../../nbs/evaluate/41_predict.ipynb #pr-rows-s2
 def asked_row(text: Any, columns: Sequence[str], place: str) -> dict:
     """One row, or an error that says what it needs
 
@@ -462,6 +464,7 @@ def needed_columns(model: 'PromptModel | BaselineModel', task: Task) -> list[str
     return list(dict.fromkeys(name for text in templates for name in columns_of(text)))
 
 
+# %% ../../nbs/evaluate/41_predict.ipynb #1e81bc4f-s2
 def classify(
     model: 'PromptModel | BaselineModel', task: Task, texts: str | Mapping | Iterable
 ) -> list[str]:

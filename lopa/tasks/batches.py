@@ -81,6 +81,7 @@ def continued_ids(text: str, tokenizer: 'PreTrainedTokenizerBase', before: str =
     return bare_ids(text, tokenizer)
 
 
+# %% ../../nbs/tasks/24_batches.ipynb #ba-bare-s2
 def target_ids(text: str, tokenizer: 'PreTrainedTokenizerBase') -> list[int]:
     """Tokens of an answer that is read on its own
 
@@ -124,6 +125,7 @@ def first_token(
     return ids[0]
 
 
+# %% ../../nbs/tasks/24_batches.ipynb #3f5b7d95-s2
 def choice_ids(
     verbalizer: Sequence[str],
     tokenizer: 'PreTrainedTokenizerBase',
@@ -282,6 +284,7 @@ def stand_in(tokenizer: 'PreTrainedTokenizerBase', task: Task) -> list[int]:
     )
 
 
+# %% ../../nbs/tasks/24_batches.ipynb #ba-quest-s2
 def question_ids(
     task: Task,
     row: dict,
@@ -353,6 +356,7 @@ def text_ids(
     return ids if ids[-1:] == [end] else [*ids, end]
 
 
+# %% ../../nbs/tasks/24_batches.ipynb #ba-answer-s2
 def answer_ids(
     task: Task,
     row: dict,
@@ -441,6 +445,7 @@ def mask_of(
     return tokenizer.mask_token, tokenizer.mask_token_id
 
 
+# %% ../../nbs/tasks/24_batches.ipynb #ba-refuse-s2
 def check_mask(ids: list[int], mask_id: int | None, task: Task):
     """Refuse a question in which the mask does not stand once
 
