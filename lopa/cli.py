@@ -467,6 +467,7 @@ def _compared(now, saved, show):
     return f'saved was {show(saved)}'
 
 
+# %% ../nbs/96_cli.ipynb #cli-score
 @app.command(epilog='Example:  lopa score runs/latest/predictions.jsonl --judge')
 def score(
     predictions: Answers,
