@@ -143,6 +143,8 @@ TASKS_HELP = (
     'cruxeval-i, cruxeval-o-paper, cruxeval-i-paper, humaneval-io-o, humaneval-io-i, mbpp or '
     'humaneval.'
 )
+
+# %% ../nbs/96_cli.ipynb #cli-names
 METHODS_HELP = (
     'Method of the recipe: lopa, pt, idpg, idpg-phm, dept, lora, prefix, p-tuning or full.'
 )
