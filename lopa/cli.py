@@ -144,7 +144,7 @@ TASKS_HELP = (
     'humaneval.'
 )
 
-
+# %% ../nbs/96_cli.ipynb #cli-names
 METHODS_HELP = (
     'Method of the recipe: lopa, pt, idpg, idpg-phm, dept, lora, prefix, p-tuning or full.'
 )
@@ -479,7 +479,7 @@ def _compared(now, saved, show):
     return f'saved was {show(saved)}'
 
 
-# %% ../nbs/96_cli.ipynb #a4d7ee5a-s2
+# %% ../nbs/96_cli.ipynb #cli-score
 @app.command(epilog='Example:  lopa score runs/latest/predictions.jsonl --judge')
 def score(
     predictions: Answers,

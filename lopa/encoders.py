@@ -535,7 +535,7 @@ def reading_length(encoder: Encoder, max_length: int = 256) -> int:
     return min(max_length, limit - first_position(encoder.model))
 
 
-# %% ../nbs/07_encoders.ipynb #encoders-length-s2
+# %% ../nbs/07_encoders.ipynb #encoders-ids
 def reading_ids(
     texts: Sequence[str], tokenizer: 'PreTrainedTokenizerBase', max_length: int = 256
 ) -> list[list[int]]:

@@ -155,7 +155,7 @@ def check_grader(task: Task) -> None:
                 )
 
 
-# %% ../../nbs/evaluate/43_predictions.ipynb #pf-check-s2
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-check-2
 def check_scoring(task: Task, splits: Iterable[str]) -> None:
     """Refuse what cannot be scored, before anything is computed
 
