@@ -351,6 +351,10 @@ d = {
             'lopa.baselines.peft_config': ('baselines.html#peft_config', 'lopa/baselines.py'),
             'lopa.baselines.placed_labels': ('baselines.html#placed_labels', 'lopa/baselines.py'),
             'lopa.baselines.plain_cache': ('baselines.html#plain_cache', 'lopa/baselines.py'),
+            'lopa.baselines.planned_writing': (
+                'baselines.html#planned_writing',
+                'lopa/baselines.py',
+            ),
             'lopa.baselines.precision': ('baselines.html#precision', 'lopa/baselines.py'),
             'lopa.baselines.prefix_config': ('baselines.html#prefix_config', 'lopa/baselines.py'),
             'lopa.baselines.prefix_error': ('baselines.html#prefix_error', 'lopa/baselines.py'),

@@ -78,6 +78,7 @@ __all__ = [
     'check_settings',
     'baseline_forward',
     'write_rows',
+    'planned_writing',
     'baseline_generate',
     'load_baseline',
     'BaselineModel',
@@ -1384,6 +1385,25 @@ def write_rows(
     return called(model).generate(**inputs, **kwargs), start
 
 
+# %% ../nbs/14_baselines.ipynb #base-gen-plan
+def planned_writing(model: 'BaselineModel', settings: dict, t: int) -> tuple:
+    """What `generate` will do, or a `ValueError` where there is no room for it
+
+    Args:
+        model: It is about to generate
+        settings: What `generate` was given
+        t: Length of the input
+
+    Returns:
+        tuple: (side of the padding, new tokens, settings for transformers)
+    """
+    if model.task_type != 'CAUSAL_LM':
+        check_room(model, settings)
+        return 'right', 1, settings
+    new = new_tokens(model, settings, t)
+    return 'left', new, counted(model, settings, t) | {'max_new_tokens': new}
+
+
 # %% ../nbs/14_baselines.ipynb #base-gen-f
 @torch.no_grad()
 def baseline_generate(
@@ -1414,12 +1434,7 @@ def baseline_generate(
     text: Any = inputs if input_ids is None else input_ids
     mask = check_batch(model, text, attention_mask)
     fit_types(model, token_type_ids, text, generates=True)
-    side, new, settings = 'right', 1, kwargs
-    if model.task_type == 'CAUSAL_LM':
-        side, new = 'left', new_tokens(model, kwargs, text.shape[1])
-        settings = counted(model, kwargs, text.shape[1]) | {'max_new_tokens': new}
-    else:
-        check_room(model, kwargs)
+    side, new, settings = planned_writing(model, kwargs, text.shape[1])
     check_rows(model, mask, new)
     check_settings(model, kwargs)
     write = lambda ids, kept: write_rows(model, ids, kept, side, **settings)

@@ -259,8 +259,7 @@ def test_a_planted_mask_is_found(kind, method, monkeypatch):
             )
 
 
-def test_features_on_the_cpu_are_found():
+def test_features_on_the_cpu_are_moved():
     with fake_gpu() as device:
         model = on(device)
-        with wrong:
-            step(model, batch(model, device) | {'instance_features': torch.zeros(2, FEATURES)})
+        step(model, batch(model, device) | {'instance_features': torch.zeros(2, FEATURES)})

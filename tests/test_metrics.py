@@ -3,6 +3,7 @@
 import json
 import math
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,6 +54,9 @@ def test_as_scikit_learn_counts(pairs):
     assert accuracy(p, y) == accuracy_score(y, p)
     assert f1(p, y) == f1_score(y, p, zero_division=0)
     assert f1(p, y) == (2 * sum(a and b for a, b in pairs) / (sum(p) + sum(y)) if any(p + y) else 0)
+
+
+NOBODY = SimpleNamespace(encoder_tokenizer=None)  # looks like a model, and cannot be asked
 
 
 @pytest.mark.parametrize('share', [0, 0.3, 0.9])
@@ -267,7 +271,7 @@ def test_metrics_are_checked_first(tmp_path, metrics, classes):
     words = dict(verbalizer=tuple('abc'[:classes])) if classes else dict(target=' {word}')
     task = Task('own', {'train': rows, 'test': rows}, '{text}', **words)
     task.metrics = metrics
-    refused(lambda: evaluate(None, task), 'own', 'metrics')
+    refused(lambda: evaluate(NOBODY, task), 'own', 'metrics')
     run = lambda: train(None, task, recipe('rotten_tomatoes', 'pt', steps=1), tmp_path)
     refused(run, 'own', 'metrics')
 
@@ -281,7 +285,7 @@ def test_empty_splits_are_refused_first(tmp_path, empty, answers):
     task = Task('own', splits, '{text}', **answers)
     plan = recipe('rotten_tomatoes', 'pt', steps=1)
     refused(lambda: train(None, task, plan, tmp_path), 'own', empty, 'no rows')
-    refused(lambda: evaluate(None, task, empty), 'own', empty, 'no rows')
+    refused(lambda: evaluate(NOBODY, task, empty), 'own', empty, 'no rows')
     if empty != 'validation':
         refused(lambda: majority(task), 'own', empty, 'no rows')
     refused(lambda: score_lines(judging(task, empty), []), 'own', empty, 'no answers')

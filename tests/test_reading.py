@@ -540,10 +540,9 @@ def test_the_target_is_not_shown(folders, kind, monkeypatch):
 
 
 @pytest.mark.parametrize('label', [-1, 2, None])
-def test_labels_that_are_none(plain, label):
+def test_labels_that_are_none(label):
     rows = Dataset.from_list([{'text': 'red', 'label': label}])
-    task = Task('t', {'test': rows}, 'Say {text} :', (' yes', ' no'))
-    refused(lambda: prepare(plain, task), 't', label)
+    refused(lambda: Task('t', {'test': rows}, 'Say {text} :', (' yes', ' no')), 't', label)
 
 
 # --- special tokens and first tokens ---
@@ -789,4 +788,4 @@ def test_fewer_tokens_than_special_ones(tokenizers):
 def test_generating_from_nothing(folders):
     model = get_prompt_model(load_foundation_model(folders['gpt2']), PromptConfig('pt'))
     nothing = torch.zeros(1, 0, dtype=torch.long)
-    assert len(model.generate(nothing, nothing, max_new_tokens=2)) == 1
+    refused(lambda: model.generate(nothing, nothing, max_new_tokens=2), 'no tokens')

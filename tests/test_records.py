@@ -416,6 +416,7 @@ def test_a_run_is_chosen_by_the_first_metric(one_tokenizer, tmp_path, metrics, m
 def test_all_rows_too_long_are_refused_first(one_tokenizer, tmp_path):
     task = word_task()
     texts = replace(task, verbalizer=(), target=' {text}', max_length=3)
+    one_tokenizer.eos_token = one_tokenizer.sep_token
     with pytest.raises(ValueError) as e:
         trained(one_tokenizer, texts, tmp_path)
     one_sentence(e.value, 'own', 'max_length=3', 44)

@@ -201,7 +201,8 @@ def experiment(overrides: dict | None = None) -> dict:
 
 
 # %% ../../nbs/ablate/70_experiments.ipynb #9af63792
-LATER = {'encoder_max_length': 256}  # settings that came later, and what they were before
+# settings that came later, and what they were before
+LATER = {'encoder_max_length': 256, 'target_modules': None}
 
 
 def identity(about: dict) -> str:

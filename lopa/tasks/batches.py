@@ -496,16 +496,14 @@ def tokenize(
     limit = max_length or task.max_length
 
     def tokens(row):
-        "Tokens and labels of one row"
         ids = question_ids(task, row, tokenizer, limit, mask, ends)
         check_mask(ids, mask_id, task)
         answer = answer_ids(task, row, tokenizer, choices, family)
         out = label_row(ids, answer, family, mask_id)
         if encoder_tokenizer:
-            text = task.reads.format(**row)
-            out['instance_input_ids'] = reading_ids([text], encoder_tokenizer, encoder_max_length)[
-                0
-            ]
+            texts = [task.reads.format(**row)]
+            (read,) = reading_ids(texts, encoder_tokenizer, encoder_max_length)
+            out['instance_input_ids'] = read
         return out
 
     return dataset.map(tokens, desc='Tokenizing')
