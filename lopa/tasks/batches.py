@@ -501,9 +501,8 @@ def tokenize(
         answer = answer_ids(task, row, tokenizer, choices, family)
         out = label_row(ids, answer, family, mask_id)
         if encoder_tokenizer:
-            texts = [task.reads.format(**row)]
-            (read,) = reading_ids(texts, encoder_tokenizer, encoder_max_length)
-            out['instance_input_ids'] = read
+            reads = reading_ids([task.reads.format(**row)], encoder_tokenizer, encoder_max_length)
+            out['instance_input_ids'] = reads[0]
         return out
 
     return dataset.map(tokens, desc='Tokenizing')
