@@ -392,7 +392,12 @@ def load_encoder(name_or_path: str = ENCODER, device: str = None, **kwargs):
 
     model = AutoModel.from_pretrained(resolve(name_or_path), **kwargs)
     if hasattr(model, 'decoder') and hasattr(model, 'encoder'):
-        model = model.get_encoder()  # of T5 or BART; a decoder waits for an answer
+        whole, model = model, model.get_encoder()  # of T5 or BART; a decoder waits for an answer
+        if not hasattr(model, 'config'):
+            raise ValueError(
+                f'encoder: {type(whole).__name__} cannot read a text without its decoder: '
+                'take another encoder.'
+            )
     model.config._name_or_path = model.name_or_path = str(name_or_path)
     return model.to(device or default_device())
 

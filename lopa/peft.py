@@ -15,6 +15,7 @@ __all__ = [
     'lay_out_groups',
     'fills_left',
     'lay_out_row_types',
+    'asks_at_once',
     'RowwisePromptModel',
     'make_room',
     'make_adapter',
@@ -257,6 +258,19 @@ def lay_out_row_types(
     return join(groups, order, fills_left(model, mask, padding), 0)
 
 
+# %% ../nbs/15_peft.ipynb #peft-rows-left-s2
+def asks_at_once(model: 'RowwisePromptModel') -> bool:
+    """Is the text not read first?
+
+    Args:
+        model: Prompts of several lengths and places
+
+    Returns:
+        bool: Always: there is no text that all of them stand behind
+    """
+    return False
+
+
 # %% ../nbs/15_peft.ipynb #peft-rows
 class RowwisePromptModel(PromptModel):
     """One batch, and for each of its rows a prompt model of its own
@@ -269,14 +283,13 @@ class RowwisePromptModel(PromptModel):
         nn.Module.__init__(self)
         self.members = members
         self.base_model = members[0].base_model
-        self.task_type = members[0].task_type
 
     prompt_length = property(lambda self: max(member.prompt_length for member in self.members))
+    task_type: Any = property(lambda self: self.members[0].task_type)
+    adapter_config: Any = property(lambda self: self.members[0].adapter_config)
+    generator: Any = property(lambda self: self.members[0].generator)
     lay_out_types: Any = lay_out_row_types
-
-    def reads_text_first(self):
-        "Prompts of several lengths and places: one pass over everything"
-        return False
+    reads_text_first: Any = asks_at_once
 
     def lay_out(self, input_ids, attention_mask=None, labels=None, padding=None, **more):
         "As in `PromptModel`: the rows of each member, and then all rows in one batch again"
@@ -284,8 +297,8 @@ class RowwisePromptModel(PromptModel):
         order, groups = lay_out_groups(self.members, {**batch, 'padding': padding, **more})
         x, mask, labels, _ = zip(*groups, strict=True)
         left = fills_left(self, attention_mask, padding)
-        x, mask = join(x, order, left, 0), join(mask, order, left, 0)
-        return x, mask, join(labels, order, left, -100), 0
+        joined = [join(parts, order, left, 0) for parts in (x, mask)]
+        return *joined, join(labels, order, left, -100), 0
 
 
 # %% ../nbs/15_peft.ipynb #peft-adapters

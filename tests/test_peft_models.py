@@ -407,7 +407,6 @@ WRONG = {
     'wrong features': (BATCH | {'instance_features': torch.ones(2, 3)}, '(2, 3)'),
     'unknown adapter': (BATCH | SEEN | {'adapter_names': ['default', 'x']}, "'x'"),
     'one name too few': (BATCH | SEEN | {'adapter_names': ['default']}, '2 names'),
-    'hidden states': (BATCH | SEEN | {'output_hidden_states': True}, 'output_hidden_states'),
     'no tokens': (SEEN, 'input_ids'),
 }
 

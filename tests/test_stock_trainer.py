@@ -56,9 +56,11 @@ METHODS = [('lopa', True), ('pt', False), ('lora', False)]
 def test_forward_names_what_it_takes():
     "The Trainer drops columns that `forward` does not name"
     names = list(inspect.signature(PromptModel.forward).parameters)
-    assert names[5:] == ['instance_features', 'instance_input_ids', 'instance_attention_mask']
-    kinds = {p.kind for p in inspect.signature(PromptModel.forward).parameters.values()}
-    assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    features = ['instance_features', 'instance_input_ids', 'instance_attention_mask']
+    assert names[5:] == [*features, 'token_type_ids', 'return_dict', 'others']
+    *named, others = inspect.signature(PromptModel.forward).parameters.values()
+    assert {p.kind for p in named} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    assert others.kind == inspect.Parameter.VAR_KEYWORD  # each is handed on or refused by name
 
 
 @pytest.mark.parametrize('tied', [False, True])

@@ -111,7 +111,7 @@ def test_no_column():
     empty = torch.zeros(1, 0, dtype=torch.long)
     refused(lambda: insertion_point(empty, 'prefix'), '(1, 0)')
     for model in prompted('Llama'), BaselineModel(make('Llama'), BaselineConfig('lora')):
-        refused(lambda model=model: model(empty), 'input_ids', 'no columns')
+        refused(lambda model=model: model(empty), 'input_ids', 'no tokens')
 
 
 # --- answers ---
