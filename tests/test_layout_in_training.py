@@ -155,6 +155,20 @@ def test_the_old_layout_is_noticed(method):
             model(**given)
 
 
+@pytest.mark.parametrize('method', ['lora', 'full'])
+def test_baselines_leave_the_old_layout(method):
+    "Rows on the left are moved: no mask, and the logits of each row in its own columns"
+    model = adapted(long_base('llama'), method)
+    ids, _ = rows((9, 4))
+    alone = [model(row[None]).logits[0] for row in ids]
+    watch = Watch(causal=True)
+    with watch.watching():
+        together = model(**padded(ids, 'left')).logits
+    assert watch.calls
+    for logits, own in zip(together, alone, strict=True):
+        torch.testing.assert_close(logits[-len(own) :], own, atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize('kind', ['roberta', 't5'])
 def test_cudnn_beside_a_mask_is_noticed(kind, monkeypatch):
     model = adapted(long_base(kind), 'pt')
