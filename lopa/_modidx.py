@@ -1523,6 +1523,7 @@ d = {
             ),
         },
         'lopa.files': {
+            'lopa.files.at_once': ('files.html#at_once', 'lopa/files.py'),
             'lopa.files.cache_dir': ('files.html#cache_dir', 'lopa/files.py'),
             'lopa.files.cache_folder': ('files.html#cache_folder', 'lopa/files.py'),
             'lopa.files.check_ours': ('files.html#check_ours', 'lopa/files.py'),
@@ -1540,6 +1541,7 @@ d = {
             'lopa.files.is_marked': ('files.html#is_marked', 'lopa/files.py'),
             'lopa.files.is_our_file': ('files.html#is_our_file', 'lopa/files.py'),
             'lopa.files.is_ours': ('files.html#is_ours', 'lopa/files.py'),
+            'lopa.files.is_plain': ('files.html#is_plain', 'lopa/files.py'),
             'lopa.files.locked': ('files.html#locked', 'lopa/files.py'),
             'lopa.files.make_folder': ('files.html#make_folder', 'lopa/files.py'),
             'lopa.files.mark': ('files.html#mark', 'lopa/files.py'),
@@ -1559,6 +1561,7 @@ d = {
             'lopa.files.sync_files': ('files.html#sync_files', 'lopa/files.py'),
             'lopa.files.sync_names': ('files.html#sync_names', 'lopa/files.py'),
             'lopa.files.told_of_holder': ('files.html#told_of_holder', 'lopa/files.py'),
+            'lopa.files.unique': ('files.html#unique', 'lopa/files.py'),
             'lopa.files.write_files': ('files.html#write_files', 'lopa/files.py'),
             'lopa.files.write_new': ('files.html#write_new', 'lopa/files.py'),
             'lopa.files.write_whole': ('files.html#write_whole', 'lopa/files.py'),
