@@ -879,6 +879,10 @@ d = {
                 'evaluate/predictions.html#check_grader',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.check_predictions': (
+                'evaluate/predictions.html#check_predictions',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.check_scoring': (
                 'evaluate/predictions.html#check_scoring',
                 'lopa/evaluate/predictions.py',
@@ -891,12 +895,28 @@ d = {
                 'evaluate/predictions.html#is_complete',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.is_predictions': (
+                'evaluate/predictions.html#is_predictions',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.is_score': (
+                'evaluate/predictions.html#is_score',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.is_whole': (
+                'evaluate/predictions.html#is_whole',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.judge_again': (
                 'evaluate/predictions.html#judge_again',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.judging': (
                 'evaluate/predictions.html#judging',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.parse_line': (
+                'evaluate/predictions.html#parse_line',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.parse_lines': (
@@ -925,6 +945,10 @@ d = {
             ),
             'lopa.evaluate.predictions.score_texts': (
                 'evaluate/predictions.html#score_texts',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.seal': (
+                'evaluate/predictions.html#seal',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.text_of': (

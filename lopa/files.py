@@ -346,7 +346,8 @@ def check_replaceable(
     path = Path(path)
     refuse_folder(path)
     refuse_link(path)
-    if force or not path.exists() or (ours or is_our_file)(path):
+    nothing = not path.exists() or path.stat().st_size == 0
+    if force or nothing or (ours or is_our_file)(path):
         return
     option = '' if force is None else ', or replace it with --force (force=True)'
     raise FileExistsError(
@@ -795,7 +796,10 @@ def read_json(path: str | Path, what: str) -> Any:
     """
     data = read_file(path, what)
     try:
-        return parse_json(data)
+        value = parse_json(data)
+        if b'\\ud' in data.lower():  # half of a character cannot be written again
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except ValueError as e:
         raise ValueError(not_readable(path, what, str(e))) from None
 
