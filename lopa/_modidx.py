@@ -1353,9 +1353,21 @@ d = {
                 'figures/gallery.html#_singular_values',
                 'lopa/figures/gallery.py',
             ),
+            'lopa.figures.gallery.check_gallery': (
+                'figures/gallery.html#check_gallery',
+                'lopa/figures/gallery.py',
+            ),
             'lopa.figures.gallery.draw': ('figures/gallery.html#draw', 'lopa/figures/gallery.py'),
             'lopa.figures.gallery.drawable': (
                 'figures/gallery.html#drawable',
+                'lopa/figures/gallery.py',
+            ),
+            'lopa.figures.gallery.is_of_gallery': (
+                'figures/gallery.html#is_of_gallery',
+                'lopa/figures/gallery.py',
+            ),
+            'lopa.figures.gallery.mark_of': (
+                'figures/gallery.html#mark_of',
                 'lopa/figures/gallery.py',
             ),
             'lopa.figures.gallery.of': ('figures/gallery.html#of', 'lopa/figures/gallery.py'),
