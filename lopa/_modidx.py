@@ -1634,6 +1634,7 @@ d = {
             'lopa.files.at_once': ('files.html#at_once', 'lopa/files.py'),
             'lopa.files.cache_dir': ('files.html#cache_dir', 'lopa/files.py'),
             'lopa.files.cache_folder': ('files.html#cache_folder', 'lopa/files.py'),
+            'lopa.files.check_lockable': ('files.html#check_lockable', 'lopa/files.py'),
             'lopa.files.check_ours': ('files.html#check_ours', 'lopa/files.py'),
             'lopa.files.check_replaceable': ('files.html#check_replaceable', 'lopa/files.py'),
             'lopa.files.check_room': ('files.html#check_room', 'lopa/files.py'),

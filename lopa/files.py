@@ -55,6 +55,7 @@ __all__ = [
     'read_json',
     'myself',
     'told_of_holder',
+    'check_lockable',
     'locked',
     'cache_dir',
     'cache_folder',
@@ -836,6 +837,23 @@ def told_of_holder(folder: Path) -> str:
     return f'{folder}: {who} is at work here; wait for it, or name another folder.'
 
 
+# %% ../nbs/03_files.ipynb #files-lock-2
+def check_lockable(path: Path):
+    """Refuse what is no file of ours: a link, a folder, a pipe
+
+    Args:
+        path: One of the two files
+
+    Raises:
+        FileExistsError
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise FileExistsError(
+            f'{path}: is no regular file, so the folder cannot be locked; remove it, or name '
+            'another folder.'
+        )
+
+
 # %% ../nbs/03_files.ipynb #files-locked
 @contextlib.contextmanager
 def locked(folder: str | Path, wait: bool = False) -> Iterator[Path]:
@@ -860,12 +878,14 @@ def locked(folder: str | Path, wait: bool = False) -> Iterator[Path]:
 
     folder = make_folder(Path(folder))
     for name in LOCK, HOLDER:
-        refuse_link(folder / name)
+        check_lockable(folder / name)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise BlockingIOError(told_of_holder(folder)) from None
+    except (OSError, NotImplementedError) as e:
+        raise OSError(f'{folder}: cannot be locked ({e}); name a folder on another disk.') from None
     try:
         write_files(folder, {HOLDER: json.dumps(myself()).encode()})
         yield folder

@@ -295,8 +295,14 @@ def test_a_lock_is_free_when_its_holder_is_killed(tmp_path):
 
 @posix
 @pytest.mark.parametrize('name', [LOCK, HOLDER])
-def test_a_lock_that_leads_elsewhere(tmp_path, thesis, name):
-    (tmp_path / 'run').mkdir()
-    (tmp_path / 'run' / name).symlink_to(thesis / 'chapters' / '1')
+@pytest.mark.parametrize('kind', ['link', 'link to nothing', 'folder', 'pipe'])
+def test_a_lock_that_is_no_file(tmp_path, thesis, name, kind):
+    path = tmp_path / 'run' / name
+    path.parent.mkdir()
+    if kind.startswith('link'):
+        path.symlink_to(thesis / 'chapters' / '1' if kind == 'link' else path.parent / 'nothing')
+    else:
+        (os.mkfifo if kind == 'pipe' else os.mkdir)(path)
     refused(locked(tmp_path / 'run').__enter__, error=FileExistsError, mentions=[name])
-    assert (thesis / 'chapters' / '1').read_text() == 'work of years'
+    assert contents(thesis) == {'chapters/1': b'work of years'}
+    assert not (path.parent / 'nothing').exists()
