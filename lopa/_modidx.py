@@ -1710,6 +1710,14 @@ d = {
                 'peft.html#lopaconfig.__post_init__',
                 'lopa/peft.py',
             ),
+            'lopa.peft.LopaConfig.from_pretrained': (
+                'peft.html#lopaconfig.from_pretrained',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.LopaConfig.save_pretrained': (
+                'peft.html#lopaconfig.save_pretrained',
+                'lopa/peft.py',
+            ),
             'lopa.peft.LopaModel': ('peft.html#lopamodel', 'lopa/peft.py'),
             'lopa.peft.LopaModel._apply': ('peft.html#lopamodel._apply', 'lopa/peft.py'),
             'lopa.peft.LopaModel.gradient_checkpointing_enable': (
@@ -1733,6 +1741,8 @@ d = {
             'lopa.peft.asks_at_once': ('peft.html#asks_at_once', 'lopa/peft.py'),
             'lopa.peft.behind': ('peft.html#behind', 'lopa/peft.py'),
             'lopa.peft.check_adapter': ('peft.html#check_adapter', 'lopa/peft.py'),
+            'lopa.peft.check_files': ('peft.html#check_files', 'lopa/peft.py'),
+            'lopa.peft.check_shapes': ('peft.html#check_shapes', 'lopa/peft.py'),
             'lopa.peft.choose_adapters': ('peft.html#choose_adapters', 'lopa/peft.py'),
             'lopa.peft.delete_adapter': ('peft.html#delete_adapter', 'lopa/peft.py'),
             'lopa.peft.fills_left': ('peft.html#fills_left', 'lopa/peft.py'),
@@ -1747,6 +1757,7 @@ d = {
             'lopa.peft.refuse_empty': ('peft.html#refuse_empty', 'lopa/peft.py'),
             'lopa.peft.refuse_missing': ('peft.html#refuse_missing', 'lopa/peft.py'),
             'lopa.peft.refuse_several': ('peft.html#refuse_several', 'lopa/peft.py'),
+            'lopa.peft.said': ('peft.html#said', 'lopa/peft.py'),
             'lopa.peft.split_inputs': ('peft.html#split_inputs', 'lopa/peft.py'),
             'lopa.peft.state_of_adapters': ('peft.html#state_of_adapters', 'lopa/peft.py'),
             'lopa.peft.widen': ('peft.html#widen', 'lopa/peft.py'),
