@@ -11,7 +11,6 @@ __all__ = [
     'MARKS',
     'SEAL',
     'WITHOUT_HASH',
-    'JOURNAL',
     'FORMATS',
     'PICKLES',
     'NAMELESS',
@@ -45,17 +44,9 @@ __all__ = [
     'seal',
     'check_seal',
     'refuse_not_finite',
-    'in_journal',
-    'finish_writing',
-    'sync',
-    'empty',
-    'sweep_up',
-    'beginning',
-    'write_together',
     'is_our_config',
     'is_our_weights',
     'is_our_card',
-    'is_plain',
     'check_place',
     'fingerprint',
     'write_adapter',
@@ -97,10 +88,6 @@ import copy
 import hashlib
 import json
 import math
-import os
-import re
-import socket
-import tempfile
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -111,7 +98,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -119,7 +105,7 @@ from torch.nn import functional as F
 
 from .attention import evaluating
 from .encoders import without_autocast
-from .files import make_folder
+from .files import check_replaceable, moves, parse_json, read_file, settle, write_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -624,125 +610,6 @@ def refuse_not_finite(state: dict, where: str | Path, todo: str):
             )
 
 
-# %% ../nbs/10_adapter.ipynb #adapter-journal
-JOURNAL = '.lopa-new'  # a hidden folder with files that are complete, but not yet in their places
-
-
-def in_journal(folder: Path) -> list:
-    """Look for what a writer did not bring to an end
-
-    Args:
-        folder: With files of an adapter
-
-    Returns:
-        list: Names of files that are complete, but not yet in their places
-    """
-    journal = folder / JOURNAL
-    if journal.is_symlink() or not journal.is_dir():
-        return []
-    return sorted(path.name for path in journal.iterdir() if path.is_file())
-
-
-def finish_writing(folder: Path):
-    """Move files that are complete to their places
-
-    Args:
-        folder: With files of an adapter
-    """
-    journal = folder / JOURNAL
-    for name in in_journal(folder):
-        try:
-            os.replace(journal / name, folder / name)
-        except FileNotFoundError:  # somebody else has just done it
-            continue
-    if journal.is_dir() and not journal.is_symlink() and not any(journal.iterdir()):
-        sync(folder)
-        with suppress(OSError):  # somebody else has just done it
-            journal.rmdir()
-
-
-def sync(path: Path):
-    """Force onto the disk what was written; where a folder cannot be opened, nothing is done
-
-    Args:
-        path: A file or a folder
-    """
-    if path.is_dir() and not hasattr(os, 'O_DIRECTORY'):
-        return
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
-# %% ../nbs/10_adapter.ipynb #adapter-journal-b
-def empty(folder: Path):
-    """Delete a folder and the files in it, and nothing below
-
-    Args:
-        folder: A folder of files, of our own making
-    """
-    for path in folder.iterdir():
-        path.unlink(missing_ok=True)
-    folder.rmdir()
-
-
-def sweep_up(folder: Path):
-    """Delete what killed writers left half
-
-    Args:
-        folder: With files of an adapter
-    """
-    mine = re.escape(f'{JOURNAL}.{socket.gethostname()}.')
-    for path in folder.glob(f'{JOURNAL}.*'):
-        found = re.fullmatch(mine + r'(\d+)\..*', path.name)
-        dead = found and not psutil.pid_exists(int(found[1]))
-        if dead and path.is_dir() and not path.is_symlink():
-            empty(path)
-
-
-@contextmanager
-def beginning(folder: Path) -> Iterator[Path]:
-    """Make room for files that are not complete yet
-
-    Args:
-        folder: It is there
-
-    Returns:
-        Iterator[Path]: A hidden folder within it, for files; what is left of it is deleted
-    """
-    prefix = f'{JOURNAL}.{socket.gethostname()}.{os.getpid()}.'
-    begun = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
-    try:
-        yield begun
-    finally:
-        if begun.is_dir():
-            empty(begun)
-
-
-# %% ../nbs/10_adapter.ipynb #adapter-journal-c
-def write_together(folder: str | Path, files: dict[str, bytes]):
-    """Write files of which either all are new or all are old, wherever the writer is killed
-
-    Args:
-        folder: Where the files go; it is made if missing
-        files: Name → content
-    """
-    folder = make_folder(Path(folder))
-    sweep_up(folder)
-    finish_writing(folder)
-    with beginning(folder) as begun:
-        for name, data in files.items():
-            (begun / name).write_bytes(data)
-            sync(begun / name)
-        begun.chmod(0o755)
-        sync(begun)
-        os.rename(begun, folder / JOURNAL)
-    sync(folder)
-    finish_writing(folder)
-
-
 # %% ../nbs/10_adapter.ipynb #adapter-foreign
 def is_our_config(path: Path) -> bool:
     """Recognise a configuration of ours by what it says
@@ -754,9 +621,9 @@ def is_our_config(path: Path) -> bool:
         bool: Did we write it?
     """
     try:
-        about = json.loads(path.read_bytes())
+        about = parse_json(read_file(path, 'a configuration'))
         return 'method' in about['config'] and 'base_model' in about
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -788,52 +655,25 @@ def is_our_card(path: Path) -> bool:
         bool: Did we write it?
     """
     try:
-        return 'library_name: lopa\n' in path.read_text()
+        return b'library_name: lopa\n' in read_file(path, 'a card')
     except (OSError, ValueError):
         return False
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-foreign-b
-def is_plain(path: Path) -> bool:
-    """Look for a folder where a file belongs, a pipe, or a link that leads elsewhere
-
-    Args:
-        path: Where a file is to be written
-
-    Returns:
-        bool: Is nothing there, or a file that lies in its own folder?
-    """
-    if path.is_symlink() and path.resolve().parent != path.parent.resolve():
-        return False
-    return path.is_file() or not path.exists()
-
-
 def check_place(folder: str | Path, *more: str):
-    """Refuse to write over what is no adapter of ours, with a `FileExistsError`
+    """Refuse to write over what is no adapter of ours, with an `OSError`
 
     Args:
         folder: Where an adapter is to be written, perhaps later
-        *more: Names of other files
-
-    Raises:
-        FileExistsError
+        *more: Names of other files, e.g. `README.md`
     """
     folder = Path(folder)
-    for name in CONFIG_FILE, WEIGHTS_FILE, *more:
-        if not is_plain(folder / name):
-            raise FileExistsError(
-                f'{folder / name}: is a folder, a device or a link to another place, expected a '
-                'file or nothing: name another folder.'
-            )
     ours = is_our_config(folder / CONFIG_FILE) or is_our_weights(folder / WEIGHTS_FILE)
-    theirs = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if (folder / name).exists()]
-    theirs = [] if ours else theirs
-    theirs += [n for n in more if (folder / n).exists() and not is_our_card(folder / n)]
-    if theirs:
-        raise FileExistsError(
-            f'{folder / theirs[0]}: was not written by lopa and is not replaced: name another '
-            'folder, or delete the file.'
-        )
+    for name in CONFIG_FILE, WEIGHTS_FILE:
+        check_replaceable(folder / name, lambda path: ours, force=None)
+    for name in more:
+        check_replaceable(folder / name, is_our_card, force=None)
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-write
@@ -859,7 +699,6 @@ def write_adapter(folder: str | Path, about: dict, state: dict, **more: bytes):
         **more: Name → contents of other files that belong to it
 
     Raises:
-        FileExistsError
         ValueError
     """
     import safetensors.torch
@@ -870,7 +709,7 @@ def write_adapter(folder: str | Path, about: dict, state: dict, **more: bytes):
     text = json.dumps(seal(about, state), indent=2).encode()
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     weights = safetensors.torch.save(tensors, metadata={'config': fingerprint(text)})
-    write_together(folder, {WEIGHTS_FILE: weights, CONFIG_FILE: text, **more})
+    write_files(folder, {WEIGHTS_FILE: weights, CONFIG_FILE: text, **more})
 
 
 # %% ../nbs/10_adapter.ipynb #1e32b0d0
@@ -901,15 +740,14 @@ def parse_about(text: bytes, path: Path) -> dict:
         dict: What `adapter_config.json` says
     """
     try:
-        about = json.loads(text)
+        about = parse_json(text)
         _ = about['config']['method'], about['base_model_name_or_path']
-        same_model(about['base_model'], about['base_model'])
         _ = [about['base_model'][mark] for mark in MARKS]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as e:
+        same_model(about['base_model'], about['base_model'])  # can it be compared?
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
         raise not_ours(path, e) from None
     if not isinstance(about['base_model_name_or_path'], str | None):
-        says = f'base_model_name_or_path: received {about["base_model_name_or_path"]!r}'
-        raise not_ours(path, TypeError(f'{says}, expected a name'))
+        raise not_ours(path, TypeError('base_model_name_or_path is no text'))
     return about
 
 
@@ -1036,14 +874,14 @@ def find_files(folder: Path) -> list:
         FileNotFoundError
     """
     with suppress(OSError):  # where we may only read
-        finish_writing(folder)
-    found = []
+        settle(folder)
+    there = {name: folder / name for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    for note in sorted(folder.glob('.lopa-*.note')):
+        there |= {n: folder / new for new, n in moves(note).items() if (folder / new).is_file()}
     for name in CONFIG_FILE, WEIGHTS_FILE:
-        here = folder / JOURNAL if name in in_journal(folder) else folder
-        if not (here / name).is_file():
+        if not there[name].is_file():
             refuse_none(folder, name)
-        found.append(here / name)
-    return found
+    return [there[CONFIG_FILE], there[WEIGHTS_FILE]]
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-read
@@ -1061,7 +899,7 @@ def read_pair_header(folder: Path) -> tuple:
         ValueError
     """
     config, weights = find_files(folder)
-    text = config.read_bytes()
+    text = read_file(config, 'the configuration of a lopa adapter')
     about = parse_about(text, folder / CONFIG_FILE)
     header, said = read_header(weights)
     if said.get('config') != fingerprint(text):
@@ -1401,7 +1239,6 @@ def save_adapter(model: 'StoredAdapter', folder: str | Path, card: str | None = 
         card: A text for `README.md`, e.g. from `model_card`
 
     Raises:
-        FileExistsError
         ValueError
     """
     more = {} if card is None else {'README.md': card.encode()}
