@@ -743,8 +743,7 @@ def parse_about(text: bytes, path: Path) -> dict:
         about = parse_json(text)
         _ = about['config']['method'], about['base_model_name_or_path']
         _ = [about['base_model'][mark] for mark in MARKS]
-        same_model(about['base_model'], about['base_model'])  # can it be compared?
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
+    except (ValueError, KeyError, TypeError) as e:
         raise not_ours(path, e) from None
     if not isinstance(about['base_model_name_or_path'], str | None):
         raise not_ours(path, TypeError('base_model_name_or_path is no text'))
@@ -988,7 +987,11 @@ def check_base(about: dict, mine: dict, folder: str | Path, name: str):
         ValueError
     """
     theirs = about['base_model']
-    if same_model(mine, theirs):
+    try:
+        same = same_model(mine, theirs)
+    except Exception as e:  # whatever stands there is no signature
+        raise not_ours(Path(folder) / CONFIG_FILE, e) from None
+    if same:
         return
     names = [repr(n) if n else NAMELESS for n in (about['base_model_name_or_path'], name)]
     parts = (
