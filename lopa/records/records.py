@@ -46,7 +46,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import DEEPEST, SCHEMA, depth, read_file
+from ..files import DEEPEST, SCHEMA, depth
+from ..files import read_file as read_whole
 from .published import published_rows
 
 if TYPE_CHECKING:
@@ -312,7 +313,7 @@ def read_result(path: str | Path) -> Any:
         Any: What it says; None if it is not there, or not whole
     """
     try:
-        record = json.loads(read_file(path, 'a result of lopa').decode())
+        record = json.loads(read_whole(path, 'a result of lopa').decode())
     except (OSError, ValueError, RecursionError):
         return None
     return record if depth(record) <= DEEPEST else None
