@@ -53,6 +53,7 @@ from lopa.files import (
     make_folder,
     mark,
     remove_folder,
+    seal,
     sync_names,
     write_files,
 )
@@ -382,7 +383,7 @@ def carry_out_in(
     work_folder(work)
     one = score_one if about['method'] in FLOOR else train_one
     record = one(about, work, **how)
-    result = {'id': identity(about), 'schema': SCHEMA, 'experiment': overrides} | record
+    result = seal({'id': identity(about), 'schema': SCHEMA, 'experiment': overrides} | record)
     check_places(about, out)  # once more: it may have taken days
     write_files(work, {f'{name}.json': json.dumps(result, indent=1).encode()})
     answers = work / 'predictions.jsonl'

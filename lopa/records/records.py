@@ -46,7 +46,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import DEEPEST, SCHEMA, depth
+from ..files import DEEPEST, SCHEMA, depth, is_sealed
 from ..files import read_file as read_whole
 from .published import published_rows
 
@@ -296,6 +296,8 @@ def trouble(record: Any) -> str:
     if type(schema) is not int or schema > SCHEMA:
         says = f'its schema is {str(schema)[:40]!r}'
         return f'{says}, and this version reads up to {SCHEMA}: update lopa'
+    if not is_sealed(record):
+        return 'it was changed since it was written (its hash is another)'
     return score_trouble(record) or form_trouble(record)
 
 
@@ -410,7 +412,7 @@ def read_folder(folder: str | Path) -> tuple:
             problems.append((str(path), reason))
         if not found and path == Path(folder):
             says = f'{path}: {reason}'
-            raise ValueError(f'{says} (expected the JSON of a run, or a folder of such files).')
+            raise ValueError(f'{says}; expected the JSON of a run, or a folder of such files.')
     return rows, problems
 
 
