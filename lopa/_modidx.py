@@ -62,6 +62,10 @@ d = {
                 'ablate/executors.html#begin',
                 'lopa/ablate/executors.py',
             ),
+            'lopa.ablate.executors.check_workers': (
+                'ablate/executors.html#check_workers',
+                'lopa/ablate/executors.py',
+            ),
             'lopa.ablate.executors.cores': (
                 'ablate/executors.html#cores',
                 'lopa/ablate/executors.py',
@@ -100,8 +104,20 @@ d = {
             ),
         },
         'lopa.ablate.experiments': {
+            'lopa.ablate.experiments.as_rates': (
+                'ablate/experiments.html#as_rates',
+                'lopa/ablate/experiments.py',
+            ),
+            'lopa.ablate.experiments.check_grid': (
+                'ablate/experiments.html#check_grid',
+                'lopa/ablate/experiments.py',
+            ),
             'lopa.ablate.experiments.check_keys': (
                 'ablate/experiments.html#check_keys',
+                'lopa/ablate/experiments.py',
+            ),
+            'lopa.ablate.experiments.check_more': (
+                'ablate/experiments.html#check_more',
                 'lopa/ablate/experiments.py',
             ),
             'lopa.ablate.experiments.check_values': (
@@ -128,6 +144,10 @@ d = {
                 'ablate/experiments.html#identity',
                 'lopa/ablate/experiments.py',
             ),
+            'lopa.ablate.experiments.is_model_name': (
+                'ablate/experiments.html#is_model_name',
+                'lopa/ablate/experiments.py',
+            ),
             'lopa.ablate.experiments.is_of_its_kind': (
                 'ablate/experiments.html#is_of_its_kind',
                 'lopa/ablate/experiments.py',
@@ -136,9 +156,19 @@ d = {
                 'ablate/experiments.html#planned',
                 'lopa/ablate/experiments.py',
             ),
+            'lopa.ablate.experiments.read_grid': (
+                'ablate/experiments.html#read_grid',
+                'lopa/ablate/experiments.py',
+            ),
         },
         'lopa.ablate.runs': {
             'lopa.ablate.runs.Busy': ('ablate/runs.html#busy', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs._asked_in': ('ablate/runs.html#_asked_in', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs._identity_in': (
+                'ablate/runs.html#_identity_in',
+                'lopa/ablate/runs.py',
+            ),
+            'lopa.ablate.runs._is_ours': ('ablate/runs.html#_is_ours', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.attempt': ('ablate/runs.html#attempt', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.book': ('ablate/runs.html#book', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.carry_out': ('ablate/runs.html#carry_out', 'lopa/ablate/runs.py'),
@@ -146,16 +176,23 @@ d = {
                 'ablate/runs.html#carry_out_in',
                 'lopa/ablate/runs.py',
             ),
+            'lopa.ablate.runs.check_places': (
+                'ablate/runs.html#check_places',
+                'lopa/ablate/runs.py',
+            ),
+            'lopa.ablate.runs.check_ready': ('ablate/runs.html#check_ready', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.check_settings': (
                 'ablate/runs.html#check_settings',
                 'lopa/ablate/runs.py',
             ),
+            'lopa.ablate.runs.contradicts': ('ablate/runs.html#contradicts', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.cut': ('ablate/runs.html#cut', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.digits': ('ablate/runs.html#digits', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.done': ('ablate/runs.html#done', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.floor_of': ('ablate/runs.html#floor_of', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.locked': ('ablate/runs.html#locked', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.outcomes': ('ablate/runs.html#outcomes', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.places_in': ('ablate/runs.html#places_in', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.put_on_record': (
                 'ablate/runs.html#put_on_record',
                 'lopa/ablate/runs.py',
@@ -166,8 +203,10 @@ d = {
             'lopa.ablate.runs.run': ('ablate/runs.html#run', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.score_one': ('ablate/runs.html#score_one', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.sweep': ('ablate/runs.html#sweep', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.tidy': ('ablate/runs.html#tidy', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.to_do': ('ablate/runs.html#to_do', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.train_one': ('ablate/runs.html#train_one', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.work_folder': ('ablate/runs.html#work_folder', 'lopa/ablate/runs.py'),
         },
         'lopa.adapter': {
             'lopa.adapter.StoredAdapter': ('adapter.html#storedadapter', 'lopa/adapter.py'),
@@ -243,11 +282,18 @@ d = {
             'lopa.adapter.write_adapter': ('adapter.html#write_adapter', 'lopa/adapter.py'),
         },
         'lopa.assets': {
+            'lopa.assets._hash': ('assets.html#_hash', 'lopa/assets.py'),
             'lopa.assets._minilm': ('assets.html#_minilm', 'lopa/assets.py'),
             'lopa.assets._smollm2': ('assets.html#_smollm2', 'lopa/assets.py'),
+            'lopa.assets.check_model_folder': ('assets.html#check_model_folder', 'lopa/assets.py'),
+            'lopa.assets.check_model_name': ('assets.html#check_model_name', 'lopa/assets.py'),
+            'lopa.assets.check_weights': ('assets.html#check_weights', 'lopa/assets.py'),
             'lopa.assets.convert_gguf': ('assets.html#convert_gguf', 'lopa/assets.py'),
             'lopa.assets.default_device': ('assets.html#default_device', 'lopa/assets.py'),
             'lopa.assets.default_dtype': ('assets.html#default_dtype', 'lopa/assets.py'),
+            'lopa.assets.is_as_listed': ('assets.html#is_as_listed', 'lopa/assets.py'),
+            'lopa.assets.is_converted': ('assets.html#is_converted', 'lopa/assets.py'),
+            'lopa.assets.list_files': ('assets.html#list_files', 'lopa/assets.py'),
             'lopa.assets.listed_class': ('assets.html#listed_class', 'lopa/assets.py'),
             'lopa.assets.load_encoder': ('assets.html#load_encoder', 'lopa/assets.py'),
             'lopa.assets.load_foundation_model': (
@@ -257,16 +303,27 @@ d = {
             'lopa.assets.load_tokenizer': ('assets.html#load_tokenizer', 'lopa/assets.py'),
             'lopa.assets.load_tokenizers': ('assets.html#load_tokenizers', 'lopa/assets.py'),
             'lopa.assets.model_class': ('assets.html#model_class', 'lopa/assets.py'),
+            'lopa.assets.model_config': ('assets.html#model_config', 'lopa/assets.py'),
             'lopa.assets.movie_reviews': ('assets.html#movie_reviews', 'lopa/assets.py'),
             'lopa.assets.multiplies_bfloat16': (
                 'assets.html#multiplies_bfloat16',
                 'lopa/assets.py',
             ),
+            'lopa.assets.one_sentence': ('assets.html#one_sentence', 'lopa/assets.py'),
             'lopa.assets.package_folder': ('assets.html#package_folder', 'lopa/assets.py'),
             'lopa.assets.place': ('assets.html#place', 'lopa/assets.py'),
             'lopa.assets.quantisation': ('assets.html#quantisation', 'lopa/assets.py'),
+            'lopa.assets.reading_part': ('assets.html#reading_part', 'lopa/assets.py'),
+            'lopa.assets.refuse_left_out': ('assets.html#refuse_left_out', 'lopa/assets.py'),
             'lopa.assets.refuse_missing': ('assets.html#refuse_missing', 'lopa/assets.py'),
+            'lopa.assets.refuse_remote_code': ('assets.html#refuse_remote_code', 'lopa/assets.py'),
             'lopa.assets.resolve': ('assets.html#resolve', 'lopa/assets.py'),
+            'lopa.assets.sweep_up_earlier': ('assets.html#sweep_up_earlier', 'lopa/assets.py'),
+            'lopa.assets.without_pooler': ('assets.html#without_pooler', 'lopa/assets.py'),
+            'lopa.assets.without_remote_code': (
+                'assets.html#without_remote_code',
+                'lopa/assets.py',
+            ),
         },
         'lopa.attention': {
             'lopa.attention.asked': ('attention.html#asked', 'lopa/attention.py'),
@@ -488,13 +545,17 @@ d = {
             'lopa.encoders.check_padded': ('encoders.html#check_padded', 'lopa/encoders.py'),
             'lopa.encoders.encode_dataset': ('encoders.html#encode_dataset', 'lopa/encoders.py'),
             'lopa.encoders.encode_ids': ('encoders.html#encode_ids', 'lopa/encoders.py'),
+            'lopa.encoders.encode_parts': ('encoders.html#encode_parts', 'lopa/encoders.py'),
             'lopa.encoders.encode_texts': ('encoders.html#encode_texts', 'lopa/encoders.py'),
             'lopa.encoders.encoder_fingerprint': (
                 'encoders.html#encoder_fingerprint',
                 'lopa/encoders.py',
             ),
+            'lopa.encoders.features_file': ('encoders.html#features_file', 'lopa/encoders.py'),
             'lopa.encoders.hidden_width': ('encoders.html#hidden_width', 'lopa/encoders.py'),
             'lopa.encoders.is_planned': ('encoders.html#is_planned', 'lopa/encoders.py'),
+            'lopa.encoders.is_whole': ('encoders.html#is_whole', 'lopa/encoders.py'),
+            'lopa.encoders.keep_features': ('encoders.html#keep_features', 'lopa/encoders.py'),
             'lopa.encoders.make_encoder': ('encoders.html#make_encoder', 'lopa/encoders.py'),
             'lopa.encoders.own_model': ('encoders.html#own_model', 'lopa/encoders.py'),
             'lopa.encoders.packed': ('encoders.html#packed', 'lopa/encoders.py'),
@@ -506,7 +567,9 @@ d = {
             'lopa.encoders.reading_ids': ('encoders.html#reading_ids', 'lopa/encoders.py'),
             'lopa.encoders.reading_length': ('encoders.html#reading_length', 'lopa/encoders.py'),
             'lopa.encoders.show': ('encoders.html#show', 'lopa/encoders.py'),
+            'lopa.encoders.stored_features': ('encoders.html#stored_features', 'lopa/encoders.py'),
             'lopa.encoders.vectors': ('encoders.html#vectors', 'lopa/encoders.py'),
+            'lopa.encoders.with_features': ('encoders.html#with_features', 'lopa/encoders.py'),
             'lopa.encoders.without_autocast': (
                 'encoders.html#without_autocast',
                 'lopa/encoders.py',
@@ -1554,12 +1617,14 @@ d = {
             'lopa.files.finite': ('files.html#finite', 'lopa/files.py'),
             'lopa.files.hash_bytes': ('files.html#hash_bytes', 'lopa/files.py'),
             'lopa.files.hash_file': ('files.html#hash_file', 'lopa/files.py'),
+            'lopa.files.hash_of': ('files.html#hash_of', 'lopa/files.py'),
             'lopa.files.hidden': ('files.html#hidden', 'lopa/files.py'),
             'lopa.files.is_folder': ('files.html#is_folder', 'lopa/files.py'),
             'lopa.files.is_left_over': ('files.html#is_left_over', 'lopa/files.py'),
             'lopa.files.is_marked': ('files.html#is_marked', 'lopa/files.py'),
             'lopa.files.is_our_file': ('files.html#is_our_file', 'lopa/files.py'),
             'lopa.files.is_ours': ('files.html#is_ours', 'lopa/files.py'),
+            'lopa.files.is_sealed': ('files.html#is_sealed', 'lopa/files.py'),
             'lopa.files.locked': ('files.html#locked', 'lopa/files.py'),
             'lopa.files.make_folder': ('files.html#make_folder', 'lopa/files.py'),
             'lopa.files.mark': ('files.html#mark', 'lopa/files.py'),
@@ -1573,6 +1638,7 @@ d = {
             'lopa.files.refuse_folder': ('files.html#refuse_folder', 'lopa/files.py'),
             'lopa.files.refuse_link': ('files.html#refuse_link', 'lopa/files.py'),
             'lopa.files.remove_folder': ('files.html#remove_folder', 'lopa/files.py'),
+            'lopa.files.seal': ('files.html#seal', 'lopa/files.py'),
             'lopa.files.settle': ('files.html#settle', 'lopa/files.py'),
             'lopa.files.swap_folder': ('files.html#swap_folder', 'lopa/files.py'),
             'lopa.files.sweep_up': ('files.html#sweep_up', 'lopa/files.py'),
@@ -2199,6 +2265,10 @@ d = {
                 'records/records.html#average',
                 'lopa/records/records.py',
             ),
+            'lopa.records.records.contradictions': (
+                'records/records.html#contradictions',
+                'lopa/records/records.py',
+            ),
             'lopa.records.records.files_in': (
                 'records/records.html#files_in',
                 'lopa/records/records.py',
@@ -2219,6 +2289,10 @@ d = {
             ),
             'lopa.records.records.load_results': (
                 'records/records.html#load_results',
+                'lopa/records/records.py',
+            ),
+            'lopa.records.records.possible': (
+                'records/records.html#possible',
                 'lopa/records/records.py',
             ),
             'lopa.records.records.read_file': (
@@ -3088,6 +3162,7 @@ d = {
                 'lopa/train/recipes.py',
             ),
             'lopa.train.recipes.recipe': ('train/recipes.html#recipe', 'lopa/train/recipes.py'),
+            'lopa.train.recipes.shown': ('train/recipes.html#shown', 'lopa/train/recipes.py'),
         },
         'lopa.train.resume': {
             'lopa.train.resume.Found': ('train/resume.html#found', 'lopa/train/resume.py'),
