@@ -2202,6 +2202,8 @@ d = {
             'lopa.prompts.check_size': ('prompts.html#check_size', 'lopa/prompts.py'),
             'lopa.prompts.gated_heads': ('prompts.html#gated_heads', 'lopa/prompts.py'),
             'lopa.prompts.gated_one': ('prompts.html#gated_one', 'lopa/prompts.py'),
+            'lopa.prompts.is_name': ('prompts.html#is_name', 'lopa/prompts.py'),
+            'lopa.prompts.is_text': ('prompts.html#is_text', 'lopa/prompts.py'),
             'lopa.prompts.nearest': ('prompts.html#nearest', 'lopa/prompts.py'),
             'lopa.prompts.planned_shapes': ('prompts.html#planned_shapes', 'lopa/prompts.py'),
             'lopa.prompts.refuses_unknown_keys': (

@@ -116,11 +116,12 @@ def check_shapes(config: 'LopaConfig', stored: dict, folder: Path):
     Raises:
         ValueError
     """
-    if not config.made_for:
+    width = config.made_for.get('width') if isinstance(config.made_for, dict) else None
+    if type(width) is not int:
         return
     part = 'base_model.tensors.tuned_generator_'
     held = {n.removeprefix(part): shape for n, shape in stored.items() if n.startswith(part)}
-    planned = planned_shapes(config, config.made_for['width'])
+    planned = planned_shapes(config, width)
     if planned and {n.replace('.', '_'): shape for n, shape in planned.items()} != held:
         raise ValueError(f'{folder}: {OTHER_TENSORS}')
 
@@ -141,8 +142,9 @@ def check_files(config: 'LopaConfig', folder: Path, hub: bool = False):
         if hub or any((folder / name).exists() for name in PICKLES):
             refuse_none(folder, WEIGHTS_FILE)
         return
-    check_shapes(config, check_formats(read_header(path)[0], path), folder)
+    stored = check_formats(read_header(path)[0], path)
     check_numbers(said(config), read_tensors(path)[0], folder)
+    check_shapes(config, stored, folder)
 
 
 # %% ../nbs/15_peft.ipynb #peft-config

@@ -22,7 +22,9 @@ __all__ = [
     'refuses_unknown_keys',
     'check_size',
     'check_name',
+    'is_text',
     'check_init',
+    'is_name',
     'check_encoder',
     'check_config',
     'PromptConfig',
@@ -370,6 +372,18 @@ def check_name(name: str, value: object, known: Iterable[str]):
         raise ValueError(f'{says}; {nearest(value, known)}')
 
 
+def is_text(value: object) -> bool:
+    """Is it a text, of whole characters?
+
+    Args:
+        value: What was received
+
+    Returns:
+        bool: Can it be written to a file?
+    """
+    return type(value) is str and value == value.encode(errors='ignore').decode()
+
+
 def check_init(value: object):
     """Refuse a start that nobody knows
 
@@ -379,7 +393,7 @@ def check_init(value: object):
     Raises:
         ValueError
     """
-    text = value if type(value) is str else ''
+    text = str(value) if is_text(value) else ''
     named = text.startswith('text:') and len(text) > len('text:')
     known = "'vocab', 'normal', 'zeros', 'paper'"
     if text not in ('vocab', 'normal', 'zeros', 'paper') and not named:
@@ -388,6 +402,20 @@ def check_init(value: object):
 
 
 # %% ../nbs/08_prompts.ipynb #prompts-check-encoder
+def is_name(value: object) -> bool:
+    """Is it a text that a file system could take?
+
+    Args:
+        value: What was received
+
+    Returns:
+        bool: Can it be the name of a model, or of a folder?
+    """
+    if not is_text(value) or not str(value).strip() or '\0' in str(value):
+        return False
+    return all(len(part.encode()) < 256 for part in str(value).split('/'))
+
+
 def check_encoder(config: 'PromptConfig'):
     """Refuse what names no encoder, and to tune one that is not there
 
@@ -400,7 +428,7 @@ def check_encoder(config: 'PromptConfig'):
     train, name = config.train_encoder, config.encoder_name_or_path
     if type(train) is not bool:
         raise ValueError(f'train_encoder: received {shown(train)}, expected True or False.')
-    if name is not None and (type(name) is not str or not name.strip() or '\0' in name):
+    if name is not None and not is_name(name):
         raise ValueError(
             f'encoder_name_or_path: received {shown(name)}, expected the name of an encoder or its '
             'folder, as text, or None.'
