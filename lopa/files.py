@@ -57,6 +57,9 @@ __all__ = [
     'told_of_holder',
     'check_lockable',
     'locked',
+    'hash_of',
+    'seal',
+    'is_sealed',
     'cache_dir',
     'cache_folder',
 ]
@@ -892,6 +895,45 @@ def locked(folder: str | Path, wait: bool = False) -> Iterator[Path]:
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+# %% ../nbs/03_files.ipynb #files-seal
+def hash_of(record: dict) -> str:
+    """A fingerprint of all that a record says besides its own hash
+
+    Args:
+        record: A result
+
+    Returns:
+        str: As from `hash_bytes`
+    """
+    said = json.loads(json.dumps(record))  # texts as keys, lists for tuples
+    said.pop('hash', None)
+    return hash_bytes(json.dumps(said, sort_keys=True).encode())
+
+
+def seal(record: dict) -> dict:
+    """Let a record say what it said when it was written
+
+    Args:
+        record: A result
+
+    Returns:
+        dict: The same, and `hash`
+    """
+    return record | {'hash': hash_of(record)}
+
+
+def is_sealed(record: dict) -> bool:
+    """Does it still say that?
+
+    Args:
+        record: From a file
+
+    Returns:
+        bool: Also if it has no hash
+    """
+    return 'hash' not in record or record['hash'] == hash_of(record)
 
 
 # %% ../nbs/03_files.ipynb #files-cache-dir

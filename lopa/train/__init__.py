@@ -15,7 +15,7 @@ from .loop import (
     training_arguments,
     training_data,
 )
-from .recipes import FAMILIES, RECIPES, Recipe, as_record, parameter_groups, recipe
+from .recipes import FAMILIES, RECIPES, Recipe, as_record, parameter_groups, recipe, shown
 
 __all__ = [
     'FAMILIES',
@@ -24,6 +24,7 @@ __all__ = [
     'as_record',
     'parameter_groups',
     'recipe',
+    'shown',
     'Execution',
     'environment',
     'explain_memory',
