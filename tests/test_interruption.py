@@ -84,7 +84,7 @@ def test_kill_minus_nine_ten_times(killed):
 
 def test_killed_at_file_operations(killed, tmp_path):
     "Wherever in the sequence of writes and renames it dies"
-    operations = [3, 21, 60, 150, 400, 700]
+    operations = [2, 12, 40, 90, 200, 300]
     died = interrupted(tmp_path, 'operations', *operations)
     assert died == ['True'] * len(operations)
     for k in operations:
