@@ -821,6 +821,10 @@ d = {
                 'evaluate/predict.html#check_padding',
                 'lopa/evaluate/predict.py',
             ),
+            'lopa.evaluate.predict.check_range': (
+                'evaluate/predict.html#check_range',
+                'lopa/evaluate/predict.py',
+            ),
             'lopa.evaluate.predict.classify': (
                 'evaluate/predict.html#classify',
                 'lopa/evaluate/predict.py',
@@ -871,6 +875,10 @@ d = {
             ),
         },
         'lopa.evaluate.predictions': {
+            'lopa.evaluate.predictions.NotJudged': (
+                'evaluate/predictions.html#notjudged',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.can_be_scored': (
                 'evaluate/predictions.html#can_be_scored',
                 'lopa/evaluate/predictions.py',
@@ -879,12 +887,24 @@ d = {
                 'evaluate/predictions.html#check_grader',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.check_judged': (
+                'evaluate/predictions.html#check_judged',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.check_scoring': (
                 'evaluate/predictions.html#check_scoring',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.check_texts': (
+                'evaluate/predictions.html#check_texts',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.has_header': (
                 'evaluate/predictions.html#has_header',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.has_verdicts': (
+                'evaluate/predictions.html#has_verdicts',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.is_complete': (
@@ -893,6 +913,10 @@ d = {
             ),
             'lopa.evaluate.predictions.judge_again': (
                 'evaluate/predictions.html#judge_again',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.judge_file': (
+                'evaluate/predictions.html#judge_file',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.judging': (
@@ -923,6 +947,10 @@ d = {
                 'evaluate/predictions.html#score_lines',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.score_or_missing': (
+                'evaluate/predictions.html#score_or_missing',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.score_texts': (
                 'evaluate/predictions.html#score_texts',
                 'lopa/evaluate/predictions.py',
@@ -933,6 +961,10 @@ d = {
             ),
             'lopa.evaluate.predictions.verdict_columns': (
                 'evaluate/predictions.html#verdict_columns',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.without_verdict': (
+                'evaluate/predictions.html#without_verdict',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.write_predictions': (
@@ -947,6 +979,14 @@ d = {
             ),
             'lopa.evaluate.scoring.answer_lines': (
                 'evaluate/scoring.html#answer_lines',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.check_how': (
+                'evaluate/scoring.html#check_how',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.check_used': (
+                'evaluate/scoring.html#check_used',
                 'lopa/evaluate/scoring.py',
             ),
             'lopa.evaluate.scoring.class_line': (
@@ -987,6 +1027,10 @@ d = {
             ),
             'lopa.evaluate.scoring.text_line': (
                 'evaluate/scoring.html#text_line',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.unjudged_lines': (
+                'evaluate/scoring.html#unjudged_lines',
                 'lopa/evaluate/scoring.py',
             ),
         },
