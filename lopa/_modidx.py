@@ -522,6 +522,10 @@ d = {
             ),
         },
         'lopa.evaluate.judges': {
+            'lopa.evaluate.judges.NotRun': (
+                'evaluate/judges.html#notrun',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.Noted': ('evaluate/judges.html#noted', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.Noted.__init__': (
                 'evaluate/judges.html#noted.__init__',
@@ -531,11 +535,21 @@ d = {
                 'evaluate/judges.html#noted.visit_assert',
                 'lopa/evaluate/judges.py',
             ),
-            'lopa.evaluate.judges.Noted.visit_FunctionDef': (
-                'evaluate/judges.html#noted.visit_functiondef',
+            'lopa.evaluate.judges.Noted.visit_If': (
+                'evaluate/judges.html#noted.visit_if',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.Tried': ('evaluate/judges.html#tried', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.Tried.visit_Assert': (
+                'evaluate/judges.html#tried.visit_assert',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges._named': (
+                'evaluate/judges.html#_named',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.agree': ('evaluate/judges.html#agree', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.alone': ('evaluate/judges.html#alone', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.answered_input': (
                 'evaluate/judges.html#answered_input',
                 'lopa/evaluate/judges.py',
@@ -545,6 +559,7 @@ d = {
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.apart': ('evaluate/judges.html#apart', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.asks': ('evaluate/judges.html#asks', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.asserted': (
                 'evaluate/judges.html#asserted',
                 'lopa/evaluate/judges.py',
@@ -557,6 +572,11 @@ d = {
                 'evaluate/judges.html#builds',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.check_examination': (
+                'evaluate/judges.html#check_examination',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.claim': ('evaluate/judges.html#claim', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.cut': ('evaluate/judges.html#cut', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.defined': (
                 'evaluate/judges.html#defined',
@@ -566,12 +586,29 @@ d = {
                 'evaluate/judges.html#equals',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.examination': (
+                'evaluate/judges.html#examination',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.examine': (
+                'evaluate/judges.html#examine',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.executable': (
+                'evaluate/judges.html#executable',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.expression': (
                 'evaluate/judges.html#expression',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.holds': ('evaluate/judges.html#holds', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.in_turns': (
                 'evaluate/judges.html#in_turns',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_answer': (
+                'evaluate/judges.html#is_answer',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.is_call': (
@@ -584,6 +621,18 @@ d = {
             ),
             'lopa.evaluate.judges.is_program': (
                 'evaluate/judges.html#is_program',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_remark': (
+                'evaluate/judges.html#is_remark',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_told': (
+                'evaluate/judges.html#is_told',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_written_out': (
+                'evaluate/judges.html#is_written_out',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.judge_all': (
@@ -606,6 +655,10 @@ d = {
                 'evaluate/judges.html#judge_tests',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.literal': (
+                'evaluate/judges.html#literal',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.names_in': (
                 'evaluate/judges.html#names_in',
                 'lopa/evaluate/judges.py',
@@ -618,17 +671,32 @@ d = {
                 'evaluate/judges.html#parse_expression',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.parse_test': (
+                'evaluate/judges.html#parse_test',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.refuse_unavailable': (
+                'evaluate/judges.html#refuse_unavailable',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.says_equal': (
                 'evaluate/judges.html#says_equal',
                 'lopa/evaluate/judges.py',
             ),
-            'lopa.evaluate.judges.sides': ('evaluate/judges.html#sides', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.solution': (
                 'evaluate/judges.html#solution',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.unexplained': (
+                'evaluate/judges.html#unexplained',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.unframe': (
                 'evaluate/judges.html#unframe',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.unjudged': (
+                'evaluate/judges.html#unjudged',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.value_of': (
@@ -637,6 +705,10 @@ d = {
             ),
             'lopa.evaluate.judges.verdict': (
                 'evaluate/judges.html#verdict',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.without_comments': (
+                'evaluate/judges.html#without_comments',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.written': (
@@ -749,6 +821,10 @@ d = {
                 'evaluate/predict.html#check_padding',
                 'lopa/evaluate/predict.py',
             ),
+            'lopa.evaluate.predict.check_range': (
+                'evaluate/predict.html#check_range',
+                'lopa/evaluate/predict.py',
+            ),
             'lopa.evaluate.predict.classify': (
                 'evaluate/predict.html#classify',
                 'lopa/evaluate/predict.py',
@@ -799,6 +875,10 @@ d = {
             ),
         },
         'lopa.evaluate.predictions': {
+            'lopa.evaluate.predictions.NotJudged': (
+                'evaluate/predictions.html#notjudged',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.can_be_scored': (
                 'evaluate/predictions.html#can_be_scored',
                 'lopa/evaluate/predictions.py',
@@ -807,12 +887,24 @@ d = {
                 'evaluate/predictions.html#check_grader',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.check_judged': (
+                'evaluate/predictions.html#check_judged',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.check_scoring': (
                 'evaluate/predictions.html#check_scoring',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.check_texts': (
+                'evaluate/predictions.html#check_texts',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.has_header': (
                 'evaluate/predictions.html#has_header',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.has_verdicts': (
+                'evaluate/predictions.html#has_verdicts',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.is_complete': (
@@ -821,6 +913,10 @@ d = {
             ),
             'lopa.evaluate.predictions.judge_again': (
                 'evaluate/predictions.html#judge_again',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.judge_file': (
+                'evaluate/predictions.html#judge_file',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.judging': (
@@ -851,6 +947,10 @@ d = {
                 'evaluate/predictions.html#score_lines',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.score_or_missing': (
+                'evaluate/predictions.html#score_or_missing',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.score_texts': (
                 'evaluate/predictions.html#score_texts',
                 'lopa/evaluate/predictions.py',
@@ -861,6 +961,10 @@ d = {
             ),
             'lopa.evaluate.predictions.verdict_columns': (
                 'evaluate/predictions.html#verdict_columns',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.without_verdict': (
+                'evaluate/predictions.html#without_verdict',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.write_predictions': (
@@ -875,6 +979,14 @@ d = {
             ),
             'lopa.evaluate.scoring.answer_lines': (
                 'evaluate/scoring.html#answer_lines',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.check_how': (
+                'evaluate/scoring.html#check_how',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.check_used': (
+                'evaluate/scoring.html#check_used',
                 'lopa/evaluate/scoring.py',
             ),
             'lopa.evaluate.scoring.class_line': (
@@ -915,6 +1027,10 @@ d = {
             ),
             'lopa.evaluate.scoring.text_line': (
                 'evaluate/scoring.html#text_line',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.unjudged_lines': (
+                'evaluate/scoring.html#unjudged_lines',
                 'lopa/evaluate/scoring.py',
             ),
         },
