@@ -1,5 +1,6 @@
 "A recipe becomes an adapter"
 
+from .folder import run_folder
 from .hardware import Execution, environment, explain_memory, is_main, start_of_memory
 from .loop import (
     ProgressBar,
@@ -25,6 +26,7 @@ __all__ = [
     'parameter_groups',
     'recipe',
     'shown',
+    'run_folder',
     'Execution',
     'environment',
     'explain_memory',
