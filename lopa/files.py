@@ -460,7 +460,7 @@ def is_plain(name: str) -> bool:
     Returns:
         bool: Can it be a name in a folder, and lead nowhere else?
     """
-    return name not in ('', '.', '..') and Path(name).name == name
+    return name.isprintable() and name not in ('', '..') and Path(name).name == name
 
 
 def moves(note: Path) -> dict:

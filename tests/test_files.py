@@ -212,7 +212,9 @@ def test_a_damaged_note_does_nothing(tmp_path, seed):
     assert (tmp_path / 'out').read_text() == 'of somebody else'
 
 
-@pytest.mark.parametrize('name', ['../out', 'thesis/a', '/etc/x', '..', '.', ''])
+@pytest.mark.parametrize(
+    'name', ['../out', 'thesis/a', '/etc/x', '..', '.', '', 'a\0', '\ud800'], ids=ascii
+)
 def test_a_note_of_an_enemy(tmp_path, thesis, name):
     new = hidden(tmp_path, 'part')
     new.write_bytes(b'new')
