@@ -3246,6 +3246,14 @@ d = {
                 'train/resume.html#checkedtrainer',
                 'lopa/train/resume.py',
             ),
+            'lopa.train.resume.CheckedTrainer._load_optimizer_and_scheduler': (
+                'train/resume.html#checkedtrainer._load_optimizer_and_scheduler',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.CheckedTrainer._load_rng_state': (
+                'train/resume.html#checkedtrainer._load_rng_state',
+                'lopa/train/resume.py',
+            ),
             'lopa.train.resume.CheckedTrainer.best_folder': (
                 'train/resume.html#checkedtrainer.best_folder',
                 'lopa/train/resume.py',
@@ -3407,6 +3415,7 @@ d = {
                 'train/resume.html#put_in_place',
                 'lopa/train/resume.py',
             ),
+            'lopa.train.resume.reading': ('train/resume.html#reading', 'lopa/train/resume.py'),
             'lopa.train.resume.refusal': ('train/resume.html#refusal', 'lopa/train/resume.py'),
             'lopa.train.resume.remove_checkpoints': (
                 'train/resume.html#remove_checkpoints',

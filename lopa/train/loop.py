@@ -489,10 +489,12 @@ def test_scores(
     if 'test' not in splits:
         return {}
     rows = recipe.eval_batch_size
-    lines = answer_lines(model, task, splits['test'], collate, rows, progress, run)
     about = judging(task, 'test')
-    if is_main():
-        write_predictions(path, about, lines)
+    save = partial(write_predictions, path, about) if is_main() else None
+    asked = model, task, splits['test'], collate, rows, progress, run
+    lines = answer_lines(*asked, save=save)
+    if save:
+        save(lines)
     scores: dict = {'test': score_lines(about, lines)}
     words = {w.strip(): str(i) for i, w in enumerate(task.verbalizer)}
     if 0 < len(words) < 10:

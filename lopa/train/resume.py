@@ -34,6 +34,7 @@ __all__ = [
     'begin_part',
     'put_in_place',
     'WholeCheckpoints',
+    'reading',
     'CheckedTrainer',
     'ResumableTrainer',
 ]
@@ -676,6 +677,30 @@ class WholeCheckpoints(RememberingTrainer):
             write_whole(self.folder / f'best-{step}', write)
 
 
+# %% ../../nbs/train/53_resume.ipynb #rs-reading
+@contextlib.contextmanager
+def reading(checkpoint: str | Path | None) -> Iterator[None]:
+    """Say in one sentence what cannot be loaded all the same, by another torch or for another model
+
+    Args:
+        checkpoint: A folder, whose files are what was written
+
+    Returns:
+        Iterator[None]: A context in which they are loaded
+
+    Raises:
+        ValueError
+    """
+    try:
+        yield
+    except Exception as e:
+        reason = ' '.join(f'{type(e).__name__}: {e}'.split())[:200]
+        raise ValueError(
+            f'{checkpoint}: its optimiser, schedule or random state cannot be loaded ({reason}); '
+            'go on with the versions in its manifest.json, or begin again.'
+        ) from e
+
+
 # %% ../../nbs/train/53_resume.ipynb #rs-read
 class CheckedTrainer(WholeCheckpoints):
     "A Trainer that reads only checkpoints of its own run, in which nothing was changed"
@@ -704,7 +729,16 @@ class CheckedTrainer(WholeCheckpoints):
         "Where the best adapter is"
         return self.folder / f'best-{self.best_step()}'
 
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        with reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
+    def _load_rng_state(self, checkpoint):
+        with reading(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+
+# %% ../../nbs/train/53_resume.ipynb #rs-read2
 class ResumableTrainer(CheckedTrainer):
     "A Trainer whose checkpoints are whole or not there, and which goes on from one to the last bit"
 
