@@ -84,7 +84,7 @@ def test_kill_minus_nine_ten_times(killed):
 
 def test_killed_at_file_operations(killed, tmp_path):
     "Wherever in the sequence of writes and renames it dies"
-    operations = [2, 12, 40, 90, 200, 300]
+    operations = [2, 40, 130, 300, 520, 690]
     died = interrupted(tmp_path, 'operations', *operations)
     assert died == ['True'] * len(operations)
     for k in operations:
@@ -95,27 +95,43 @@ def test_killed_at_file_operations(killed, tmp_path):
     shutil.which('bwrap') is None, reason='needs bubblewrap for a small file system'
 )
 def test_disk_that_is_full(killed, tmp_path):
-    "On 17 MB there is room for one checkpoint, not for two: the first stays, and goes on elsewhere"
-    small = ['bwrap', '--dev-bind', '/', '/', '--size', str(17 << 20)]
+    "Too small: refused at once; filled up by others: the last checkpoint goes on elsewhere"
+    small = ['bwrap', '--dev-bind', '/', '/', '--size', str(40 << 20)]
     small += ['--tmpfs', str(tmp_path / 'small'), '--']
     (tmp_path / 'small').mkdir()
     (tmp_path / 'out').mkdir()
     script = f"""
 import sys; sys.path.insert(0, {str(HERE)!r})
-import interrupted, shutil
-try: interrupted.run(interrupted.Path({str(tmp_path / 'small' / 'run')!r}))
+import errno, interrupted, lopa.train.resume, shutil
+small = interrupted.Path({str(tmp_path / 'small')!r})
+put_in_place = lopa.train.resume.put_in_place
+def and_fill(*args):
+    put_in_place(*args)
+    with open(small / 'others', 'wb', buffering=0) as file:
+        try:
+            while file.write(bytes(4096)): pass
+        except OSError as e:
+            assert e.errno == errno.ENOSPC
+lopa.train.resume.put_in_place = and_fill
+try: interrupted.run(small / 'run')
 except OSError as e: print(e)
-shutil.copytree({str(tmp_path / 'small' / 'run')!r}, {str(tmp_path / 'out' / '0')!r})
+shutil.copytree(small / 'run', {str(tmp_path / 'out' / '0')!r})
+shutil.rmtree(small / 'run')
+try: interrupted.run(small / 'run')
+except OSError as e: print(e)
+assert not (small / 'run' / 'checkpoints').exists()
 """
     ran = subprocess.run(
         [*small, sys.executable, '-c', script], capture_output=True, text=True, env=ENV
     )
     if 'bwrap:' in ran.stderr:
         pytest.skip(f'bubblewrap does not work here: {ran.stderr.strip()[:200]}')
-    one_sentence(ran.stdout.strip(), 'could not be written', 'checkpoint-', '--resume')
+    later, at_once = ran.stdout.strip().splitlines()
+    one_sentence(later, 'could not be written', 'checkpoint-', '--resume')
+    one_sentence(at_once, tmp_path / 'small' / 'run', 'MB')
     left = tmp_path / 'out' / '0' / 'checkpoints'
     assert last_checkpoint(left) and not (left / 'part').exists()
-    assert ran.stdout.count(last_checkpoint(left).name) == 1
+    assert later.count(last_checkpoint(left).name) == 1
     go_on = f"""
 import sys; sys.path.insert(0, {str(HERE)!r})
 import interrupted

@@ -42,9 +42,10 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from lopa.files import (
     check_replaceable,
@@ -54,6 +55,7 @@ from lopa.files import (
     is_ours,
     mark,
     read_json,
+    settle,
     write_files,
 )
 
@@ -97,8 +99,10 @@ def hash_rows(rows: 'Dataset') -> str:
 
 
 # %% ../../nbs/train/49_folder.ipynb #fo-task
-ASKED = ('template', 'verbalizer', 'target', 'masked_template', 'reads', 'metrics', 'mean')
-ASKED += ('grader', 'stop', 'max_length', 'max_new_tokens')  # what a task says beside its rows
+ASKED = (
+    *('template', 'verbalizer', 'target', 'masked_template', 'reads', 'metrics', 'mean'),
+    *('grader', 'stop', 'max_length', 'max_new_tokens'),
+)  # what a task says beside its rows
 
 
 def hash_task(task: Task) -> str:
@@ -145,13 +149,13 @@ def fingerprints(
         dict: `rows` of each split, `task`, `tokenizer`, `base_model`, `encoder`
     """
     name = getattr(model.adapter_config, 'encoder_name_or_path', None)
-    own = model.encoder is None or name in OWN
+    encoder = None if name in OWN else model.encoder
     return {
         'rows': {split: hash_rows(rows) for split, rows in splits.items()},
         'task': hash_task(task),
         'tokenizer': hash_tokenizer(tokenizer),
         'base_model': model.signature,
-        'encoder': None if own else signature(model.encoder.model),
+        'encoder': None if encoder is None else signature(encoder.model),
     }
 
 
@@ -215,11 +219,15 @@ def write_manifest(
         step: After which step
         name: Of the manifest
     """
+    import transformers
+
+    import lopa
+
     said = {
         'files': {file: hash_file(Path(folder) / file) for file in sorted(files)},
         'step': step,
         'plan': plan,
-        'versions': {library: version(library) for library in ('lopa', 'torch', 'transformers')},
+        'versions': {m.__name__: m.__version__ for m in (lopa, torch, transformers)},
     }
     write_files(folder, {name: json.dumps(said, indent=1).encode()})
 
@@ -453,6 +461,8 @@ def check_outputs(folder: Path):
     """
     for name in 'adapter', 'checkpoints':
         path = folder / name
+        if is_folder(path):
+            settle(path)  # a writer may have been killed as its files were all there
         if os.path.lexists(path) and not (is_folder(path) and is_our_folder(path)):
             what = 'a link is' if path.is_symlink() else 'something that this lopa did not make is'
             raise FileExistsError(

@@ -497,6 +497,7 @@ def begin_run(folder: str | Path, plan: dict, resume: bool) -> dict | None:
         raise ValueError(why)
     if what is Next.RETURN:
         check_result(folder, found.result, plan)
+        remove_checkpoints(Path(folder) / 'checkpoints')  # it was killed while it did so
         return found.result
     make_ready(Path(folder) / 'checkpoints', plan, afresh=what is Next.BEGIN)
     return None
