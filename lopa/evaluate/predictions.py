@@ -10,18 +10,31 @@ __all__ = [
     'verdict_columns',
     'score_classes',
     'score_texts',
+    'NotJudged',
+    'without_verdict',
+    'check_judged',
     'score_lines',
     'check_grader',
     'check_scoring',
-    'write_predictions',
-    'parse_lines',
     'has_header',
+    'is_predictions',
+    'check_predictions',
+    'seal',
+    'score_or_missing',
+    'write_predictions',
+    'parse_line',
+    'parse_lines',
+    'is_score',
     'is_complete',
     'same_number_of_texts',
+    'has_verdicts',
     'can_be_scored',
     'text_of',
+    'is_whole',
     'read_predictions',
+    'check_texts',
     'judge_again',
+    'judge_file',
     'rescore',
 ]
 
@@ -34,9 +47,19 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_files
+from lopa.files import (
+    DEEPEST,
+    check_replaceable,
+    depth,
+    hash_bytes,
+    make_folder,
+    parse_json,
+    read_file,
+    write_files,
+)
+
 from ..sandbox import run_program
-from ..tasks import Task
+from ..tasks import Task, columns_of
 from .judges import JUDGES, NEEDED, Run, judge_all
 from .metrics import check_metrics, pass_at_k, score, wilson_ci
 
@@ -66,9 +89,12 @@ def verdict_columns(verdicts: Sequence[dict]) -> dict:
         verdicts: From a judge, one for each text about a row
 
     Returns:
-        dict: `answer`, `status`, `correct` → a list, one entry for each text
+        dict: `answer`, `status`, `correct`, … → a list, one entry for each text
     """
-    return {name: [v[name] for v in verdicts] for name in ('answer', 'status', 'correct')}
+    names = ['answer', 'status', 'correct']
+    if any('executed' in verdict for verdict in verdicts):
+        names.append('executed')
+    return {name: [verdict.get(name) for verdict in verdicts] for name in names}
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-scoreclass
@@ -108,9 +134,44 @@ def score_texts(lines: Sequence[dict]) -> dict:
     return found | {'low': low, 'high': high, 'n': len(lines)}
 
 
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-judged
+class NotJudged(ValueError):
+    "Texts without a verdict: there is no score yet"
+
+
+def without_verdict(lines: Sequence[dict]) -> int:
+    """Number of texts that are neither right nor wrong yet
+
+    Args:
+        lines: With `correct`, where lines about texts have a list
+    """
+    each = [line['correct'] for line in lines if isinstance(line.get('correct'), list)]
+    return sum(correct.count(None) for correct in each)
+
+
+def check_judged(about: dict, lines: Sequence[dict]) -> None:
+    """Refuse to score texts that have no verdict, with `NotJudged`
+
+    Args:
+        about: From `judging`
+        lines: From `answer_lines`
+
+    Raises:
+        NotJudged
+    """
+    if missing := without_verdict(lines):
+        found = {status for line in lines for status in line['status'] if status != 'ok'}
+        why = ', '.join(sorted(found & {'not judged', 'unavailable'}))
+        raise NotJudged(
+            f'{about["task"]}: {missing} of {sum(len(line["correct"]) for line in lines)} texts '
+            f'have no verdict yet ({why}), so there is no score; judge them, when the machine has '
+            'room to run programs, with `lopa score FILE --judge`.'
+        )
+
+
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-score
 def score_lines(about: dict, lines: Sequence[dict]) -> dict:
-    """The score of some answers
+    """The score of some answers; ValueError if there are none, or some without a verdict
 
     Args:
         about: From `judging`
@@ -120,6 +181,7 @@ def score_lines(about: dict, lines: Sequence[dict]) -> dict:
         dict: From `score`; for several texts per row also `pass@k`
 
     Raises:
+        NotJudged
         ValueError
     """
     if not len(lines):
@@ -127,7 +189,10 @@ def score_lines(about: dict, lines: Sequence[dict]) -> dict:
             f'{about["task"]}: received no answers to the split {about["split"]}, expected at '
             'least one to score.'
         )
-    return score_classes(about, lines) if about['verbalizer'] else score_texts(lines)
+    if about['verbalizer']:
+        return score_classes(about, lines)
+    check_judged(about, lines)
+    return score_texts(lines)
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-check
@@ -179,39 +244,8 @@ def check_scoring(task: Task, splits: Iterable[str]) -> None:
             )
 
 
-# %% ../../nbs/evaluate/43_predictions.ipynb #pf-write
-def write_predictions(path: str | Path, about: dict, lines: Sequence[dict]) -> None:
-    """Save predictions, whole or not at all
-
-    Args:
-        path: A `.jsonl` file
-        about: From `judging`
-        lines: From `answer_lines`
-
-    Raises:
-        ValueError
-    """
-    first = about | {'score': score_lines(about, lines)}
-    text = '\n'.join(json.dumps(line, ensure_ascii=False) for line in [first, *lines])
-    encoded = text.encode('utf-8', 'backslashreplace') + b'\n'
-    write_files(Path(path).parent, {Path(path).name: encoded})
-
-
-# %% ../../nbs/evaluate/43_predictions.ipynb #pf-parse
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-ours
 HEADER = 'task', 'split', 'source', *JUDGED, 'score'
-
-
-def parse_lines(text: str) -> list:
-    """Read JSON lines
-
-    Args:
-        text: What stands in a file of predictions
-
-    Returns:
-        list: One value for each line; raises ValueError where a line is not JSON
-    """
-    # not `splitlines`: U+2028 may stand in a text
-    return [json.loads(line) for line in text.rstrip('\n').split('\n')]
 
 
 def has_header(first: Any) -> bool:
@@ -226,7 +260,139 @@ def has_header(first: Any) -> bool:
     return isinstance(first, dict) and set(HEADER) <= set(first)
 
 
+def is_predictions(path: Path) -> bool:
+    """Did we write these predictions?
+
+    Args:
+        path: A regular file
+
+    Returns:
+        bool: Does its first line say how to score the others?
+    """
+    with path.open('rb') as file:
+        first = file.readline(2**20)
+    try:
+        return has_header(parse_json(first))
+    except ValueError:
+        return False
+
+
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-ours-2
+def check_predictions(path: str | Path, force: bool = False) -> None:
+    """Refuse, with an `OSError`, a place where they cannot or must not be written
+
+    Args:
+        path: Where predictions will be written
+        force: Replace a file that is none of ours?
+    """
+    path = Path(path)
+    check_replaceable(path, is_predictions, force)
+    make_folder(path.parent, path, 'name another file')
+
+
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-seal
+def seal(about: dict, body: str) -> str:
+    """A fingerprint of all that a file of predictions says
+
+    Args:
+        about: The first line, without the hash
+        body: The other lines
+
+    Returns:
+        str: From `hash_bytes`
+    """
+    return hash_bytes(f'{json.dumps(about)}\n{body}'.encode('utf-8', 'backslashreplace'))
+
+
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-write
+def score_or_missing(about: dict, lines: Sequence[dict]) -> dict:
+    """What a file says of its lines
+
+    Args:
+        about: From `judging`
+        lines: From `answer_lines`
+
+    Returns:
+        dict: The score; `n` and the number of texts that are `unjudged`, if there are any
+    """
+    try:
+        return score_lines(about, lines)
+    except NotJudged:
+        return {'n': len(lines), 'unjudged': without_verdict(lines)}
+
+
+def write_predictions(
+    path: str | Path, about: dict, lines: Sequence[dict], force: bool = False
+) -> None:
+    """Save predictions, whole or not at all
+
+    Args:
+        path: A `.jsonl` file
+        about: From `judging`
+        lines: From `answer_lines`; their verdicts may be missing
+        force: Replace a file that is none of ours?
+    """
+    check_predictions(path, force)
+    first = about | {'score': score_or_missing(about, lines)}
+    body = '\n'.join(json.dumps(line, ensure_ascii=False) for line in lines)
+    first = {**first, 'hash': seal(first, body)}
+    text = f'{json.dumps(first, ensure_ascii=False)}\n{body}\n'
+    write_files(Path(path).parent, {Path(path).name: text.encode('utf-8', 'backslashreplace')})
+
+
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-parse
+def parse_line(text: str) -> Any:
+    """Read a line of JSON; a row may hold numbers that JSON has not, as columns of tables do
+
+    Args:
+        text: A line
+
+    Returns:
+        Any: What it says
+
+    Raises:
+        ValueError
+    """
+    value = json.loads(text)
+    if depth(value) > DEEPEST:
+        raise ValueError(f'lists or objects nested more than {DEEPEST} deep')
+    return value
+
+
+def parse_lines(text: str) -> list:
+    """Read JSON lines
+
+    Args:
+        text: What stands in a file of predictions
+
+    Returns:
+        list: One value for each line; raises ValueError where a line is not JSON
+
+    Raises:
+        ValueError
+    """
+    # not `splitlines`: U+2028 may stand in a text
+    return [parse_line(line) for line in text.rstrip('\n').split('\n')]
+
+
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-complete
+def is_score(score: Any) -> bool:
+    """Can the score be shown?
+
+    Args:
+        score: The score in the first line
+
+    Returns:
+        bool: Has it `n`, and an interval unless texts are unjudged, and only finite numbers?
+    """
+    if not isinstance(score, dict):
+        return False
+    numbers = [value for name, value in score.items() if name != 'metric']
+    needed = {'n'} if 'unjudged' in score else {'n', 'accuracy', 'low', 'high'}
+    known = all(type(value) in (int, float) and abs(value) < 1e9 for value in numbers)
+    return needed <= set(score) and known
+
+
 def is_complete(score: Any, lines: Sequence) -> bool:
     """Are all answers there?
 
@@ -237,11 +403,12 @@ def is_complete(score: Any, lines: Sequence) -> bool:
     Returns:
         bool: Is their number `score['n']` and more than 0, and has each its row?
     """
-    if not isinstance(score, dict) or score.get('n') != len(lines):
+    if not is_score(score) or score['n'] != len(lines):
         return False
     return len(lines) > 0 and all(isinstance(line, dict) and 'row' in line for line in lines)
 
 
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-complete-2
 def same_number_of_texts(lines: Sequence[dict]) -> bool:
     """Were as many texts written about each row?
 
@@ -256,6 +423,20 @@ def same_number_of_texts(lines: Sequence[dict]) -> bool:
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-scorable
+def has_verdicts(line: dict) -> bool:
+    """Are the verdicts of a line verdicts?
+
+    Args:
+        line: A line about texts
+
+    Returns:
+        bool: Is each entry of `correct` True, False or None, and as many of `texts`?
+    """
+    correct, executed = line['correct'], line.get('executed', [])
+    known = all(entry is None or type(entry) is bool for entry in [*correct, *executed])
+    return known and len(line.get('texts', correct)) == len(correct)
+
+
 def can_be_scored(about: dict, lines: Sequence[dict]) -> bool:
     """Can a score be computed from these lines?
 
@@ -264,40 +445,49 @@ def can_be_scored(about: dict, lines: Sequence[dict]) -> bool:
         lines: The other lines
 
     Returns:
-        bool: Does `score_lines` find all it needs?
+        bool: Does `score_lines` find all it needs, but for verdicts that are still missing?
     """
     try:
-        if not about['verbalizer'] and not same_number_of_texts(lines):
-            return False
-        score_lines(about, lines)
+        if not about['verbalizer']:
+            if not same_number_of_texts(lines) or not all(map(has_verdicts, lines)):
+                return False
+        score_or_missing(about, lines)
         return True
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         return False
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-read
 def text_of(path: str | Path) -> str:
-    """Read a file of predictions, or say that there is none
+    """Read a file of predictions; what is no regular file is refused, with an `OSError`
 
     Args:
         path: A `.jsonl` file
 
     Returns:
         str: What stands in it
-
-    Raises:
-        FileNotFoundError
     """
-    try:
-        return Path(path).read_text(encoding='utf-8')
-    except OSError as e:
-        raise FileNotFoundError(
-            f'{path}: expected a file of predictions, written by `lopa evaluate --predictions` or '
-            f'`lopa train`, but it cannot be read ({e.strerror or e}).'
-        ) from None
+    what = 'a file of predictions, written by `lopa evaluate --predictions` or `lopa train`'
+    return read_file(path, what, most=2**30).decode()
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-reader
+def is_whole(about: Any, lines: Sequence) -> bool:
+    """Is it all there?
+
+    Args:
+        about: The first line, without its hash
+        lines: The other lines
+
+    Returns:
+        bool: Is there a header, and are all lines there, and can they be scored?
+    """
+    if not has_header(about) or not is_complete(about['score'], lines):
+        return False
+    return can_be_scored(about, lines)
+
+
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-reader-2
 def read_predictions(path: str | Path) -> tuple[dict, list[dict]]:
     """Load predictions, or refuse a file that is not whole
 
@@ -311,21 +501,51 @@ def read_predictions(path: str | Path) -> tuple[dict, list[dict]]:
         ValueError
     """
     try:
-        about, *lines = parse_lines(text_of(path))
+        about, *lines = parse_lines(text := text_of(path))
     except (ValueError, RecursionError) as e:
         raise ValueError(
             f'{path}: expected JSON lines written by `lopa evaluate` or `lopa train`, '
-            f'found something else or a file that was cut off ({e}).'
+            f'found something else or a file that was cut off ({str(e)[:200]}).'
         ) from None
-    if has_header(about) and is_complete(about['score'], lines) and can_be_scored(about, lines):
-        return about, lines
-    raise ValueError(
-        f'{path}: expected predictions with a first line that says how to score them, '
-        'and as many lines as that says; run the evaluation again.'
-    )
+    written = about.pop('hash', None) if isinstance(about, dict) else None
+    if not is_whole(about, lines):
+        raise ValueError(
+            f'{path}: expected predictions with a first line that says how to score them, '
+            'and as many lines as that says; run the evaluation again.'
+        )
+    if written not in (None, seal(about, text.rstrip('\n').partition('\n')[2])):
+        raise ValueError(
+            f'{path}: expected predictions as they were written, but something in it was changed '
+            'since; run the evaluation again.'
+        )
+    return about, lines
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-again
+def check_texts(task: Task, lines: Sequence[dict]) -> None:
+    """Refuse lines that cannot be judged, with a `ValueError`
+
+    Args:
+        task: From the first line
+        lines: Lines about texts
+
+    Raises:
+        ValueError
+    """
+    if task.grader not in JUDGES:
+        raise ValueError(f'grader is {task.grader!r}, expected one of {", ".join(JUDGES)}')
+    columns = [*NEEDED.get(task.grader, ()), *columns_of(task.target or '')]
+    for i, line in enumerate(lines):
+        texts, row = line.get('texts'), line['row']
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f'line {i + 2} has no texts to judge')
+        if not isinstance(row, dict) or not all(name in row for name in columns):
+            raise ValueError(f'the row of line {i + 2} lacks one of {", ".join(columns)}')
+        if wrong := [n for n in NEEDED.get(task.grader, ()) if not isinstance(row[n], str)]:
+            raise ValueError(f'{wrong[0]} in line {i + 2} is {row[wrong[0]]!r:.40}, expected text')
+
+
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-again-p2
 def judge_again(
     about: dict, lines: Sequence[dict], run: Run, workers: int = 2, progress: bool = True
 ) -> list[dict]:
@@ -340,9 +560,13 @@ def judge_again(
 
     Returns:
         list[dict]: The lines with new verdicts
+
+    Raises:
+        ValueError
     """
     how = {name: about[name] for name in ('template', 'target', 'grader', 'stop')}
     task = Task(about['task'], {}, **how)
+    check_texts(task, lines)
     texts = [line['texts'] for line in lines]
     rows = [line['row'] for line in lines]
     judged = judge_all(task, texts, rows, run, workers, progress)
@@ -353,6 +577,36 @@ def judge_again(
 _run: Run = partial(run_program, timeout=10.0)
 
 
+def judge_file(
+    path: str | Path, run: Run = _run, workers: int = 2, progress: bool = True
+) -> tuple[dict, list[dict]]:
+    """Judge the texts of a file; where verdicts were missing, the file gets them
+
+    Args:
+        path: A file of predictions about texts
+        run: Runs a program
+        workers: Sandboxes at the same time
+        progress: Show a progress bar?
+
+    Returns:
+        tuple[dict, list[dict]]: (what `judging` said, with the score; the lines as judged now)
+
+    Raises:
+        ValueError
+    """
+    about, lines = read_predictions(path)
+    missing = without_verdict(lines)
+    try:
+        lines = judge_again(about, lines, run, workers, progress)
+    except (TypeError, ValueError) as e:
+        raise ValueError(f'{path}: its texts cannot be judged: {e}') from None
+    if missing:
+        write_predictions(path, about, lines)
+        about = about | {'score': score_or_missing(about, lines)}
+    return about, lines
+
+
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-rescore
 def rescore(
     path: str | Path, judge: bool = False, run: Run = _run, workers: int = 2, progress: bool = True
 ) -> tuple[dict, dict]:
@@ -369,9 +623,13 @@ def rescore(
         tuple[dict, dict]: (the score now, the score that was saved)
 
     Raises:
+        NotJudged
         ValueError
     """
     about, lines = read_predictions(path)
     if judge and not about['verbalizer']:
-        lines = judge_again(about, lines, run, workers, progress)
-    return score_lines(about, lines), about['score']
+        about, lines = judge_file(path, run, workers, progress)
+    try:
+        return score_lines(about, lines), about['score']
+    except NotJudged as e:
+        raise NotJudged(f'{path}: {e}'.replace(' FILE ', f' {path} ')) from None
