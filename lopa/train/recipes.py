@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/train/50_recipes.ipynb #c27f959a
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
