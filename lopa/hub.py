@@ -24,7 +24,6 @@ __all__ = [
 ]
 
 # %% ../nbs/11_hub.ipynb #hub-imports
-import json
 import re
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -33,6 +32,8 @@ from typing import Any
 import torch
 
 from .adapter import CONFIG_FILE, NAMELESS, WEIGHTS_FILE, StoredAdapter, read_adapter
+from .files import read_json
+from .prompts import is_name, shown
 
 
 # %% ../nbs/11_hub.ipynb #hub-name
@@ -91,6 +92,8 @@ def adapter_folder(
     """
     if not isinstance(name, (str, Path)):
         raise ValueError(NO_FOLDER.format(kind=type(name).__name__))
+    if not is_name(str(name)):
+        raise ValueError(f'received {shown(str(name))}, expected the name of a folder or a hub id.')
     if Path(name).is_dir() or not is_hub_id(name):
         return Path(name) / subfolder
     from huggingface_hub import snapshot_download
@@ -289,8 +292,8 @@ def found_result(folder: Path | None, about: dict, state: dict) -> dict | None:
     path = Path(folder).parent / 'result.json' if folder else None
     if path is None or not path.is_file() or not Path(folder or '').is_dir():
         return None
-    result = json.loads(path.read_text())
-    if result.get('config') != about['config']:
+    result = read_json(path, 'the record of a run')
+    if not isinstance(result, dict) or result.get('config') != about['config']:
         return None
     return result if same_state(read_adapter(str(folder))[1], state) else None
 
