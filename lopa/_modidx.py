@@ -219,16 +219,26 @@ d = {
             'lopa.adapter.call_layer': ('adapter.html#call_layer', 'lopa/adapter.py'),
             'lopa.adapter.check_base': ('adapter.html#check_base', 'lopa/adapter.py'),
             'lopa.adapter.check_extra_state': ('adapter.html#check_extra_state', 'lopa/adapter.py'),
+            'lopa.adapter.check_formats': ('adapter.html#check_formats', 'lopa/adapter.py'),
+            'lopa.adapter.check_numbers': ('adapter.html#check_numbers', 'lopa/adapter.py'),
+            'lopa.adapter.check_place': ('adapter.html#check_place', 'lopa/adapter.py'),
+            'lopa.adapter.check_seal': ('adapter.html#check_seal', 'lopa/adapter.py'),
             'lopa.adapter.check_state': ('adapter.html#check_state', 'lopa/adapter.py'),
             'lopa.adapter.describe': ('adapter.html#describe', 'lopa/adapter.py'),
             'lopa.adapter.digest': ('adapter.html#digest', 'lopa/adapter.py'),
             'lopa.adapter.digest_weights': ('adapter.html#digest_weights', 'lopa/adapter.py'),
             'lopa.adapter.digests_apart': ('adapter.html#digests_apart', 'lopa/adapter.py'),
             'lopa.adapter.extra_state': ('adapter.html#extra_state', 'lopa/adapter.py'),
+            'lopa.adapter.find_files': ('adapter.html#find_files', 'lopa/adapter.py'),
             'lopa.adapter.fingerprint': ('adapter.html#fingerprint', 'lopa/adapter.py'),
+            'lopa.adapter.hash_adapter': ('adapter.html#hash_adapter', 'lopa/adapter.py'),
             'lopa.adapter.in_use': ('adapter.html#in_use', 'lopa/adapter.py'),
             'lopa.adapter.inner_matrices': ('adapter.html#inner_matrices', 'lopa/adapter.py'),
             'lopa.adapter.innermost': ('adapter.html#innermost', 'lopa/adapter.py'),
+            'lopa.adapter.is_checkpoint': ('adapter.html#is_checkpoint', 'lopa/adapter.py'),
+            'lopa.adapter.is_our_card': ('adapter.html#is_our_card', 'lopa/adapter.py'),
+            'lopa.adapter.is_our_config': ('adapter.html#is_our_config', 'lopa/adapter.py'),
+            'lopa.adapter.is_our_weights': ('adapter.html#is_our_weights', 'lopa/adapter.py'),
             'lopa.adapter.is_wide': ('adapter.html#is_wide', 'lopa/adapter.py'),
             'lopa.adapter.layers': ('adapter.html#layers', 'lopa/adapter.py'),
             'lopa.adapter.layers_of': ('adapter.html#layers_of', 'lopa/adapter.py'),
@@ -239,19 +249,26 @@ d = {
                 'lopa/adapter.py',
             ),
             'lopa.adapter.not_ours': ('adapter.html#not_ours', 'lopa/adapter.py'),
+            'lopa.adapter.opened': ('adapter.html#opened', 'lopa/adapter.py'),
             'lopa.adapter.own_weights': ('adapter.html#own_weights', 'lopa/adapter.py'),
             'lopa.adapter.pack': ('adapter.html#pack', 'lopa/adapter.py'),
             'lopa.adapter.parse_about': ('adapter.html#parse_about', 'lopa/adapter.py'),
             'lopa.adapter.present': ('adapter.html#present', 'lopa/adapter.py'),
+            'lopa.adapter.read_about': ('adapter.html#read_about', 'lopa/adapter.py'),
             'lopa.adapter.read_adapter': ('adapter.html#read_adapter', 'lopa/adapter.py'),
             'lopa.adapter.read_config': ('adapter.html#read_config', 'lopa/adapter.py'),
+            'lopa.adapter.read_header': ('adapter.html#read_header', 'lopa/adapter.py'),
             'lopa.adapter.read_pair': ('adapter.html#read_pair', 'lopa/adapter.py'),
+            'lopa.adapter.read_pair_header': ('adapter.html#read_pair_header', 'lopa/adapter.py'),
             'lopa.adapter.read_tensors': ('adapter.html#read_tensors', 'lopa/adapter.py'),
+            'lopa.adapter.refuse_none': ('adapter.html#refuse_none', 'lopa/adapter.py'),
+            'lopa.adapter.refuse_not_finite': ('adapter.html#refuse_not_finite', 'lopa/adapter.py'),
             'lopa.adapter.row_lengths': ('adapter.html#row_lengths', 'lopa/adapter.py'),
             'lopa.adapter.same_lengths': ('adapter.html#same_lengths', 'lopa/adapter.py'),
             'lopa.adapter.same_model': ('adapter.html#same_model', 'lopa/adapter.py'),
             'lopa.adapter.same_weights': ('adapter.html#same_weights', 'lopa/adapter.py'),
             'lopa.adapter.save_adapter': ('adapter.html#save_adapter', 'lopa/adapter.py'),
+            'lopa.adapter.seal': ('adapter.html#seal', 'lopa/adapter.py'),
             'lopa.adapter.shapes': ('adapter.html#shapes', 'lopa/adapter.py'),
             'lopa.adapter.signature': ('adapter.html#signature', 'lopa/adapter.py'),
             'lopa.adapter.signs': ('adapter.html#signs', 'lopa/adapter.py'),
@@ -357,6 +374,7 @@ d = {
             ),
             'lopa.baselines.baseline_state': ('baselines.html#baseline_state', 'lopa/baselines.py'),
             'lopa.baselines.called': ('baselines.html#called', 'lopa/baselines.py'),
+            'lopa.baselines.check_asked': ('baselines.html#check_asked', 'lopa/baselines.py'),
             'lopa.baselines.check_baseline': ('baselines.html#check_baseline', 'lopa/baselines.py'),
             'lopa.baselines.check_called': ('baselines.html#check_called', 'lopa/baselines.py'),
             'lopa.baselines.check_others': ('baselines.html#check_others', 'lopa/baselines.py'),
@@ -381,6 +399,7 @@ d = {
             'lopa.baselines.group_rows': ('baselines.html#group_rows', 'lopa/baselines.py'),
             'lopa.baselines.is_in_front': ('baselines.html#is_in_front', 'lopa/baselines.py'),
             'lopa.baselines.is_named': ('baselines.html#is_named', 'lopa/baselines.py'),
+            'lopa.baselines.is_pattern': ('baselines.html#is_pattern', 'lopa/baselines.py'),
             'lopa.baselines.kept_layers': ('baselines.html#kept_layers', 'lopa/baselines.py'),
             'lopa.baselines.last_part': ('baselines.html#last_part', 'lopa/baselines.py'),
             'lopa.baselines.length_in_front': (
@@ -419,6 +438,7 @@ d = {
             'lopa.baselines.prefix_shape': ('baselines.html#prefix_shape', 'lopa/baselines.py'),
             'lopa.baselines.put_together': ('baselines.html#put_together', 'lopa/baselines.py'),
             'lopa.baselines.refuse_caches': ('baselines.html#refuse_caches', 'lopa/baselines.py'),
+            'lopa.baselines.sizes_asked': ('baselines.html#sizes_asked', 'lopa/baselines.py'),
             'lopa.baselines.stack_rows': ('baselines.html#stack_rows', 'lopa/baselines.py'),
             'lopa.baselines.take_baseline_state': (
                 'baselines.html#take_baseline_state',
@@ -585,6 +605,10 @@ d = {
             ),
         },
         'lopa.evaluate.judges': {
+            'lopa.evaluate.judges.NotRun': (
+                'evaluate/judges.html#notrun',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.Noted': ('evaluate/judges.html#noted', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.Noted.__init__': (
                 'evaluate/judges.html#noted.__init__',
@@ -594,11 +618,21 @@ d = {
                 'evaluate/judges.html#noted.visit_assert',
                 'lopa/evaluate/judges.py',
             ),
-            'lopa.evaluate.judges.Noted.visit_FunctionDef': (
-                'evaluate/judges.html#noted.visit_functiondef',
+            'lopa.evaluate.judges.Noted.visit_If': (
+                'evaluate/judges.html#noted.visit_if',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.Tried': ('evaluate/judges.html#tried', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.Tried.visit_Assert': (
+                'evaluate/judges.html#tried.visit_assert',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges._named': (
+                'evaluate/judges.html#_named',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.agree': ('evaluate/judges.html#agree', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.alone': ('evaluate/judges.html#alone', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.answered_input': (
                 'evaluate/judges.html#answered_input',
                 'lopa/evaluate/judges.py',
@@ -608,6 +642,7 @@ d = {
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.apart': ('evaluate/judges.html#apart', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.asks': ('evaluate/judges.html#asks', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.asserted': (
                 'evaluate/judges.html#asserted',
                 'lopa/evaluate/judges.py',
@@ -620,6 +655,11 @@ d = {
                 'evaluate/judges.html#builds',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.check_examination': (
+                'evaluate/judges.html#check_examination',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.claim': ('evaluate/judges.html#claim', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.cut': ('evaluate/judges.html#cut', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.defined': (
                 'evaluate/judges.html#defined',
@@ -629,12 +669,29 @@ d = {
                 'evaluate/judges.html#equals',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.examination': (
+                'evaluate/judges.html#examination',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.examine': (
+                'evaluate/judges.html#examine',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.executable': (
+                'evaluate/judges.html#executable',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.expression': (
                 'evaluate/judges.html#expression',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.holds': ('evaluate/judges.html#holds', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.in_turns': (
                 'evaluate/judges.html#in_turns',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_answer': (
+                'evaluate/judges.html#is_answer',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.is_call': (
@@ -647,6 +704,18 @@ d = {
             ),
             'lopa.evaluate.judges.is_program': (
                 'evaluate/judges.html#is_program',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_remark': (
+                'evaluate/judges.html#is_remark',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_told': (
+                'evaluate/judges.html#is_told',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_written_out': (
+                'evaluate/judges.html#is_written_out',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.judge_all': (
@@ -669,6 +738,10 @@ d = {
                 'evaluate/judges.html#judge_tests',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.literal': (
+                'evaluate/judges.html#literal',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.names_in': (
                 'evaluate/judges.html#names_in',
                 'lopa/evaluate/judges.py',
@@ -681,17 +754,32 @@ d = {
                 'evaluate/judges.html#parse_expression',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.parse_test': (
+                'evaluate/judges.html#parse_test',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.refuse_unavailable': (
+                'evaluate/judges.html#refuse_unavailable',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.says_equal': (
                 'evaluate/judges.html#says_equal',
                 'lopa/evaluate/judges.py',
             ),
-            'lopa.evaluate.judges.sides': ('evaluate/judges.html#sides', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.solution': (
                 'evaluate/judges.html#solution',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.unexplained': (
+                'evaluate/judges.html#unexplained',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.unframe': (
                 'evaluate/judges.html#unframe',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.unjudged': (
+                'evaluate/judges.html#unjudged',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.value_of': (
@@ -700,6 +788,10 @@ d = {
             ),
             'lopa.evaluate.judges.verdict': (
                 'evaluate/judges.html#verdict',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.without_comments': (
+                'evaluate/judges.html#without_comments',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.written': (
@@ -870,6 +962,10 @@ d = {
                 'evaluate/predictions.html#check_grader',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.check_predictions': (
+                'evaluate/predictions.html#check_predictions',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.check_scoring': (
                 'evaluate/predictions.html#check_scoring',
                 'lopa/evaluate/predictions.py',
@@ -882,12 +978,28 @@ d = {
                 'evaluate/predictions.html#is_complete',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.is_predictions': (
+                'evaluate/predictions.html#is_predictions',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.is_score': (
+                'evaluate/predictions.html#is_score',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.is_whole': (
+                'evaluate/predictions.html#is_whole',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.judge_again': (
                 'evaluate/predictions.html#judge_again',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.judging': (
                 'evaluate/predictions.html#judging',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.parse_line': (
+                'evaluate/predictions.html#parse_line',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.parse_lines': (
@@ -916,6 +1028,10 @@ d = {
             ),
             'lopa.evaluate.predictions.score_texts': (
                 'evaluate/predictions.html#score_texts',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.seal': (
+                'evaluate/predictions.html#seal',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.text_of': (
@@ -1320,9 +1436,21 @@ d = {
                 'figures/gallery.html#_singular_values',
                 'lopa/figures/gallery.py',
             ),
+            'lopa.figures.gallery.check_gallery': (
+                'figures/gallery.html#check_gallery',
+                'lopa/figures/gallery.py',
+            ),
             'lopa.figures.gallery.draw': ('figures/gallery.html#draw', 'lopa/figures/gallery.py'),
             'lopa.figures.gallery.drawable': (
                 'figures/gallery.html#drawable',
+                'lopa/figures/gallery.py',
+            ),
+            'lopa.figures.gallery.is_of_gallery': (
+                'figures/gallery.html#is_of_gallery',
+                'lopa/figures/gallery.py',
+            ),
+            'lopa.figures.gallery.mark_of': (
+                'figures/gallery.html#mark_of',
                 'lopa/figures/gallery.py',
             ),
             'lopa.figures.gallery.of': ('figures/gallery.html#of', 'lopa/figures/gallery.py'),
@@ -1586,8 +1714,10 @@ d = {
             ),
         },
         'lopa.files': {
+            'lopa.files.at_once': ('files.html#at_once', 'lopa/files.py'),
             'lopa.files.cache_dir': ('files.html#cache_dir', 'lopa/files.py'),
             'lopa.files.cache_folder': ('files.html#cache_folder', 'lopa/files.py'),
+            'lopa.files.check_lockable': ('files.html#check_lockable', 'lopa/files.py'),
             'lopa.files.check_ours': ('files.html#check_ours', 'lopa/files.py'),
             'lopa.files.check_replaceable': ('files.html#check_replaceable', 'lopa/files.py'),
             'lopa.files.check_room': ('files.html#check_room', 'lopa/files.py'),
@@ -1604,6 +1734,7 @@ d = {
             'lopa.files.is_marked': ('files.html#is_marked', 'lopa/files.py'),
             'lopa.files.is_our_file': ('files.html#is_our_file', 'lopa/files.py'),
             'lopa.files.is_ours': ('files.html#is_ours', 'lopa/files.py'),
+            'lopa.files.is_plain': ('files.html#is_plain', 'lopa/files.py'),
             'lopa.files.is_sealed': ('files.html#is_sealed', 'lopa/files.py'),
             'lopa.files.locked': ('files.html#locked', 'lopa/files.py'),
             'lopa.files.make_folder': ('files.html#make_folder', 'lopa/files.py'),
@@ -1625,6 +1756,7 @@ d = {
             'lopa.files.sync_files': ('files.html#sync_files', 'lopa/files.py'),
             'lopa.files.sync_names': ('files.html#sync_names', 'lopa/files.py'),
             'lopa.files.told_of_holder': ('files.html#told_of_holder', 'lopa/files.py'),
+            'lopa.files.unique': ('files.html#unique', 'lopa/files.py'),
             'lopa.files.write_files': ('files.html#write_files', 'lopa/files.py'),
             'lopa.files.write_new': ('files.html#write_new', 'lopa/files.py'),
             'lopa.files.write_whole': ('files.html#write_whole', 'lopa/files.py'),
@@ -1714,6 +1846,7 @@ d = {
             'lopa.model.check_labels': ('model.html#check_labels', 'lopa/model.py'),
             'lopa.model.check_left': ('model.html#check_left', 'lopa/model.py'),
             'lopa.model.check_plan': ('model.html#check_plan', 'lopa/model.py'),
+            'lopa.model.check_planned': ('model.html#check_planned', 'lopa/model.py'),
             'lopa.model.check_room': ('model.html#check_room', 'lopa/model.py'),
             'lopa.model.check_shape': ('model.html#check_shape', 'lopa/model.py'),
             'lopa.model.counted': ('model.html#counted', 'lopa/model.py'),
@@ -1778,6 +1911,14 @@ d = {
                 'peft.html#lopaconfig.__post_init__',
                 'lopa/peft.py',
             ),
+            'lopa.peft.LopaConfig.from_pretrained': (
+                'peft.html#lopaconfig.from_pretrained',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.LopaConfig.save_pretrained': (
+                'peft.html#lopaconfig.save_pretrained',
+                'lopa/peft.py',
+            ),
             'lopa.peft.LopaModel': ('peft.html#lopamodel', 'lopa/peft.py'),
             'lopa.peft.LopaModel._apply': ('peft.html#lopamodel._apply', 'lopa/peft.py'),
             'lopa.peft.LopaModel.gradient_checkpointing_enable': (
@@ -1801,6 +1942,8 @@ d = {
             'lopa.peft.asks_at_once': ('peft.html#asks_at_once', 'lopa/peft.py'),
             'lopa.peft.behind': ('peft.html#behind', 'lopa/peft.py'),
             'lopa.peft.check_adapter': ('peft.html#check_adapter', 'lopa/peft.py'),
+            'lopa.peft.check_files': ('peft.html#check_files', 'lopa/peft.py'),
+            'lopa.peft.check_shapes': ('peft.html#check_shapes', 'lopa/peft.py'),
             'lopa.peft.choose_adapters': ('peft.html#choose_adapters', 'lopa/peft.py'),
             'lopa.peft.delete_adapter': ('peft.html#delete_adapter', 'lopa/peft.py'),
             'lopa.peft.fills_left': ('peft.html#fills_left', 'lopa/peft.py'),
@@ -1815,6 +1958,7 @@ d = {
             'lopa.peft.refuse_empty': ('peft.html#refuse_empty', 'lopa/peft.py'),
             'lopa.peft.refuse_missing': ('peft.html#refuse_missing', 'lopa/peft.py'),
             'lopa.peft.refuse_several': ('peft.html#refuse_several', 'lopa/peft.py'),
+            'lopa.peft.said': ('peft.html#said', 'lopa/peft.py'),
             'lopa.peft.split_inputs': ('peft.html#split_inputs', 'lopa/peft.py'),
             'lopa.peft.state_of_adapters': ('peft.html#state_of_adapters', 'lopa/peft.py'),
             'lopa.peft.widen': ('peft.html#widen', 'lopa/peft.py'),
@@ -2170,12 +2314,16 @@ d = {
             'lopa.prompts.check_size': ('prompts.html#check_size', 'lopa/prompts.py'),
             'lopa.prompts.gated_heads': ('prompts.html#gated_heads', 'lopa/prompts.py'),
             'lopa.prompts.gated_one': ('prompts.html#gated_one', 'lopa/prompts.py'),
+            'lopa.prompts.is_name': ('prompts.html#is_name', 'lopa/prompts.py'),
+            'lopa.prompts.is_text': ('prompts.html#is_text', 'lopa/prompts.py'),
             'lopa.prompts.nearest': ('prompts.html#nearest', 'lopa/prompts.py'),
+            'lopa.prompts.planned_shapes': ('prompts.html#planned_shapes', 'lopa/prompts.py'),
             'lopa.prompts.refuses_unknown_keys': (
                 'prompts.html#refuses_unknown_keys',
                 'lopa/prompts.py',
             ),
             'lopa.prompts.register_method': ('prompts.html#register_method', 'lopa/prompts.py'),
+            'lopa.prompts.shown': ('prompts.html#shown', 'lopa/prompts.py'),
             'lopa.prompts.start_vectors': ('prompts.html#start_vectors', 'lopa/prompts.py'),
             'lopa.prompts.text_tokens': ('prompts.html#text_tokens', 'lopa/prompts.py'),
             'lopa.prompts.vocabulary_sample': ('prompts.html#vocabulary_sample', 'lopa/prompts.py'),
