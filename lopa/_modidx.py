@@ -605,6 +605,10 @@ d = {
             ),
         },
         'lopa.evaluate.judges': {
+            'lopa.evaluate.judges.NotRun': (
+                'evaluate/judges.html#notrun',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.Noted': ('evaluate/judges.html#noted', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.Noted.__init__': (
                 'evaluate/judges.html#noted.__init__',
@@ -614,11 +618,21 @@ d = {
                 'evaluate/judges.html#noted.visit_assert',
                 'lopa/evaluate/judges.py',
             ),
-            'lopa.evaluate.judges.Noted.visit_FunctionDef': (
-                'evaluate/judges.html#noted.visit_functiondef',
+            'lopa.evaluate.judges.Noted.visit_If': (
+                'evaluate/judges.html#noted.visit_if',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.Tried': ('evaluate/judges.html#tried', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.Tried.visit_Assert': (
+                'evaluate/judges.html#tried.visit_assert',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges._named': (
+                'evaluate/judges.html#_named',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.agree': ('evaluate/judges.html#agree', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.alone': ('evaluate/judges.html#alone', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.answered_input': (
                 'evaluate/judges.html#answered_input',
                 'lopa/evaluate/judges.py',
@@ -628,6 +642,7 @@ d = {
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.apart': ('evaluate/judges.html#apart', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.asks': ('evaluate/judges.html#asks', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.asserted': (
                 'evaluate/judges.html#asserted',
                 'lopa/evaluate/judges.py',
@@ -640,6 +655,11 @@ d = {
                 'evaluate/judges.html#builds',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.check_examination': (
+                'evaluate/judges.html#check_examination',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.claim': ('evaluate/judges.html#claim', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.cut': ('evaluate/judges.html#cut', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.defined': (
                 'evaluate/judges.html#defined',
@@ -649,12 +669,29 @@ d = {
                 'evaluate/judges.html#equals',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.examination': (
+                'evaluate/judges.html#examination',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.examine': (
+                'evaluate/judges.html#examine',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.executable': (
+                'evaluate/judges.html#executable',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.expression': (
                 'evaluate/judges.html#expression',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.holds': ('evaluate/judges.html#holds', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.in_turns': (
                 'evaluate/judges.html#in_turns',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_answer': (
+                'evaluate/judges.html#is_answer',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.is_call': (
@@ -667,6 +704,18 @@ d = {
             ),
             'lopa.evaluate.judges.is_program': (
                 'evaluate/judges.html#is_program',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_remark': (
+                'evaluate/judges.html#is_remark',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_told': (
+                'evaluate/judges.html#is_told',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_written_out': (
+                'evaluate/judges.html#is_written_out',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.judge_all': (
@@ -689,6 +738,10 @@ d = {
                 'evaluate/judges.html#judge_tests',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.literal': (
+                'evaluate/judges.html#literal',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.names_in': (
                 'evaluate/judges.html#names_in',
                 'lopa/evaluate/judges.py',
@@ -701,17 +754,32 @@ d = {
                 'evaluate/judges.html#parse_expression',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.parse_test': (
+                'evaluate/judges.html#parse_test',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.refuse_unavailable': (
+                'evaluate/judges.html#refuse_unavailable',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.says_equal': (
                 'evaluate/judges.html#says_equal',
                 'lopa/evaluate/judges.py',
             ),
-            'lopa.evaluate.judges.sides': ('evaluate/judges.html#sides', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.solution': (
                 'evaluate/judges.html#solution',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.unexplained': (
+                'evaluate/judges.html#unexplained',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.unframe': (
                 'evaluate/judges.html#unframe',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.unjudged': (
+                'evaluate/judges.html#unjudged',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.value_of': (
@@ -720,6 +788,10 @@ d = {
             ),
             'lopa.evaluate.judges.verdict': (
                 'evaluate/judges.html#verdict',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.without_comments': (
+                'evaluate/judges.html#without_comments',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.written': (
@@ -890,6 +962,10 @@ d = {
                 'evaluate/predictions.html#check_grader',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.check_predictions': (
+                'evaluate/predictions.html#check_predictions',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.check_scoring': (
                 'evaluate/predictions.html#check_scoring',
                 'lopa/evaluate/predictions.py',
@@ -902,12 +978,28 @@ d = {
                 'evaluate/predictions.html#is_complete',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.is_predictions': (
+                'evaluate/predictions.html#is_predictions',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.is_score': (
+                'evaluate/predictions.html#is_score',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.is_whole': (
+                'evaluate/predictions.html#is_whole',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.judge_again': (
                 'evaluate/predictions.html#judge_again',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.judging': (
                 'evaluate/predictions.html#judging',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.parse_line': (
+                'evaluate/predictions.html#parse_line',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.parse_lines': (
@@ -936,6 +1028,10 @@ d = {
             ),
             'lopa.evaluate.predictions.score_texts': (
                 'evaluate/predictions.html#score_texts',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.seal': (
+                'evaluate/predictions.html#seal',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.text_of': (
@@ -1340,9 +1436,21 @@ d = {
                 'figures/gallery.html#_singular_values',
                 'lopa/figures/gallery.py',
             ),
+            'lopa.figures.gallery.check_gallery': (
+                'figures/gallery.html#check_gallery',
+                'lopa/figures/gallery.py',
+            ),
             'lopa.figures.gallery.draw': ('figures/gallery.html#draw', 'lopa/figures/gallery.py'),
             'lopa.figures.gallery.drawable': (
                 'figures/gallery.html#drawable',
+                'lopa/figures/gallery.py',
+            ),
+            'lopa.figures.gallery.is_of_gallery': (
+                'figures/gallery.html#is_of_gallery',
+                'lopa/figures/gallery.py',
+            ),
+            'lopa.figures.gallery.mark_of': (
+                'figures/gallery.html#mark_of',
                 'lopa/figures/gallery.py',
             ),
             'lopa.figures.gallery.of': ('figures/gallery.html#of', 'lopa/figures/gallery.py'),
@@ -1606,8 +1714,10 @@ d = {
             ),
         },
         'lopa.files': {
+            'lopa.files.at_once': ('files.html#at_once', 'lopa/files.py'),
             'lopa.files.cache_dir': ('files.html#cache_dir', 'lopa/files.py'),
             'lopa.files.cache_folder': ('files.html#cache_folder', 'lopa/files.py'),
+            'lopa.files.check_lockable': ('files.html#check_lockable', 'lopa/files.py'),
             'lopa.files.check_ours': ('files.html#check_ours', 'lopa/files.py'),
             'lopa.files.check_replaceable': ('files.html#check_replaceable', 'lopa/files.py'),
             'lopa.files.check_room': ('files.html#check_room', 'lopa/files.py'),
@@ -1624,6 +1734,7 @@ d = {
             'lopa.files.is_marked': ('files.html#is_marked', 'lopa/files.py'),
             'lopa.files.is_our_file': ('files.html#is_our_file', 'lopa/files.py'),
             'lopa.files.is_ours': ('files.html#is_ours', 'lopa/files.py'),
+            'lopa.files.is_plain': ('files.html#is_plain', 'lopa/files.py'),
             'lopa.files.is_sealed': ('files.html#is_sealed', 'lopa/files.py'),
             'lopa.files.locked': ('files.html#locked', 'lopa/files.py'),
             'lopa.files.make_folder': ('files.html#make_folder', 'lopa/files.py'),
@@ -1645,6 +1756,7 @@ d = {
             'lopa.files.sync_files': ('files.html#sync_files', 'lopa/files.py'),
             'lopa.files.sync_names': ('files.html#sync_names', 'lopa/files.py'),
             'lopa.files.told_of_holder': ('files.html#told_of_holder', 'lopa/files.py'),
+            'lopa.files.unique': ('files.html#unique', 'lopa/files.py'),
             'lopa.files.write_files': ('files.html#write_files', 'lopa/files.py'),
             'lopa.files.write_new': ('files.html#write_new', 'lopa/files.py'),
             'lopa.files.write_whole': ('files.html#write_whole', 'lopa/files.py'),
