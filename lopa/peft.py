@@ -126,6 +126,7 @@ def check_shapes(config: 'LopaConfig', stored: dict, folder: Path):
         raise ValueError(f'{folder}: {OTHER_TENSORS}')
 
 
+# %% ../nbs/15_peft.ipynb #peft-files-p2
 def check_files(config: 'LopaConfig', folder: Path, hub: bool = False):
     """Refuse an adapter whose numbers are not those that were saved, with a `ValueError`
 

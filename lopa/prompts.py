@@ -384,6 +384,7 @@ def is_text(value: object) -> bool:
     return type(value) is str and value == value.encode(errors='ignore').decode()
 
 
+# %% ../nbs/08_prompts.ipynb #prompts-check-name-p2
 def check_init(value: object):
     """Refuse a start that nobody knows
 
