@@ -115,6 +115,8 @@ from lopa.adapter import (
     read_config,
     signature,
 )
+
+# %% ../nbs/14_baselines.ipynb #base-rooms-m
 from lopa.model import (
     AdaptedModel,
     PromptModel,
@@ -141,6 +143,8 @@ from lopa.prompts import (
     refuses_unknown_keys,
     shown,
 )
+
+# %% ../nbs/14_baselines.ipynb #base-rooms-s
 from lopa.support import (
     answer,
     asking,

@@ -8,6 +8,7 @@ __all__ = [
     'UNKNOWN',
     'is_hub_id',
     'short',
+    'check_folder_name',
     'adapter_folder',
     'percent',
     'sizes',
@@ -66,6 +67,21 @@ NO_FOLDER = (
 )
 
 
+def check_folder_name(name: object):
+    """Refuse what names no folder and nothing on a hub, with a `ValueError`
+
+    Args:
+        name: What somebody passed on as an adapter
+
+    Raises:
+        ValueError
+    """
+    if not isinstance(name, (str, Path)):
+        raise ValueError(NO_FOLDER.format(kind=type(name).__name__))
+    if not is_name(str(name)):
+        raise ValueError(f'received {shown(str(name))}, expected the name of a folder or a hub id.')
+
+
 # %% ../nbs/11_hub.ipynb #hub-fetch
 def adapter_folder(
     name: str | Path,
@@ -90,10 +106,7 @@ def adapter_folder(
         FileNotFoundError
         ValueError
     """
-    if not isinstance(name, (str, Path)):
-        raise ValueError(NO_FOLDER.format(kind=type(name).__name__))
-    if not is_name(str(name)):
-        raise ValueError(f'received {shown(str(name))}, expected the name of a folder or a hub id.')
+    check_folder_name(name)
     if Path(name).is_dir() or not is_hub_id(name):
         return Path(name) / subfolder
     from huggingface_hub import snapshot_download
