@@ -142,7 +142,7 @@ def check_files(config: 'LopaConfig', folder: Path, hub: bool = False):
     """
     path = folder / WEIGHTS_FILE
     if not path.is_file():  # a configuration alone, or a pickle beside it
-        if hub or any((folder / name).exists() for name in PICKLES):
+        if hub or any((folder / name).exists() for name in (WEIGHTS_FILE, *PICKLES)):
             refuse_none(folder, WEIGHTS_FILE)
         return
     stored = check_formats(read_header(path)[0], path)

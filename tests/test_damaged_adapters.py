@@ -279,6 +279,16 @@ def test_old_adapters_load_with_one_warning(form, saved, tmp_path):
     assert not [w for w in given if 'without a hash' in str(w.message)]
 
 
+def test_peft_is_kept_from_a_pipe(saved, tmp_path):
+    "It would wait for ever"
+    folder = Path(shutil.copytree(saved['PEFT'][0], tmp_path / 'adapter'))
+    (folder / WEIGHTS_FILE).unlink()
+    os.mkfifo(folder / WEIGHTS_FILE)
+    with pytest.raises(FileNotFoundError) as e:
+        load('PEFT', folder)
+    one_sentence(e.value, folder, WEIGHTS_FILE)
+
+
 # --- pickles and files of others ---
 
 
