@@ -545,6 +545,7 @@ def hash_adapter(about: dict, state: dict) -> str:
     return found.hexdigest()
 
 
+# %% ../nbs/10_adapter.ipynb #2aae2066-p2
 def seal(about: dict, state: dict) -> dict:
     """Add the hash to a configuration
 
@@ -645,6 +646,7 @@ def is_our_weights(path: Path) -> bool:
         return False
 
 
+# %% ../nbs/10_adapter.ipynb #adapter-foreign-p2
 def is_our_card(path: Path) -> bool:
     """Recognise a card of ours by its head
 
@@ -779,6 +781,7 @@ def opened(path: Path) -> Iterator[Any]:
         ) from None
 
 
+# %% ../nbs/10_adapter.ipynb #adapter-numbers-p2
 def read_header(path: Path) -> tuple:
     """Read what a file of numbers says about them
 
@@ -860,6 +863,7 @@ def refuse_none(folder: Path, name: str):
     raise FileNotFoundError(f'{says}.')
 
 
+# %% ../nbs/10_adapter.ipynb #adapter-find-p2
 def find_files(folder: Path) -> list:
     """Find the two files of an adapter
 
@@ -928,6 +932,7 @@ def check_numbers(about: dict, state: dict, folder: Path) -> tuple:
     return about, state
 
 
+# %% ../nbs/10_adapter.ipynb #adapter-read-p2
 def read_pair(folder: Path) -> tuple:
     """Read the two files of an adapter and check that they are whole and belong together
 
@@ -974,6 +979,7 @@ def read_config(about: dict, kind: type, folder: str | Path) -> Any:
 NAMELESS = 'a model without a name'  # one that was not loaded from anywhere
 
 
+# %% ../nbs/10_adapter.ipynb #2f17dc12-p2
 def check_base(about: dict, mine: dict, folder: str | Path, name: str):
     """Refuse an adapter that was made for another foundation model, with a `ValueError`
 
@@ -1142,6 +1148,7 @@ def read_about(folder: str | Path) -> tuple:
     return unpack(said, path), check_formats(header, path)
 
 
+# %% ../nbs/10_adapter.ipynb #adapter-read2-p2
 def read_adapter(folder: str | Path) -> tuple:
     """Read an adapter; raises `FileNotFoundError` if there is none, `ValueError` if it is damaged
 
@@ -1275,6 +1282,7 @@ def shapes(state: dict) -> dict:
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
+# %% ../nbs/10_adapter.ipynb #adapter-load-p2
 def load_adapter(model: 'StoredAdapter', folder: str | Path) -> 'StoredAdapter':
     """Take the tensors of an adapter; raises `ValueError` if they are others than the model's
 

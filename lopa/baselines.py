@@ -115,6 +115,8 @@ from lopa.adapter import (
     read_config,
     signature,
 )
+
+# %% ../nbs/14_baselines.ipynb #base-rooms-m
 from lopa.model import (
     AdaptedModel,
     PromptModel,
@@ -141,6 +143,8 @@ from lopa.prompts import (
     refuses_unknown_keys,
     shown,
 )
+
+# %% ../nbs/14_baselines.ipynb #base-rooms-s
 from lopa.support import (
     answer,
     asking,
@@ -202,6 +206,7 @@ def is_pattern(text: str) -> bool:
         return False
 
 
+# %% ../nbs/14_baselines.ipynb #a5519aa9-p2
 def check_targets(value: object):
     """Refuse what names no modules, with a `ValueError`
 
@@ -1513,6 +1518,7 @@ def check_asked(config: BaselineConfig, stored: dict, folder: str | Path):
             raise ValueError(f'{folder}: {OTHER_TENSORS}')
 
 
+# %% ../nbs/14_baselines.ipynb #base-load-p2
 def load_baseline(
     kind: Any, base_model: 'PreTrainedModel', folder: str | Path, **where: Any
 ) -> 'BaselineModel':

@@ -8,6 +8,7 @@ __all__ = [
     'UNKNOWN',
     'is_hub_id',
     'short',
+    'check_folder_name',
     'adapter_folder',
     'percent',
     'sizes',
@@ -24,7 +25,6 @@ __all__ = [
 ]
 
 # %% ../nbs/11_hub.ipynb #hub-imports
-import json
 import re
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -33,6 +33,8 @@ from typing import Any
 import torch
 
 from .adapter import CONFIG_FILE, NAMELESS, WEIGHTS_FILE, StoredAdapter, read_adapter
+from .files import read_json
+from .prompts import is_name, shown
 
 
 # %% ../nbs/11_hub.ipynb #hub-name
@@ -65,6 +67,21 @@ NO_FOLDER = (
 )
 
 
+def check_folder_name(name: object):
+    """Refuse what names no folder and nothing on a hub, with a `ValueError`
+
+    Args:
+        name: What somebody passed on as an adapter
+
+    Raises:
+        ValueError
+    """
+    if not isinstance(name, (str, Path)):
+        raise ValueError(NO_FOLDER.format(kind=type(name).__name__))
+    if not is_name(str(name)):
+        raise ValueError(f'received {shown(str(name))}, expected the name of a folder or a hub id.')
+
+
 # %% ../nbs/11_hub.ipynb #hub-fetch
 def adapter_folder(
     name: str | Path,
@@ -89,8 +106,7 @@ def adapter_folder(
         FileNotFoundError
         ValueError
     """
-    if not isinstance(name, (str, Path)):
-        raise ValueError(NO_FOLDER.format(kind=type(name).__name__))
+    check_folder_name(name)
     if Path(name).is_dir() or not is_hub_id(name):
         return Path(name) / subfolder
     from huggingface_hub import snapshot_download
@@ -289,8 +305,8 @@ def found_result(folder: Path | None, about: dict, state: dict) -> dict | None:
     path = Path(folder).parent / 'result.json' if folder else None
     if path is None or not path.is_file() or not Path(folder or '').is_dir():
         return None
-    result = json.loads(path.read_text())
-    if result.get('config') != about['config']:
+    result = read_json(path, 'the record of a run')
+    if not isinstance(result, dict) or result.get('config') != about['config']:
         return None
     return result if same_state(read_adapter(str(folder))[1], state) else None
 

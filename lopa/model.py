@@ -1394,6 +1394,7 @@ def check_planned(
         raise ValueError(f'{folder}: {OTHER_TENSORS}')
 
 
+# %% ../nbs/13_model.ipynb #model-load-p2
 def load_prompt_model(
     kind: type, base_model: 'PreTrainedModel', folder: str | Path, **where: Any
 ) -> 'PromptModel':

@@ -9,6 +9,7 @@ __all__ = [
     'said',
     'check_shapes',
     'check_files',
+    'place_of',
     'LopaConfig',
     'check_adapter',
     'refuse_empty',
@@ -50,6 +51,7 @@ from peft.utils import PeftType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# %% ../nbs/15_peft.ipynb #peft-rooms
 from lopa.adapter import (
     OTHER_TENSORS,
     PICKLES,
@@ -126,6 +128,7 @@ def check_shapes(config: 'LopaConfig', stored: dict, folder: Path):
         raise ValueError(f'{folder}: {OTHER_TENSORS}')
 
 
+# %% ../nbs/15_peft.ipynb #peft-files-p2
 def check_files(config: 'LopaConfig', folder: Path, hub: bool = False):
     """Refuse an adapter whose numbers are not those that were saved, with a `ValueError`
 
@@ -139,12 +142,29 @@ def check_files(config: 'LopaConfig', folder: Path, hub: bool = False):
     """
     path = folder / WEIGHTS_FILE
     if not path.is_file():  # a configuration alone, or a pickle beside it
-        if hub or any((folder / name).exists() for name in PICKLES):
+        if hub or any((folder / name).exists() for name in (WEIGHTS_FILE, *PICKLES)):
             refuse_none(folder, WEIGHTS_FILE)
         return
     stored = check_formats(read_header(path)[0], path)
     check_numbers(said(config), read_tensors(path)[0], folder)
     check_shapes(config, stored, folder)
+
+
+# %% ../nbs/15_peft.ipynb #peft-place
+def place_of(name: str | Path, subfolder: str | None = None, **kwargs: Any) -> tuple:
+    """Where PEFT finds an adapter
+
+    Args:
+        name: A folder, or a hub id
+        subfolder: Where the two files lie inside of it
+        **kwargs: What PEFT was handed
+
+    Returns:
+        tuple: (a folder on this machine, was it fetched from a hub?)
+    """
+    where = {key: kwargs[key] for key in ('revision', 'token', 'cache_dir') if key in kwargs}
+    folder = adapter_folder(name, subfolder=subfolder or '', **where)
+    return folder, folder != Path(name) / (subfolder or '')
 
 
 # %% ../nbs/15_peft.ipynb #peft-config
@@ -153,8 +173,8 @@ class LopaConfig(PeftConfig, PromptConfig):
     """A `PromptConfig` that PEFT can keep
 
     Attributes:
-        made_for: Signature of the foundation model; filled in when an adapter is made
-        tensors: Hash of the configuration and the numbers; filled in when an adapter is saved
+        made_for: Signature of the foundation model, from when it is made
+        tensors: Hash of configuration and numbers, from when it is saved
     """
 
     made_for: dict | None = None
@@ -174,11 +194,9 @@ class LopaConfig(PeftConfig, PromptConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, subfolder=None, **kwargs):
-        name, part = pretrained_model_name_or_path, subfolder or ''
-        config = super().from_pretrained(name, subfolder=subfolder, **kwargs)
-        where = {k: kwargs[k] for k in ('revision', 'token', 'cache_dir') if k in kwargs}
-        folder = adapter_folder(name, subfolder=part, **where)
-        check_files(config, folder, hub=folder != Path(name) / part)
+        name, kwargs = pretrained_model_name_or_path, kwargs | {'subfolder': subfolder}
+        config = super().from_pretrained(name, **kwargs)
+        check_files(config, *place_of(name, **kwargs))
         return config
 
 

@@ -384,6 +384,7 @@ def is_text(value: object) -> bool:
     return type(value) is str and value == value.encode(errors='ignore').decode()
 
 
+# %% ../nbs/08_prompts.ipynb #prompts-check-name-p2
 def check_init(value: object):
     """Refuse a start that nobody knows
 
@@ -447,6 +448,8 @@ def check_config(config: 'PromptConfig'):
     Raises:
         ValueError
     """
+    if isinstance(config.encoder_name_or_path, Path):  # a folder; in JSON it is text
+        config.encoder_name_or_path = str(config.encoder_name_or_path)
     for name in SIZES:
         check_size(name, getattr(config, name))
     registries = dict(method=METHODS, gate=GATES, encoder_pooling=POOLINGS, position=POSITIONS)
@@ -495,8 +498,6 @@ class PromptConfig:
     encoder_max_length: int = 256
 
     def __post_init__(self):
-        if isinstance(self.encoder_name_or_path, Path):  # a folder; in JSON it is text
-            self.encoder_name_or_path = str(self.encoder_name_or_path)
         check_config(self)
 
 

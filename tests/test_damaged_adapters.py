@@ -279,6 +279,16 @@ def test_old_adapters_load_with_one_warning(form, saved, tmp_path):
     assert not [w for w in given if 'without a hash' in str(w.message)]
 
 
+def test_peft_is_kept_from_a_pipe(saved, tmp_path):
+    "It would wait for ever"
+    folder = Path(shutil.copytree(saved['PEFT'][0], tmp_path / 'adapter'))
+    (folder / WEIGHTS_FILE).unlink()
+    os.mkfifo(folder / WEIGHTS_FILE)
+    with pytest.raises(FileNotFoundError) as e:
+        load('PEFT', folder)
+    one_sentence(e.value, folder, WEIGHTS_FILE)
+
+
 # --- pickles and files of others ---
 
 
@@ -349,6 +359,30 @@ def test_a_damaged_adapter_of_ours_is_replaced(saved, tmp_path, name):
     (folder / name).write_bytes(b'')
     adapted('llama', 'pt').save_pretrained(folder)
     assert isinstance(load('pt', folder), PromptModel)
+
+
+@pytest.mark.parametrize(
+    'text', ['{', '[]', '3', '{"config": 1}', '[' * 5000, '\udcff'], ids=lambda x: repr(x)[:9]
+)
+def test_a_damaged_record_beside_it(tmp_path, text):
+    "The card says nothing of it, or names the file"
+    model = adapted('llama', 'pt')
+    model.save_pretrained(tmp_path / 'adapter')
+    (tmp_path / 'result.json').write_bytes(text.encode(errors='surrogateescape'))
+    try:
+        assert 'not recorded' in model.model_card('me/mine')
+    except ValueError as e:
+        one_sentence(e, 'result.json')
+
+
+@pytest.mark.parametrize(
+    'name', ['', ' ', '\0', 'x' * 5000, '\ud800', 3, None, ['a'], b'a'], ids=lambda x: repr(x)[:9]
+)
+def test_what_names_no_folder(llama, name):
+    for loading in PromptModel.from_pretrained, load_adapted:
+        with pytest.raises(ValueError) as e:
+            loading(llama, name)
+        one_sentence(e.value, 'received', 'expected')
 
 
 # --- killed while saving ---
