@@ -96,6 +96,7 @@ __all__ = [
     'RESULTS_EXAMPLE',
     'Folders',
     'Csv',
+    'HEAD',
     'PORT_HELP',
     'Port',
     'Browser',
@@ -363,21 +364,23 @@ def _check_place(name, path):
         raise OSError(f'{says}; name another place.') from None
 
 
-def _check_file(name, path, force=False):
+def _check_file(name, path, force=False, ours=None):
     """Can a file be written there, and may what is there be replaced?
 
     Raises:
-        IsADirectoryError
         NotADirectoryError
         OSError
     """
+    from lopa.files import check_replaceable
+
     _check_place(name, path.absolute().parent)
-    if path.is_dir():
-        says = f'{name}: {path} is a folder, expected the name of a file'
-        raise IsADirectoryError(f'{says}; add a name to it.')
-    if os.path.lexists(path) and not path.is_file():
+    if os.path.lexists(path) and not (path.is_file() or path.is_dir()):
         says = f'{name}: {path} is no regular file'
         raise OSError(f'{says}; name another.')
+    try:
+        check_replaceable(path, ours, force)
+    except OSError as e:
+        raise type(e)(f'{name}: {e}') from None
 
 
 # %% ../nbs/96_cli.ipynb #5704fd20
@@ -393,8 +396,10 @@ def _recipe(task, method, variant, encoder, **changes):
     from lopa.train import recipe
 
     plan = recipe(task, method, variant, **{k: v for k, v in changes.items() if v is not None})
-    if not encoder:
+    if encoder is None:
         return plan
+    if not encoder.strip():
+        raise ValueError('--encoder: received nothing, expected a name or a folder.')
     if not getattr(METHODS.get(method), 'uses_instance', False):
         raise ValueError(f'--encoder: {method} does not look at the instance; leave it out.')
     return replace(plan, config=replace(plan.config, encoder_name_or_path=encoder))
@@ -407,7 +412,7 @@ def _one_of(name, given, known):
     Raises:
         ValueError
     """
-    if given and given not in known:
+    if given is not None and given not in known:
         raise ValueError(f'{name}: received {given!r}, expected {" or ".join(known)}.')
 
 
@@ -576,7 +581,6 @@ def _evaluate(o):
     """Evaluate as the options `o` say
 
     Raises:
-        IsADirectoryError
         NotADirectoryError
         OSError
         ValueError
@@ -658,6 +662,16 @@ def _compared(now, saved, show):
 
 
 # %% ../nbs/96_cli.ipynb #cli-score
+def _check_regular(path):
+    """Refuse what is there and is no file: a pipe would be waited for, for ever
+
+    Raises:
+        ValueError
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f'{path}: is no regular file, expected predictions as JSON lines.')
+
+
 @app.command(epilog='Example:  lopa score runs/latest/predictions.jsonl --judge')
 def score(
     predictions: Answers,
@@ -665,12 +679,17 @@ def score(
     allow_weak_isolation: Weak = False,
     as_json: Json = False,
 ):
-    "Recompute a score from saved predictions, without the model."
+    """Recompute a score from saved predictions, without the model.
+
+    Raises:
+        ValueError
+    """
     from functools import partial
 
     from lopa.evaluate import rescore, show_score
     from lopa.sandbox import run_program
 
+    _check_regular(predictions)
     execute = partial(run_program, timeout=10.0, allow_weak_isolation=allow_weak_isolation)
     now, saved = rescore(predictions, judge, execute, progress=not as_json)
     if as_json:
@@ -740,10 +759,11 @@ def _bench_sizes(names, rounds, as_json):
 
 
 def _write(path, report):
-    "Write a report whole, or not at all"
-    from lopa.files import write_files
+    "Write a report whole, or not at all, with the words by which we know it as ours"
+    from lopa.files import MARK, write_files
 
-    write_files(path.parent, {path.name: (json.dumps(report, indent=1) + '\n').encode()})
+    told = {'about': f'{MARK} bench.'} | report
+    write_files(path.parent, {path.name: (json.dumps(told, indent=1) + '\n').encode()})
 
 
 # %% ../nbs/96_cli.ipynb #8e4a0003
@@ -786,7 +806,6 @@ def bench(
     """Race one training step: LoPA, a bare soft prompt, PEFT, and, with --sizes, a lower limit.
 
     Raises:
-        IsADirectoryError
         NotADirectoryError
         OSError
         ValueError
@@ -987,7 +1006,7 @@ def _readable(found):
 # %% ../nbs/96_cli.ipynb #cli-show-results
 def _show_results(found, problems):
     "One line for all seeds, and what could not be read"
-    print(_readable(found))
+    print(_readable(found) if len(found) else 'no results')
     twice = len(found[found.runs > found.seeds.clip(1)])
     if twice:
         why = 'average runs with the same seed, which differ in a setting that has no column'
@@ -996,19 +1015,15 @@ def _show_results(found, problems):
         print(f'{file}: {reason}')
 
 
-def _check_found(found, folders, problems):
-    """Refuse what holds no result at all
+def _write_table(path, table):
+    "The whole table, a line per run"
+    from lopa.files import write_files
 
-    Raises:
-        ValueError
-    """
-    if len(found):
-        return
-    where = ', '.join(map(str, folders))
-    why = f' ({": ".join(map(str, problems[0]))})' if problems else ''
-    raise ValueError(f'{where}: found no results there{why}; name what `lopa sweep` has written.')
+    rows = table.drop(columns=['history', 'right']).to_csv(index=False)
+    write_files(path.parent, {path.name: rows.encode()})
 
 
+# %% ../nbs/96_cli.ipynb #cli-folders
 FOLDERS_HELP = (
     'Folders of results, or files; published.json among them brings the numbers of the paper.'
 )
@@ -1018,36 +1033,41 @@ RESULTS_EXAMPLE = (
 Folders = Annotated[list[Path], typer.Argument(help=FOLDERS_HELP, parser=to_path, metavar='PATH')]
 Csv = Annotated[Path | None, path_option('Write the whole table here, a line per run.')]
 
-
 # %% ../nbs/96_cli.ipynb #cli-results
+HEAD = 'source,figure,task,'  # how a table of ours begins
+
+
+def _our_table(path):
+    "Is a file a table that `lopa results` has written?"
+    with path.open('rb') as file:
+        return file.read(len(HEAD)) == HEAD.encode()
+
+
 @app.command(epilog=RESULTS_EXAMPLE)
 def results(folders: Folders, csv: Csv = None, force: Force = False, as_json: Json = False):
     """Show what folders of results hold, averaged over seeds.
 
     Raises:
-        IsADirectoryError
         NotADirectoryError
         OSError
-        ValueError
     """
-    from lopa.files import write_files
     from lopa.records import average, load_results
 
     if csv:
-        _check_file('--csv', csv, force)
+        _check_file('--csv', csv, force, _our_table)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the same is printed below
         table = load_results(*folders)
     found, problems = average(table), table.attrs['problems']
-    _check_found(found, folders, problems)
     if csv:
-        rows = table.drop(columns=['history', 'right']).to_csv(index=False)
-        write_files(csv.parent, {csv.name: rows.encode()})
+        _write_table(csv, table)
     if as_json:
         rows = json.loads(found.to_json(orient='records'))
         print(json.dumps({'results': rows, 'problems': problems}))
     else:
         _show_results(found, problems)
+    if not len(table):
+        raise typer.Exit(1)
 
 
 # %% ../nbs/96_cli.ipynb #8303a601
