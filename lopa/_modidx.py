@@ -546,6 +546,10 @@ d = {
             ),
         },
         'lopa.evaluate.judges': {
+            'lopa.evaluate.judges.NotRun': (
+                'evaluate/judges.html#notrun',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.Noted': ('evaluate/judges.html#noted', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.Noted.__init__': (
                 'evaluate/judges.html#noted.__init__',
@@ -555,11 +559,21 @@ d = {
                 'evaluate/judges.html#noted.visit_assert',
                 'lopa/evaluate/judges.py',
             ),
-            'lopa.evaluate.judges.Noted.visit_FunctionDef': (
-                'evaluate/judges.html#noted.visit_functiondef',
+            'lopa.evaluate.judges.Noted.visit_If': (
+                'evaluate/judges.html#noted.visit_if',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.Tried': ('evaluate/judges.html#tried', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.Tried.visit_Assert': (
+                'evaluate/judges.html#tried.visit_assert',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges._named': (
+                'evaluate/judges.html#_named',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.agree': ('evaluate/judges.html#agree', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.alone': ('evaluate/judges.html#alone', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.answered_input': (
                 'evaluate/judges.html#answered_input',
                 'lopa/evaluate/judges.py',
@@ -569,6 +583,7 @@ d = {
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.apart': ('evaluate/judges.html#apart', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.asks': ('evaluate/judges.html#asks', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.asserted': (
                 'evaluate/judges.html#asserted',
                 'lopa/evaluate/judges.py',
@@ -581,6 +596,11 @@ d = {
                 'evaluate/judges.html#builds',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.check_examination': (
+                'evaluate/judges.html#check_examination',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.claim': ('evaluate/judges.html#claim', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.cut': ('evaluate/judges.html#cut', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.defined': (
                 'evaluate/judges.html#defined',
@@ -590,12 +610,29 @@ d = {
                 'evaluate/judges.html#equals',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.examination': (
+                'evaluate/judges.html#examination',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.examine': (
+                'evaluate/judges.html#examine',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.executable': (
+                'evaluate/judges.html#executable',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.expression': (
                 'evaluate/judges.html#expression',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.holds': ('evaluate/judges.html#holds', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.in_turns': (
                 'evaluate/judges.html#in_turns',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_answer': (
+                'evaluate/judges.html#is_answer',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.is_call': (
@@ -608,6 +645,18 @@ d = {
             ),
             'lopa.evaluate.judges.is_program': (
                 'evaluate/judges.html#is_program',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_remark': (
+                'evaluate/judges.html#is_remark',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_told': (
+                'evaluate/judges.html#is_told',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.is_written_out': (
+                'evaluate/judges.html#is_written_out',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.judge_all': (
@@ -630,6 +679,10 @@ d = {
                 'evaluate/judges.html#judge_tests',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.literal': (
+                'evaluate/judges.html#literal',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.names_in': (
                 'evaluate/judges.html#names_in',
                 'lopa/evaluate/judges.py',
@@ -642,17 +695,32 @@ d = {
                 'evaluate/judges.html#parse_expression',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.parse_test': (
+                'evaluate/judges.html#parse_test',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.refuse_unavailable': (
+                'evaluate/judges.html#refuse_unavailable',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.says_equal': (
                 'evaluate/judges.html#says_equal',
                 'lopa/evaluate/judges.py',
             ),
-            'lopa.evaluate.judges.sides': ('evaluate/judges.html#sides', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.solution': (
                 'evaluate/judges.html#solution',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.unexplained': (
+                'evaluate/judges.html#unexplained',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.unframe': (
                 'evaluate/judges.html#unframe',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.unjudged': (
+                'evaluate/judges.html#unjudged',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.value_of': (
@@ -661,6 +729,10 @@ d = {
             ),
             'lopa.evaluate.judges.verdict': (
                 'evaluate/judges.html#verdict',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.without_comments': (
+                'evaluate/judges.html#without_comments',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.written': (
@@ -773,6 +845,10 @@ d = {
                 'evaluate/predict.html#check_padding',
                 'lopa/evaluate/predict.py',
             ),
+            'lopa.evaluate.predict.check_range': (
+                'evaluate/predict.html#check_range',
+                'lopa/evaluate/predict.py',
+            ),
             'lopa.evaluate.predict.classify': (
                 'evaluate/predict.html#classify',
                 'lopa/evaluate/predict.py',
@@ -823,6 +899,10 @@ d = {
             ),
         },
         'lopa.evaluate.predictions': {
+            'lopa.evaluate.predictions.NotJudged': (
+                'evaluate/predictions.html#notjudged',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.can_be_scored': (
                 'evaluate/predictions.html#can_be_scored',
                 'lopa/evaluate/predictions.py',
@@ -831,12 +911,24 @@ d = {
                 'evaluate/predictions.html#check_grader',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.check_judged': (
+                'evaluate/predictions.html#check_judged',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.check_scoring': (
                 'evaluate/predictions.html#check_scoring',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.check_texts': (
+                'evaluate/predictions.html#check_texts',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.has_header': (
                 'evaluate/predictions.html#has_header',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.has_verdicts': (
+                'evaluate/predictions.html#has_verdicts',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.is_complete': (
@@ -845,6 +937,10 @@ d = {
             ),
             'lopa.evaluate.predictions.judge_again': (
                 'evaluate/predictions.html#judge_again',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.judge_file': (
+                'evaluate/predictions.html#judge_file',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.judging': (
@@ -875,6 +971,10 @@ d = {
                 'evaluate/predictions.html#score_lines',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.score_or_missing': (
+                'evaluate/predictions.html#score_or_missing',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.score_texts': (
                 'evaluate/predictions.html#score_texts',
                 'lopa/evaluate/predictions.py',
@@ -885,6 +985,10 @@ d = {
             ),
             'lopa.evaluate.predictions.verdict_columns': (
                 'evaluate/predictions.html#verdict_columns',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.without_verdict': (
+                'evaluate/predictions.html#without_verdict',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.write_predictions': (
@@ -899,6 +1003,14 @@ d = {
             ),
             'lopa.evaluate.scoring.answer_lines': (
                 'evaluate/scoring.html#answer_lines',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.check_how': (
+                'evaluate/scoring.html#check_how',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.check_used': (
+                'evaluate/scoring.html#check_used',
                 'lopa/evaluate/scoring.py',
             ),
             'lopa.evaluate.scoring.class_line': (
@@ -939,6 +1051,10 @@ d = {
             ),
             'lopa.evaluate.scoring.text_line': (
                 'evaluate/scoring.html#text_line',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.unjudged_lines': (
+                'evaluate/scoring.html#unjudged_lines',
                 'lopa/evaluate/scoring.py',
             ),
         },
@@ -2842,6 +2958,66 @@ d = {
             'lopa.tasks.task.texts_around': ('tasks/task.html#texts_around', 'lopa/tasks/task.py'),
             'lopa.tasks.task.texts_of': ('tasks/task.html#texts_of', 'lopa/tasks/task.py'),
         },
+        'lopa.train.folder': {
+            'lopa.train.folder.alike': ('train/folder.html#alike', 'lopa/train/folder.py'),
+            'lopa.train.folder.check_outputs': (
+                'train/folder.html#check_outputs',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.earlier_runs': (
+                'train/folder.html#earlier_runs',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.file_trouble': (
+                'train/folder.html#file_trouble',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.fingerprints': (
+                'train/folder.html#fingerprints',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.hash_json': ('train/folder.html#hash_json', 'lopa/train/folder.py'),
+            'lopa.train.folder.hash_rows': ('train/folder.html#hash_rows', 'lopa/train/folder.py'),
+            'lopa.train.folder.hash_task': ('train/folder.html#hash_task', 'lopa/train/folder.py'),
+            'lopa.train.folder.hash_tokenizer': (
+                'train/folder.html#hash_tokenizer',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.is_our_folder': (
+                'train/folder.html#is_our_folder',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.is_predictions': (
+                'train/folder.html#is_predictions',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.is_real_file': (
+                'train/folder.html#is_real_file',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.manifest_trouble': (
+                'train/folder.html#manifest_trouble',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.new_folder': (
+                'train/folder.html#new_folder',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.point_latest': (
+                'train/folder.html#point_latest',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.run_folder': (
+                'train/folder.html#run_folder',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.says': ('train/folder.html#says', 'lopa/train/folder.py'),
+            'lopa.train.folder.strangers': ('train/folder.html#strangers', 'lopa/train/folder.py'),
+            'lopa.train.folder.write_manifest': (
+                'train/folder.html#write_manifest',
+                'lopa/train/folder.py',
+            ),
+        },
         'lopa.train.guard': {
             'lopa.train.guard.Decided': ('train/guard.html#decided', 'lopa/train/guard.py'),
             'lopa.train.guard.Decided.__init__': (
@@ -2922,6 +3098,10 @@ d = {
             ),
             'lopa.train.hardware._shared_out': (
                 'train/hardware.html#_shared_out',
+                'lopa/train/hardware.py',
+            ),
+            'lopa.train.hardware.disk_needed': (
+                'train/hardware.html#disk_needed',
                 'lopa/train/hardware.py',
             ),
             'lopa.train.hardware.environment': (
@@ -3022,7 +3202,13 @@ d = {
                 'lopa/train/loop.py',
             ),
             'lopa.train.loop.curve_of': ('train/loop.html#curve_of', 'lopa/train/loop.py'),
+            'lopa.train.loop.exact_prints': ('train/loop.html#exact_prints', 'lopa/train/loop.py'),
+            'lopa.train.loop.forget_result': (
+                'train/loop.html#forget_result',
+                'lopa/train/loop.py',
+            ),
             'lopa.train.loop.gate_spread': ('train/loop.html#gate_spread', 'lopa/train/loop.py'),
+            'lopa.train.loop.holding': ('train/loop.html#holding', 'lopa/train/loop.py'),
             'lopa.train.loop.look_metrics': ('train/loop.html#look_metrics', 'lopa/train/loop.py'),
             'lopa.train.loop.make_trainer': ('train/loop.html#make_trainer', 'lopa/train/loop.py'),
             'lopa.train.loop.newest_checkpoint': (
@@ -3097,6 +3283,30 @@ d = {
             'lopa.train.recipes.recipe': ('train/recipes.html#recipe', 'lopa/train/recipes.py'),
         },
         'lopa.train.resume': {
+            'lopa.train.resume.CheckedTrainer': (
+                'train/resume.html#checkedtrainer',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.CheckedTrainer._load_optimizer_and_scheduler': (
+                'train/resume.html#checkedtrainer._load_optimizer_and_scheduler',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.CheckedTrainer._load_rng_state': (
+                'train/resume.html#checkedtrainer._load_rng_state',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.CheckedTrainer.best_folder': (
+                'train/resume.html#checkedtrainer.best_folder',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.CheckedTrainer.check': (
+                'train/resume.html#checkedtrainer.check',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.CheckedTrainer.check_best': (
+                'train/resume.html#checkedtrainer.check_best',
+                'lopa/train/resume.py',
+            ),
             'lopa.train.resume.Found': ('train/resume.html#found', 'lopa/train/resume.py'),
             'lopa.train.resume.Next': ('train/resume.html#next', 'lopa/train/resume.py'),
             'lopa.train.resume.OrderedTrainer': (
@@ -3188,12 +3398,34 @@ d = {
                 'train/resume.html#wholecheckpoints._save_checkpoint',
                 'lopa/train/resume.py',
             ),
+            'lopa.train.resume.WholeCheckpoints.save_best': (
+                'train/resume.html#wholecheckpoints.save_best',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume._named': ('train/resume.html#_named', 'lopa/train/resume.py'),
             'lopa.train.resume._order': ('train/resume.html#_order', 'lopa/train/resume.py'),
-            'lopa.train.resume._read_json': (
-                'train/resume.html#_read_json',
+            'lopa.train.resume._plan_in': ('train/resume.html#_plan_in', 'lopa/train/resume.py'),
+            'lopa.train.resume._read_object': (
+                'train/resume.html#_read_object',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.begin_part': (
+                'train/resume.html#begin_part',
                 'lopa/train/resume.py',
             ),
             'lopa.train.resume.begin_run': ('train/resume.html#begin_run', 'lopa/train/resume.py'),
+            'lopa.train.resume.check_result': (
+                'train/resume.html#check_result',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.check_saved': (
+                'train/resume.html#check_saved',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.comparable': (
+                'train/resume.html#comparable',
+                'lopa/train/resume.py',
+            ),
             'lopa.train.resume.differences': (
                 'train/resume.html#differences',
                 'lopa/train/resume.py',
@@ -3208,12 +3440,30 @@ d = {
                 'train/resume.html#last_checkpoint',
                 'lopa/train/resume.py',
             ),
+            'lopa.train.resume.make_ready': (
+                'train/resume.html#make_ready',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.needed_files': (
+                'train/resume.html#needed_files',
+                'lopa/train/resume.py',
+            ),
             'lopa.train.resume.not_written': (
                 'train/resume.html#not_written',
                 'lopa/train/resume.py',
             ),
             'lopa.train.resume.put_in_place': (
                 'train/resume.html#put_in_place',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.reading': ('train/resume.html#reading', 'lopa/train/resume.py'),
+            'lopa.train.resume.refusal': ('train/resume.html#refusal', 'lopa/train/resume.py'),
+            'lopa.train.resume.remove_checkpoints': (
+                'train/resume.html#remove_checkpoints',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.result_trouble': (
+                'train/resume.html#result_trouble',
                 'lopa/train/resume.py',
             ),
             'lopa.train.resume.saving': ('train/resume.html#saving', 'lopa/train/resume.py'),

@@ -8,8 +8,16 @@ __all__ = [
     'NUMBERS',
     'BUILDERS',
     'OTHERS',
+    'CHANGERS',
     'METHODS',
+    'Claim',
+    'COMPARED',
+    'AROUND',
     'PLAIN',
+    'STAND_IN',
+    'STOOD_IN',
+    'TOLD',
+    'NOT_JUDGED',
     'JUDGES',
     'NEEDED',
     'cut',
@@ -21,6 +29,8 @@ __all__ = [
     'expression',
     'equals',
     'is_call',
+    'literal',
+    'is_written_out',
     'answered_output',
     'answered_input',
     'value_of',
@@ -32,25 +42,46 @@ __all__ = [
     'written',
     'apart',
     'judge_input',
-    'sides',
+    'is_program',
+    'without_comments',
+    'is_remark',
+    'unexplained',
+    'asks',
+    'claim',
     'Noted',
+    'parse_test',
     'noting',
     'is_note',
+    'holds',
     'agree',
-    'is_program',
+    'Tried',
+    'examination',
+    'is_answer',
+    'is_told',
+    'check_examination',
+    'examine',
     'solution',
+    'executable',
     'judge_tests',
     'judge_match',
+    'NotRun',
+    'refuse_unavailable',
     'in_turns',
+    'unjudged',
+    'alone',
     'judge_all',
 ]
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ab27720b
 import ast
 import builtins
+import io
 import math
+import operator
 import re
 import symtable
+import time
+import tokenize
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
@@ -211,6 +242,50 @@ def is_call(node: ast.expr | None, name: str) -> TypeGuard[ast.Call]:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
 
 
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-literal
+def literal(node: ast.expr) -> Any:
+    """Read a value without running anything; ValueError or TypeError if it is not written out
+
+    Args:
+        node: An expression
+
+    Returns:
+        Any: The value that is written out
+    """
+    match node:
+        case ast.Name(id='inf' | 'nan'):
+            return float(node.id)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Name() as number):
+            return -literal(number)
+        case ast.Call(func=ast.Name('float'), args=[ast.Constant(str(text))], keywords=[]):
+            return float(text)
+        case ast.Call(func=ast.Name('frozenset'), args=parts, keywords=[]) if len(parts) < 2:
+            return frozenset(*map(literal, parts))
+        case ast.List(parts):
+            return [literal(part) for part in parts]
+        case ast.Tuple(parts):
+            return tuple(literal(part) for part in parts)
+        case ast.Set(parts):
+            return {literal(part) for part in parts}
+        case ast.Dict(keys, parts) if None not in keys:
+            return {literal(k): literal(v) for k, v in zip(filter(None, keys), parts, strict=True)}
+    return ast.literal_eval(node)
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-literal-p2
+def is_written_out(node: ast.expr | str) -> bool:
+    """Can the value of an expression be read?
+
+    Args:
+        node: An expression, or its source
+    """
+    try:
+        literal(ast.parse(node.strip(), mode='eval').body if isinstance(node, str) else node)
+        return True
+    except (TypeError, *_UNREADABLE):
+        return False
+
+
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-answers
 def answered_output(text: str, name: str = 'f') -> str:
     """The value in an answer: what the call is said to be equal to, or all of it
@@ -227,7 +302,7 @@ def answered_output(text: str, name: str = 'f') -> str:
         return text.strip()
     sides = equals(node)
     values = [side for side in sides if not is_call(side, name)] or sides
-    literals = [side for side in values if is_literal(side)]
+    literals = [side for side in values if is_written_out(side)]
     compares_literals = len(sides) == len(literals) > 1  # `1 == 1` is a value, True
     return ast.unparse(node if compares_literals else (literals or values)[-1])
 
@@ -265,7 +340,7 @@ NUMBERS = "inf = float('inf')\nnan = float('nan')\n"
 
 
 def value_of(source: str, run: Run) -> tuple[str, Any]:
-    """Value of an expression: read it if it is a literal, run it if not
+    """Value of an expression: read it if it is written out, run it if not
 
     Args:
         source: An expression
@@ -274,30 +349,31 @@ def value_of(source: str, run: Run) -> tuple[str, Any]:
     Returns:
         tuple[str, Any]: (status, value)
     """
-    try:
-        return 'ok', ast.literal_eval(source)
-    except (TypeError, *_UNREADABLE):
-        outcome = run(NUMBERS + source)
+    if is_written_out(source):
+        return 'ok', literal(ast.parse(source.strip(), mode='eval').body)
+    outcome = run(NUMBERS + source)
     return outcome.status, outcome.value
 
 
-def verdict(answer: str, status: str, correct: bool) -> dict:
+def verdict(answer: str, status: str, correct: bool, **more: bool | None) -> dict:
     """What a judge says
 
     Args:
         answer: What was judged, as it was found in the text
         status: How running it ended, a key of `STATUSES`; `ok` if nothing had to be run
         correct: Is it right, if it ended well?
+        **more: `executed`, of outputs
 
     Returns:
         dict: `answer`, `status`, `correct`
     """
-    return {'answer': answer, 'status': status, 'correct': bool(status == 'ok' and correct)}
+    found = {'answer': answer, 'status': status, 'correct': bool(status == 'ok' and correct)}
+    return found | more
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-output
 def judge_output(text: str, row: dict, task: Task | None, run: Run) -> dict:
-    """Is this what the program returns?
+    """Is this what the program returns, written out?
 
     Args:
         text: What the model wrote
@@ -306,11 +382,17 @@ def judge_output(text: str, row: dict, task: Task | None, run: Run) -> dict:
         run: Runs a program
 
     Returns:
-        dict: A `verdict`
+        dict: A `verdict`, and `executed`: None, or whether executing it gave the right value
     """
     answer = answered_output(text, row.get('entry_point', 'f'))
-    status, value = value_of(answer, run) if answer else ('error', None)
-    return verdict(answer, status, same_value(('ok', value), value_of(row['output'], run)))
+    expected = value_of(row['output'], run)
+    if not answer:
+        return verdict(answer, 'error', False, executed=None)
+    found = value_of(answer, run)
+    same = found[0] == 'ok' and same_value(found, expected)
+    if is_written_out(answer):
+        return verdict(answer, 'ok', same, executed=None)
+    return verdict(answer, found[0], False, executed=same)
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #01c5d76d
@@ -320,6 +402,10 @@ BUILDERS = frozenset(
     'oct ord pow repr reversed round sorted sum zip'.split()
 )
 OTHERS = frozenset(dir(builtins)) - BUILDERS
+CHANGERS = frozenset(
+    'add append clear difference_update discard extend insert intersection_update pop popitem '
+    'remove reverse setdefault sort symmetric_difference_update update'.split()
+)
 _kinds = (str, bytes, list, tuple, dict, set, frozenset, int, float, complex)
 METHODS = frozenset(name for kind in _kinds for name in dir(kind) if name[0] != '_')
 
@@ -380,12 +466,14 @@ def builds(source: str, program: str = '') -> bool:
     if not is_call(node, '_'):
         return False
     nodes = [n for part in (*node.args, *node.keywords) for n in ast.walk(part)]
-    known = BUILDERS | defined(program) | names_in(nodes)
-    names = all(n.id in known for n in nodes if isinstance(n, ast.Name))
-    methods = all(n.attr in METHODS for n in nodes if isinstance(n, ast.Attribute))
-    return (
-        names and methods and all(isinstance(n, (*_PLAIN, ast.Name, ast.Attribute)) for n in nodes)
-    )
+    own = defined(program)
+    names = {n.id for n in nodes if isinstance(n, ast.Name)}
+    methods = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+    if not (names <= BUILDERS | own | names_in(nodes) and methods <= METHODS):
+        return False
+    if names & own and methods & CHANGERS:
+        return False  # it may change a global of the program
+    return all(isinstance(n, (*_PLAIN, ast.Name, ast.Attribute)) for n in nodes)
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-written
@@ -416,6 +504,8 @@ def written(value: Any) -> str:
         return f'complex({written(value.real)}, {written(value.imag)})'
     if kind is float and not math.isfinite(value):
         return '(1e999-1e999)' if math.isnan(value) else f'{"-" * (value < 0)}1e999'
+    if kind is int and value.bit_length() > 64:
+        return hex(value)  # Python refuses to write more than 4,300 decimal digits
     return repr(value)
 
 
@@ -462,111 +552,7 @@ def judge_input(text: str, row: dict, task: Task | None, run: Run) -> dict:
     return verdict(answer, outcome.status, same_value(('ok', outcome.value), expected))
 
 
-# %% ../../nbs/evaluate/42_judges.ipynb #57ea318b
-def sides(test: ast.expr) -> tuple[str, ast.expr]:
-    """Both sides of `left == right`; of another condition, whether it holds and `True`
-
-    Args:
-        test: What an assertion asserts
-
-    Returns:
-        tuple[str, ast.expr]: (source of one side, node of the other: the literal, if one is)
-    """
-    match test:
-        case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
-            if is_literal(left) and not is_literal(right):
-                left, right = right, left
-            return ast.unparse(left), right
-    return f'not not ({ast.unparse(test)})', ast.Constant(True)
-
-
-# %% ../../nbs/evaluate/42_judges.ipynb #ju-noted
-class Noted(ast.NodeTransformer):
-    "Turn assertions into notes of what they compare"
-
-    def __init__(self):
-        self.right = []  # for each assertion, (its right side,) or () if that is computed
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        "Rename `check`: a candidate may be called so, too, and call itself"
-        if node.name == 'check':
-            node.name = '_check'
-        return self.generic_visit(node)
-
-    def visit_Assert(self, node: ast.Assert) -> ast.AST:
-        "Note the left side, and the right side if it has to be computed"
-        left, right = sides(node.test)
-        note = f'{len(self.right)}, _copy({left})'
-        if is_literal(right):
-            self.right.append((ast.literal_eval(right),))
-        else:
-            self.right.append(())
-            note += f', _copy({ast.unparse(right)})'
-        return ast.parse(f'_noted.append(({note}))').body[0]
-
-
-# %% ../../nbs/evaluate/42_judges.ipynb #ju-noting
-PLAIN = """
-def _copy(x):
-    if isinstance(x, dict): return {_copy(k): _copy(v) for k, v in x.items()}
-    for kind in list, tuple, set, frozenset:
-        if isinstance(x, kind): return kind(map(_copy, x))
-    return x
-"""
-
-
-def noting(test: str, name: str) -> tuple[str, list]:
-    """A test that returns what it saw
-
-    Args:
-        test: Source of a test that defines `check(candidate)`
-        name: Name of the candidate
-
-    Returns:
-        tuple[str, list]: (source to put behind a program, the right side of each assertion)
-    """
-    noted = Noted()
-    source = ast.unparse(noted.visit(ast.parse(test)))
-    called = '_noted = []\n_check(_candidate)\n_noted'
-    return f'_candidate = {name}\n{source}\n{PLAIN}\n{called}', noted.right
-
-
-# %% ../../nbs/evaluate/42_judges.ipynb #27e17e7e
-def is_note(note: object, assertions: int) -> bool:
-    """Has a note the form that `noting` gives it?
-
-    Args:
-        note: What a test noted, or what a hostile program made of it
-        assertions: Number of assertions of the test
-
-    Returns:
-        bool: Is it (number of an assertion, left side[, right side])?
-    """
-    if type(note) is not tuple or len(note) < 2:
-        return False
-    return type(note[0]) is int and 0 <= note[0] < assertions
-
-
-def agree(noted: object, right: Sequence[tuple]) -> bool:
-    """Compare what a test noted with what is right
-
-    Args:
-        noted: A list of notes, or what a hostile program made of it
-        right: From `noting`
-
-    Returns:
-        bool: Was every assertion noted, and is every note as it should be?
-    """
-    if type(noted) is not list or not all(is_note(note, len(right)) for note in noted):
-        return False
-    for i, left, *computed in noted:
-        known = right[i] or computed or (None,)
-        if not left == known[0]:
-            return False
-    return {note[0] for note in noted} == set(range(len(right)))
-
-
-# %% ../../nbs/evaluate/42_judges.ipynb #a875c2da
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-unexplained
 def is_program(source: str) -> bool:
     """Is it a whole program?
 
@@ -583,6 +569,414 @@ def is_program(source: str) -> bool:
         return False
 
 
+def without_comments(source: str) -> str:
+    """Take the comments out of a program
+
+    Args:
+        source: A Python program
+
+    Returns:
+        str: The same lines
+    """
+    lines = source.split('\n')
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    return '\n'.join(lines)
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-unexplained-p2
+def is_remark(node: ast.AST) -> TypeGuard[ast.Expr]:
+    """Is it a statement that is nothing but a string, such as a docstring?
+
+    Args:
+        node: A node of Python's syntax tree
+    """
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, (str, bytes))
+
+
+def unexplained(source: str) -> str:
+    """Take out what explains a program
+
+    Args:
+        source: A Python program; SyntaxError or ValueError if it is none
+
+    Returns:
+        str: The same program without comments, and `...` for each docstring
+    """
+    source = without_comments(re.sub(r'\r\n?', '\n', source))
+    remarks = [node.value for node in ast.walk(ast.parse(source)) if is_remark(node)]
+    lines = [line.encode() for line in source.split('\n')]
+    place = lambda node: (node.lineno, node.col_offset)
+    for node in sorted(remarks, key=place, reverse=True):
+        first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+        before, behind = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
+        lines[first : last + 1] = [before + b'...' + behind]
+    return b'\n'.join(lines).decode()
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #57ea318b
+Claim = Callable[[Any], bool]  # Does an assertion hold, given the value it asks for?
+
+
+COMPARED: dict[type, Callable[[Any, Any], bool]] = {
+    **{ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Is: operator.is_},
+    **{ast.IsNot: operator.is_not, ast.Lt: operator.lt, ast.LtE: operator.le},
+    **{ast.Gt: operator.gt, ast.GtE: operator.ge},
+}
+
+
+AROUND = frozenset('bool dict float frozenset int len list set sorted str sum tuple'.split())
+
+
+def asks(node: ast.expr, names: Iterable[str]) -> bool:
+    """Is it a call of the candidate, perhaps inside `list(…)` and the like?
+
+    Args:
+        node: A part of an assertion
+        names: Names of the candidate
+    """
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        return False
+    inside = node.func.id in AROUND and len(node.args) == 1 and not node.keywords
+    return node.func.id in names or (inside and asks(node.args[0], names))
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #57ea318b-p2
+def claim(test: ast.expr, names: Iterable[str]) -> tuple[str, Claim] | None:
+    """Take an assertion apart
+
+    Args:
+        test: What an assertion asserts
+        names: Names of the candidate
+
+    Returns:
+        tuple[str, Claim] | None: (source of what it asks for, claim); None if it is not so simple
+    """
+    match test:
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            if type(op) is ast.Eq and is_literal(left):
+                left, right = right, left
+            if type(op) in COMPARED and is_literal(right) and asks(left, names):
+                compare, value = COMPARED[type(op)], ast.literal_eval(right)
+                return ast.unparse(left), lambda found: compare(found, value)
+        case ast.UnaryOp(op=ast.Not(), operand=part) if asks(part, names):
+            return f'bool({ast.unparse(part)})', operator.not_
+        case _ if asks(test, names):
+            return f'bool({ast.unparse(test)})', bool
+    return None
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-noted
+class Noted(ast.NodeTransformer):
+    "Turn the assertions of a test into notes of what they ask for"
+
+    def __init__(self, names: Iterable[str]):
+        self.names = set(names)  # of the candidate
+        self.claims: list[Claim] = []  # for each note, what must hold of its value
+        self.simple = True  # has every assertion been taken apart?
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        "Note the value that it asks for"
+        if isinstance(node.test, ast.Constant) and node.test.value:
+            return ast.Pass()  # `assert True`, as some tests end
+        if not (taken := claim(node.test, self.names)):
+            self.simple = False
+            return node
+        note = f'_noted.append(({len(self.claims)}, _copy({taken[0]})))'
+        self.claims.append(taken[1])
+        return ast.parse(note).body[0]
+
+    def visit_If(self, node: ast.AST) -> ast.AST:
+        "What decides may hold what is right"
+        self.simple = False
+        return node
+
+    visit_While = visit_Try = visit_If
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-noting
+PLAIN = """
+def _copy(x):
+    if isinstance(x, dict): return {_copy(k): _copy(v) for k, v in x.items()}
+    for kind in list, tuple, set, frozenset:
+        if isinstance(x, kind): return kind(map(_copy, x))
+    return x
+"""
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-parsetest
+def _named(row):
+    "How a row is called in a message"
+    return f'{row.get("task_id", row["entry_point"])}'
+
+
+def parse_test(row: dict) -> tuple[ast.Module, set[str]]:
+    """Read the test of a row; its `check` becomes `_check`, as the candidate may be called so
+
+    Args:
+        row: `test`, `entry_point`, and perhaps its `task_id`
+
+    Returns:
+        tuple[ast.Module, set[str]]: (syntax tree, names of the candidate); ValueError if it has
+            none
+
+    Raises:
+        ValueError
+    """
+    try:
+        tree = ast.parse(row['test'])
+    except _UNREADABLE as e:
+        raise ValueError(f'{_named(row)}: its test cannot be read as Python ({e}).') from None
+    defined = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    if not (checks := [node for node in defined if node.name == 'check']):
+        raise ValueError(f'{_named(row)}: expected a test that defines `check(candidate)`.')
+    for node in checks:
+        node.name = '_check'
+    return tree, {row['entry_point'], *(arg.arg for arg in checks[-1].args.args)}
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-noting-p2
+def noting(row: dict) -> tuple[str, list[Claim]] | None:
+    """A test that returns what it saw
+
+    Args:
+        row: `test`, `entry_point`
+
+    Returns:
+        tuple[str, list[Claim]] | None: (source to put behind a program, claims); None: not simple
+
+    Raises:
+        ValueError
+    """
+    tree, names = parse_test(row)
+    noted = Noted(names)
+    tree = noted.visit(tree)
+    if not noted.simple:
+        return None
+    called = '_noted = []\n_check(_candidate)\n_noted'
+    source = f'_candidate = {row["entry_point"]}\n{ast.unparse(tree)}\n{PLAIN}\n{called}'
+    return source, noted.claims
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #27e17e7e
+def is_note(note: object, claims: int) -> bool:
+    """Has a note the form that `noting` gives it?
+
+    Args:
+        note: What a test noted, or what a hostile program made of it
+        claims: Number of claims of the test
+
+    Returns:
+        bool: Is it (number of a claim, value)?
+    """
+    if type(note) is not tuple or len(note) != 2:
+        return False
+    return type(note[0]) is int and 0 <= note[0] < claims
+
+
+def holds(claim: Claim, value: Any) -> bool:
+    """Does a claim hold?
+
+    Args:
+        claim: What must hold of a value
+        value: Plain data
+
+    Returns:
+        bool: False where the value cannot even be compared
+    """
+    try:
+        return bool(claim(value))
+    except (TypeError, ValueError, ArithmeticError, RecursionError):
+        return False
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #27e17e7e-p2
+def agree(noted: object, claims: Sequence[Claim]) -> bool:
+    """Compare what a test noted with what is right
+
+    Args:
+        noted: A list of notes, or what a hostile program made of it
+        claims: From `noting`
+
+    Returns:
+        bool: Was every assertion noted, and is every note as it should be?
+    """
+    if type(noted) is not list or not all(is_note(note, len(claims)) for note in noted):
+        return False
+    if not all(holds(claims[i], value) for i, value in noted):
+        return False
+    return {i for i, _ in noted} == set(range(len(claims)))
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-stand-in
+STAND_IN = """
+import builtins, random
+random.seed(0)
+class _Unknown: pass
+class _Enough(BaseException): pass
+_asked, _failed, _open = [], [], []
+def _kept(x):
+    if isinstance(x, _Unknown): raise _Enough
+    if isinstance(x, dict): return {_kept(k): _kept(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple, set, frozenset)):
+        return next(k for k in (list, tuple, set, frozenset) if isinstance(x, k))(map(_kept, x))
+    return x
+def _changed(old, new):
+    for a, b in zip(old, new):
+        if isinstance(a, list): a[:] = b
+        elif isinstance(a, (dict, set)) and a != b: a.clear(); a.update(b)
+"""
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-stand-in-p2
+STOOD_IN = """
+def _candidate(*args, **kwargs):
+    call = _kept((args, kwargs))
+    known = _known[len(_asked)] if len(_asked) < len(_known) else None
+    _asked.append(call)
+    if known is None:
+        _open.append(call)
+        if len(_open) > 999: raise _Enough
+        return _Unknown()
+    how, value, after = known
+    if how == 'raised':
+        kind = getattr(builtins, value, Exception)
+        raise kind if issubclass(kind, Exception) else Exception
+    _changed([*args, *kwargs.values()], [*after[0], *after[1].values()])
+    return iter(value) if how == 'iterator' else value
+def _examine(check):
+    try: check(_candidate)
+    except _Enough: _open.append(0)
+    except Exception: _failed.append(0)
+    return _asked, bool(_open), not _failed
+"""
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-stand-in-p3
+TOLD = """
+def _tell(args, kwargs):
+    try:
+        value, how = _candidate(*args, **kwargs), 'value'
+        if hasattr(value, '__next__'): value, how = list(value), 'iterator'
+    except Exception as e:
+        return 'raised', type(e).__name__, ((), {})
+    return how, _copy(value), _copy((args, kwargs))
+"""
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-tried
+class Tried(ast.NodeTransformer):
+    "Let a test go on behind an assertion that fails"
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        "Note that it failed"
+        failed = ast.parse('_failed.append(0)').body
+        handler = ast.ExceptHandler(ast.Name('Exception', ast.Load()), None, failed)
+        return ast.Try([node], [handler], [], [])
+
+
+def examination(row: dict, known: list) -> str:
+    """The test of a row, with a stand-in for the candidate
+
+    Args:
+        row: `prompt`, `test`, `entry_point`
+        known: What the program said to the first calls
+
+    Returns:
+        str: A program; its value: (calls, are some still open?, does every assertion hold?)
+
+    Raises:
+        ValueError
+    """
+    test = ast.unparse(ast.fix_missing_locations(Tried().visit(parse_test(row)[0])))
+    given = unexplained(row['prompt']) if is_program(row['prompt']) else ''
+    told = f'_known = {written(known)}\n{row["entry_point"]} = _candidate'
+    return '\n'.join([given, STAND_IN, STOOD_IN, told, test, '_examine(_check)'])
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-examine
+def is_answer(answer: object) -> bool:
+    """Has an answer the form that `TOLD` gives it?
+
+    Args:
+        answer: One answer of a program
+
+    Returns:
+        bool: Is it (how, value, (arguments, keywords))?
+    """
+    if type(answer) is not tuple or len(answer) != 3:
+        return False
+    how, value, after = answer
+    if type(after) is not tuple or list(map(type, after)) != [tuple, dict]:
+        return False
+    kinds = {'value': type(value), 'iterator': list, 'raised': str}
+    return type(how) is str and kinds.get(how) is type(value)
+
+
+def is_told(said: object, calls: int) -> TypeGuard[list]:
+    """Has a program answered all calls?
+
+    Args:
+        said: What a program said, or what a hostile one made of it
+        calls: Number of calls
+    """
+    return type(said) is list and len(said) == calls and all(map(is_answer, said))
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-checkexam
+def check_examination(test: Outcome, row: dict, said: list) -> None:
+    """Refuse a test that cannot even begin: that is no fault of the program
+
+    Args:
+        test: Of an `examination` that did not end well
+        row: A row
+        said: What the program had said by then
+
+    Raises:
+        ValueError
+    """
+    if not said and test.status in ('error', 'unserialisable'):
+        raise ValueError(
+            f'{_named(row)}: its test cannot be run apart from the program ({test.status}); '
+            'let it call the candidate with plain data, or compare with values written out.'
+        )
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-examine-p2
+def examine(program: str, row: dict, run: Run, turns: int = 30) -> tuple[str, bool]:
+    """Let a test and a program talk to each other, each in a process of its own
+
+    Args:
+        program: Source of a program, without what explains it
+        row: `prompt`, `test`, `entry_point`
+        run: Runs a program
+        turns: Times that the test may go on to ask
+
+    Returns:
+        tuple[str, bool]: (status, does it pass?)
+
+    Raises:
+        ValueError
+    """
+    said: list = []
+    for _ in range(turns):
+        test = run(examination(row, said))
+        if test.status != 'ok':
+            check_examination(test, row, said)
+            return test.status, False
+        calls, are_open, passed = test.value
+        if not are_open:
+            return 'ok', passed
+        called = f'[_tell(*call) for call in {written(calls)}]'
+        told = run(f'{program}\n_candidate = {row["entry_point"]}\n{PLAIN}{TOLD}{called}')
+        if told.status != 'ok' or not is_told(told.value, len(calls)):
+            return ('forged' if told.status == 'ok' else told.status), False
+        said = told.value
+    return 'timeout', False
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #a875c2da
 def solution(text: str, row: dict, stop: Iterable[str]) -> str:
     """The program that an answer completes, without a last part that was not finished
 
@@ -602,6 +996,25 @@ def solution(text: str, row: dict, stop: Iterable[str]) -> str:
     return whole
 
 
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-executable
+def executable(program: str, prompt: str) -> str | None:
+    """The program as it is run
+
+    Args:
+        program: From `solution`
+        prompt: What it begins with
+
+    Returns:
+        str | None: Source without docstrings and comments; None if Python cannot read it
+    """
+    try:
+        if program.startswith(prompt) and is_program(prompt):
+            program = unexplained(prompt) + program[len(prompt) :]
+        return unexplained(program)
+    except (tokenize.TokenError, *_UNREADABLE):
+        return None
+
+
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-tests
 def judge_tests(text: str, row: dict, task: Task, run: Run) -> dict:
     """Does the program pass its tests?
@@ -614,13 +1027,23 @@ def judge_tests(text: str, row: dict, task: Task, run: Run) -> dict:
 
     Returns:
         dict: A `verdict`
+
+    Raises:
+        ValueError
     """
-    source, right = noting(row['test'], row['entry_point'])
     program = solution(text, row, task.stop)
-    outcome = run(f'{program}\n{source}')
-    return verdict(program, outcome.status, agree(outcome.value, right))
+    source = executable(program, row['prompt'])
+    noted = noting(row)
+    if source is None:
+        return verdict(program, 'error', False)
+    if noted is None:
+        return verdict(program, *examine(source, row, run))
+    test, claims = noted
+    outcome = run(f'{source}\n{test}')
+    return verdict(program, outcome.status, agree(outcome.value, claims))
 
 
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-tests-p2
 def judge_match(text: str, row: dict, task: Task, run: Run | None) -> dict:
     """Is the text the target?
 
@@ -638,6 +1061,25 @@ def judge_match(text: str, row: dict, task: Task, run: Run | None) -> dict:
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-turns
+class NotRun(Exception):
+    "A program could not be run, and nobody knows what it would have done"
+
+
+def refuse_unavailable(outcome: Outcome) -> Outcome:
+    """Let nobody take what was not run for wrong
+
+    Args:
+        outcome: How a program ended
+
+    Returns:
+        Outcome: The same; NotRun if it was not run
+    """
+    if outcome.status == 'unavailable':
+        raise NotRun
+    return outcome
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-turns-p2
 def in_turns(judge: Callable[..., dict], run: Run) -> Callable[[str, dict, Task], dict]:
     """A judge that several threads can call: they take turns, except while a program runs
 
@@ -654,16 +1096,35 @@ def in_turns(judge: Callable[..., dict], run: Run) -> Callable[[str, dict, Task]
         "Run a program, and let others judge meanwhile"
         turn.release()
         try:
-            return run(source)
+            return refuse_unavailable(run(source))
         finally:
             turn.acquire()
 
     def judge_in_turn(text, row, task):
         "One verdict"
         with turn:
-            return judge(text, row, task, aside)
+            try:
+                return judge(text, row, task, aside)
+            except NotRun:
+                return unjudged('unavailable')
 
     return judge_in_turn
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-unjudged
+NOT_JUDGED = 'not judged'  # status of a text that no judge has seen yet
+
+
+def unjudged(status: str = NOT_JUDGED) -> dict:
+    """What is noted of a text that is neither right nor wrong yet
+
+    Args:
+        status: Why there is no verdict
+
+    Returns:
+        dict: `answer`, `status`, `correct`, which is None
+    """
+    return {'answer': '', 'status': status, 'correct': None}
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-judges
@@ -681,6 +1142,29 @@ NEEDED: dict[str, tuple[str, ...]] = {  # judge → columns that it looks at
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #76ea2a77
+def alone(
+    judge: Callable[[str, dict, Task], dict], job: tuple[str, dict, Task], pauses: Sequence[float]
+) -> dict:
+    """Judge once more what could not be run beside others
+
+    Args:
+        judge: From `in_turns`
+        job: (text, row, task)
+        pauses: Before each try (s)
+
+    Returns:
+        dict: A `verdict`, or `unjudged`
+    """
+    found = unjudged('unavailable')
+    for pause in pauses:
+        time.sleep(pause)
+        found = judge(*job)
+        if found['correct'] is not None:
+            break
+    return found
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #76ea2a77-p2
 def judge_all(
     task: Task,
     texts: Sequence[Sequence[str]],
@@ -688,6 +1172,7 @@ def judge_all(
     run: Run,
     workers: int = 2,
     progress: bool = True,
+    pauses: Sequence[float] = (1, 5, 15),
 ) -> list[list[dict]]:
     """Judge all answers
 
@@ -698,6 +1183,7 @@ def judge_all(
         run: Runs a program
         workers: Sandboxes at the same time
         progress: Show a progress bar?
+        pauses: Before each try of what could not be run (s)
 
     Returns:
         list[list[dict]]: For each row, a `verdict` per text
@@ -705,9 +1191,14 @@ def judge_all(
     from tqdm.auto import tqdm
 
     judge = in_turns(JUDGES[task.grader], run)
-    jobs = [(text, row) for some, row in zip(texts, rows, strict=True) for text in some]
+    jobs = [(text, row, task) for some, row in zip(texts, rows, strict=True) for text in some]
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda job: judge(job[0], job[1], task), jobs)
-        bar = tqdm(found, total=len(jobs), desc='Judging', disable=not progress, leave=False)
-        verdicts = iter(list(bar))
-    return [[next(verdicts) for _ in some] for some in texts]
+        found = pool.map(lambda job: judge(*job), jobs)
+        verdicts = list(
+            tqdm(found, total=len(jobs), desc='Judging', disable=not progress, leave=False)
+        )
+    for place, its in enumerate(verdicts):
+        if its['correct'] is None:
+            verdicts[place] = alone(judge, jobs[place], pauses)
+    each = iter(verdicts)
+    return [[next(each) for _ in some] for some in texts]

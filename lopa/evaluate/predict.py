@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    'DRAWS',
     'encode_rows',
     'check_asked',
     'check_padding',
@@ -13,6 +14,7 @@ __all__ = [
     'question_of',
     'scoring_row',
     'predict',
+    'check_range',
     'sampling',
     'stopping',
     'ask',
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/evaluate/41_predict.ipynb #c805abf8
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -257,12 +260,40 @@ def predict(
 
 
 # %% ../../nbs/evaluate/41_predict.ipynb #54b449b8
+def check_range(
+    name: str, value: Any, least: float, most: float = math.inf, kind: type = int
+) -> None:
+    """Refuse a setting that is no number of its kind, or out of range, with a `ValueError`
+
+    Args:
+        name: Of a setting, for the message
+        value: What was received
+        least: Smallest value that is accepted
+        most: Largest
+        kind: `int` or `float`
+
+    Raises:
+        ValueError
+    """
+    kinds = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    if is_number and least <= value <= most and math.isfinite(value):
+        return
+    what = 'a whole number' if kind is int else 'a number'
+    limits = f'from {least:g} to {most:g}' if math.isfinite(most) else f'of at least {least:g}'
+    raise ValueError(f'{name}: received {value!r}, expected {what} {limits}.')
+
+
+DRAWS = {'temperature': 0.0, 'top_p': 0.95, 'samples': 1}  # setting of sampling → default
+
+
+# %% ../../nbs/evaluate/41_predict.ipynb #54b449b8-p2
 def sampling(temperature: float = 0.0, top_p: float = 0.95, samples: int = 1) -> dict:
     """Settings of generation
 
     Args:
         temperature: 0 means: always the likeliest token
-        top_p: Share of the probability to sample from, up to 1
+        top_p: Share of the probability to sample from, more than 0, up to 1
         samples: Texts per question
 
     Returns:
@@ -271,6 +302,9 @@ def sampling(temperature: float = 0.0, top_p: float = 0.95, samples: int = 1) ->
     Raises:
         ValueError
     """
+    check_range('temperature', temperature, 0, kind=float)
+    check_range('top_p', top_p, 1e-6, 1, kind=float)
+    check_range('samples', samples, 1)
     if temperature:
         drawn = {'top_p': top_p, 'num_return_sequences': samples}
         return {'do_sample': True, 'temperature': temperature} | drawn
@@ -278,6 +312,10 @@ def sampling(temperature: float = 0.0, top_p: float = 0.95, samples: int = 1) ->
         raise ValueError(
             f'samples: received {samples} with temperature 0, '
             f'which would write the same text {samples} times; set a temperature.'
+        )
+    if top_p != DRAWS['top_p']:
+        raise ValueError(
+            f'top_p: received {top_p} with temperature 0, which draws nothing; set a temperature.'
         )
     return {'do_sample': False}
 

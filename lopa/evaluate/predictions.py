@@ -10,18 +10,25 @@ __all__ = [
     'verdict_columns',
     'score_classes',
     'score_texts',
+    'NotJudged',
+    'without_verdict',
+    'check_judged',
     'score_lines',
     'check_grader',
     'check_scoring',
+    'score_or_missing',
     'write_predictions',
     'parse_lines',
     'has_header',
     'is_complete',
     'same_number_of_texts',
+    'has_verdicts',
     'can_be_scored',
     'text_of',
     'read_predictions',
+    'check_texts',
     'judge_again',
+    'judge_file',
     'rescore',
 ]
 
@@ -36,7 +43,7 @@ import numpy as np
 
 from ..files import write_files
 from ..sandbox import run_program
-from ..tasks import Task
+from ..tasks import Task, columns_of
 from .judges import JUDGES, NEEDED, Run, judge_all
 from .metrics import check_metrics, pass_at_k, score, wilson_ci
 
@@ -66,9 +73,12 @@ def verdict_columns(verdicts: Sequence[dict]) -> dict:
         verdicts: From a judge, one for each text about a row
 
     Returns:
-        dict: `answer`, `status`, `correct` → a list, one entry for each text
+        dict: `answer`, `status`, `correct`, … → a list, one entry for each text
     """
-    return {name: [v[name] for v in verdicts] for name in ('answer', 'status', 'correct')}
+    names = ['answer', 'status', 'correct']
+    if any('executed' in verdict for verdict in verdicts):
+        names.append('executed')
+    return {name: [verdict.get(name) for verdict in verdicts] for name in names}
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-scoreclass
@@ -108,9 +118,44 @@ def score_texts(lines: Sequence[dict]) -> dict:
     return found | {'low': low, 'high': high, 'n': len(lines)}
 
 
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-judged
+class NotJudged(ValueError):
+    "Texts without a verdict: there is no score yet"
+
+
+def without_verdict(lines: Sequence[dict]) -> int:
+    """Number of texts that are neither right nor wrong yet
+
+    Args:
+        lines: With `correct`, where lines about texts have a list
+    """
+    each = [line['correct'] for line in lines if isinstance(line.get('correct'), list)]
+    return sum(correct.count(None) for correct in each)
+
+
+def check_judged(about: dict, lines: Sequence[dict]) -> None:
+    """Refuse to score texts that have no verdict, with `NotJudged`
+
+    Args:
+        about: From `judging`
+        lines: From `answer_lines`
+
+    Raises:
+        NotJudged
+    """
+    if missing := without_verdict(lines):
+        found = {status for line in lines for status in line['status'] if status != 'ok'}
+        why = ', '.join(sorted(found & {'not judged', 'unavailable'}))
+        raise NotJudged(
+            f'{about["task"]}: {missing} of {sum(len(line["correct"]) for line in lines)} texts '
+            f'have no verdict yet ({why}), so there is no score; judge them, when the machine has '
+            'room to run programs, with `lopa score FILE --judge`.'
+        )
+
+
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-score
 def score_lines(about: dict, lines: Sequence[dict]) -> dict:
-    """The score of some answers
+    """The score of some answers; ValueError if there are none, or some without a verdict
 
     Args:
         about: From `judging`
@@ -120,6 +165,7 @@ def score_lines(about: dict, lines: Sequence[dict]) -> dict:
         dict: From `score`; for several texts per row also `pass@k`
 
     Raises:
+        NotJudged
         ValueError
     """
     if not len(lines):
@@ -127,7 +173,10 @@ def score_lines(about: dict, lines: Sequence[dict]) -> dict:
             f'{about["task"]}: received no answers to the split {about["split"]}, expected at '
             'least one to score.'
         )
-    return score_classes(about, lines) if about['verbalizer'] else score_texts(lines)
+    if about['verbalizer']:
+        return score_classes(about, lines)
+    check_judged(about, lines)
+    return score_texts(lines)
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-check
@@ -180,18 +229,31 @@ def check_scoring(task: Task, splits: Iterable[str]) -> None:
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-write
+def score_or_missing(about: dict, lines: Sequence[dict]) -> dict:
+    """What a file says of its lines
+
+    Args:
+        about: From `judging`
+        lines: From `answer_lines`
+
+    Returns:
+        dict: The score; `n` and the number of texts that are `unjudged`, if there are any
+    """
+    try:
+        return score_lines(about, lines)
+    except NotJudged:
+        return {'n': len(lines), 'unjudged': without_verdict(lines)}
+
+
 def write_predictions(path: str | Path, about: dict, lines: Sequence[dict]) -> None:
     """Save predictions, whole or not at all
 
     Args:
         path: A `.jsonl` file
         about: From `judging`
-        lines: From `answer_lines`
-
-    Raises:
-        ValueError
+        lines: From `answer_lines`; their verdicts may be missing
     """
-    first = about | {'score': score_lines(about, lines)}
+    first = about | {'score': score_or_missing(about, lines)}
     text = '\n'.join(json.dumps(line, ensure_ascii=False) for line in [first, *lines])
     encoded = text.encode('utf-8', 'backslashreplace') + b'\n'
     write_files(Path(path).parent, {Path(path).name: encoded})
@@ -256,6 +318,20 @@ def same_number_of_texts(lines: Sequence[dict]) -> bool:
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-scorable
+def has_verdicts(line: dict) -> bool:
+    """Are the verdicts of a line verdicts?
+
+    Args:
+        line: A line about texts
+
+    Returns:
+        bool: Is each entry of `correct` True, False or None, and as many of `texts`?
+    """
+    correct, executed = line['correct'], line.get('executed', [])
+    known = all(entry is None or type(entry) is bool for entry in [*correct, *executed])
+    return known and len(line.get('texts', correct)) == len(correct)
+
+
 def can_be_scored(about: dict, lines: Sequence[dict]) -> bool:
     """Can a score be computed from these lines?
 
@@ -264,14 +340,15 @@ def can_be_scored(about: dict, lines: Sequence[dict]) -> bool:
         lines: The other lines
 
     Returns:
-        bool: Does `score_lines` find all it needs?
+        bool: Does `score_lines` find all it needs, but for verdicts that are still missing?
     """
     try:
-        if not about['verbalizer'] and not same_number_of_texts(lines):
-            return False
-        score_lines(about, lines)
+        if not about['verbalizer']:
+            if not same_number_of_texts(lines) or not all(map(has_verdicts, lines)):
+                return False
+        score_or_missing(about, lines)
         return True
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         return False
 
 
@@ -326,6 +403,30 @@ def read_predictions(path: str | Path) -> tuple[dict, list[dict]]:
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-again
+def check_texts(task: Task, lines: Sequence[dict]) -> None:
+    """Refuse lines that cannot be judged, with a `ValueError`
+
+    Args:
+        task: From the first line
+        lines: Lines about texts
+
+    Raises:
+        ValueError
+    """
+    if task.grader not in JUDGES:
+        raise ValueError(f'grader is {task.grader!r}, expected one of {", ".join(JUDGES)}')
+    columns = [*NEEDED.get(task.grader, ()), *columns_of(task.target or '')]
+    for i, line in enumerate(lines):
+        texts, row = line.get('texts'), line['row']
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f'line {i + 2} has no texts to judge')
+        if not isinstance(row, dict) or not all(name in row for name in columns):
+            raise ValueError(f'the row of line {i + 2} lacks one of {", ".join(columns)}')
+        if wrong := [n for n in NEEDED.get(task.grader, ()) if not isinstance(row[n], str)]:
+            raise ValueError(f'{wrong[0]} in line {i + 2} is {row[wrong[0]]!r:.40}, expected text')
+
+
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-again-p2
 def judge_again(
     about: dict, lines: Sequence[dict], run: Run, workers: int = 2, progress: bool = True
 ) -> list[dict]:
@@ -340,9 +441,13 @@ def judge_again(
 
     Returns:
         list[dict]: The lines with new verdicts
+
+    Raises:
+        ValueError
     """
     how = {name: about[name] for name in ('template', 'target', 'grader', 'stop')}
     task = Task(about['task'], {}, **how)
+    check_texts(task, lines)
     texts = [line['texts'] for line in lines]
     rows = [line['row'] for line in lines]
     judged = judge_all(task, texts, rows, run, workers, progress)
@@ -353,6 +458,36 @@ def judge_again(
 _run: Run = partial(run_program, timeout=10.0)
 
 
+def judge_file(
+    path: str | Path, run: Run = _run, workers: int = 2, progress: bool = True
+) -> tuple[dict, list[dict]]:
+    """Judge the texts of a file; where verdicts were missing, the file gets them
+
+    Args:
+        path: A file of predictions about texts
+        run: Runs a program
+        workers: Sandboxes at the same time
+        progress: Show a progress bar?
+
+    Returns:
+        tuple[dict, list[dict]]: (what `judging` said, with the score; the lines as judged now)
+
+    Raises:
+        ValueError
+    """
+    about, lines = read_predictions(path)
+    missing = without_verdict(lines)
+    try:
+        lines = judge_again(about, lines, run, workers, progress)
+    except (TypeError, ValueError) as e:
+        raise ValueError(f'{path}: its texts cannot be judged: {e}') from None
+    if missing:
+        write_predictions(path, about, lines)
+        about = about | {'score': score_or_missing(about, lines)}
+    return about, lines
+
+
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-rescore
 def rescore(
     path: str | Path, judge: bool = False, run: Run = _run, workers: int = 2, progress: bool = True
 ) -> tuple[dict, dict]:
@@ -369,9 +504,13 @@ def rescore(
         tuple[dict, dict]: (the score now, the score that was saved)
 
     Raises:
+        NotJudged
         ValueError
     """
     about, lines = read_predictions(path)
     if judge and not about['verbalizer']:
-        lines = judge_again(about, lines, run, workers, progress)
-    return score_lines(about, lines), about['score']
+        about, lines = judge_file(path, run, workers, progress)
+    try:
+        return score_lines(about, lines), about['score']
+    except NotJudged as e:
+        raise NotJudged(f'{path}: {e}'.replace(' FILE ', f' {path} ')) from None

@@ -10,9 +10,12 @@ __all__ = [
     'class_line',
     'text_line',
     'class_lines',
+    'unjudged_lines',
     'answer_lines',
     'needs_sandbox',
     'one_split',
+    'check_used',
+    'check_how',
     'evaluate',
     'first_of',
     'shown',
@@ -21,12 +24,21 @@ __all__ = [
 ]
 
 # %% ../../nbs/evaluate/44_scoring.ipynb #bb00aea5
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lopa.evaluate.predict import (
+    DRAWS,
+    check_asked,
+    check_range,
+    generate_texts,
+    predict,
+    prepare,
+    sampling,
+)
 from lopa.evaluate.predictions import (
     check_scoring,
     judging,
@@ -35,11 +47,12 @@ from lopa.evaluate.predictions import (
     write_predictions,
 )
 
+from ..files import check_writable
 from ..sandbox import choose_rung, run_program
 from ..tasks import Collator, Task, class_ids
-from .judges import Run, judge_all
-from .predict import check_asked, generate_texts, predict, prepare
+from .judges import Run, judge_all, unjudged
 
+# %% ../../nbs/evaluate/44_scoring.ipynb #sc-typing
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
@@ -128,6 +141,22 @@ def class_lines(
     return [class_line(row, int(i), words) for row, i in zip(rows, chosen, strict=True)]
 
 
+# %% ../../nbs/evaluate/44_scoring.ipynb #sc-unjudged
+def unjudged_lines(task: Task, rows: 'Dataset', texts: Sequence[Sequence[str]]) -> list[dict]:
+    """What is known before anything is judged
+
+    Args:
+        task: A task with a target
+        rows: What was asked about
+        texts: For each row, its texts
+
+    Returns:
+        list[dict]: A `text_line` per row, without verdicts
+    """
+    pairs = zip(rows, texts, strict=True)
+    return [text_line(task, row, some, [unjudged() for _ in some]) for row, some in pairs]
+
+
 # %% ../../nbs/evaluate/44_scoring.ipynb #sc-answer
 def answer_lines(
     model: 'PromptModel | BaselineModel',
@@ -138,6 +167,7 @@ def answer_lines(
     progress: bool = True,
     run: Run = run_program,
     workers: int = 2,
+    save: Callable[[list[dict]], object] | None = None,
     **how: Any,
 ) -> list[dict]:
     """Ask a model about every row, and judge what it says
@@ -151,6 +181,7 @@ def answer_lines(
         progress: Show progress bars?
         run: Runs a program
         workers: Sandboxes at the same time
+        save: Gets the texts before they are judged
         **how: `temperature`, `top_p`, `samples`, `seed`, for texts
 
     Returns:
@@ -160,11 +191,11 @@ def answer_lines(
         return class_lines(model, task, data, collate, batch_size, progress)
     texts = generate_texts(model, task, data, collate, batch_size, progress=progress, **how)
     rows = given_rows(data)
+    if save:
+        save(unjudged_lines(task, rows, texts))
     judged = judge_all(task, texts, rows, run, workers, progress)
-    return [
-        text_line(task, row, some, verdicts)
-        for row, some, verdicts in zip(rows, texts, judged, strict=True)
-    ]
+    each = zip(rows, texts, judged, strict=True)
+    return [text_line(task, row, some, verdicts) for row, some, verdicts in each]
 
 
 # %% ../../nbs/evaluate/44_scoring.ipynb #0a9b5973
@@ -201,6 +232,65 @@ def one_split(task: Task, split: str) -> Task:
     return replace(task, splits={split: task.splits[split]})
 
 
+# %% ../../nbs/evaluate/44_scoring.ipynb #sc-checkhow
+def check_used(task: Task, given: Mapping[str, Any], defaults: Mapping[str, Any], why: str) -> None:
+    """Refuse settings that would do nothing, with a `ValueError`
+
+    Args:
+        task: A task
+        given: Setting → value
+        defaults: Setting → default
+        why: Why the task ignores them
+
+    Raises:
+        ValueError
+    """
+    for name, default in defaults.items():
+        if name in given and given[name] != default:
+            raise ValueError(
+                f'{name}: received {given[name]!r}, but {task.name} {why}; leave it out.'
+            )
+
+
+# %% ../../nbs/evaluate/44_scoring.ipynb #sc-checkhow-p2
+def check_how(
+    task: Task,
+    batch_size: int = 32,
+    workers: int = 2,
+    timeout: float = 10.0,
+    seed: int = 0,
+    **how: Any,
+) -> None:
+    """Refuse settings that are out of range or would do nothing, before anything is computed
+
+    Args:
+        task: A task
+        batch_size: Rows at a time
+        workers: Sandboxes at the same time
+        timeout: Seconds that a program may run
+        seed: For sampling
+        **how: `temperature`, `top_p`, `samples`
+
+    Raises:
+        ValueError
+    """
+    check_range('batch_size', batch_size, 1)
+    check_range('workers', workers, 1)
+    check_range('timeout', timeout, 0.001, kind=float)
+    check_range('seed', seed, 0, 2**32 - 1)
+    drawn = how | {'seed': seed}
+    if task.verbalizer:
+        check_used(
+            task, drawn, DRAWS | {'seed': 0}, 'is answered with a class, and no text is drawn'
+        )
+    draws = sampling(**how)['do_sample']
+    if not draws:
+        check_used(task, drawn, {'seed': 0}, 'is answered with temperature 0, which draws nothing')
+    if not needs_sandbox(task):
+        run = {'workers': workers, 'timeout': timeout}
+        check_used(task, run, {'workers': 2, 'timeout': 10.0}, 'is judged without running programs')
+
+
 # %% ../../nbs/evaluate/44_scoring.ipynb #sc-evaluate
 def evaluate(
     model: 'PromptModel | BaselineModel',
@@ -209,6 +299,7 @@ def evaluate(
     predictions: str | Path | None = None,
     timeout: float = 10.0,
     allow_weak_isolation: bool = False,
+    progress: bool = True,
     **how: Any,
 ) -> tuple[dict, list[dict]]:
     """Score a model on one split of a task
@@ -220,7 +311,8 @@ def evaluate(
         predictions: Where to save every answer, a `.jsonl` file
         timeout: Seconds that a program may run
         allow_weak_isolation: Run programs without a strong sandbox, too?
-        **how: Passed on to `answer_lines`
+        progress: Show progress bars?
+        **how: `batch_size`, `workers`, `temperature`, `top_p`, `samples`, `seed`
 
     Returns:
         tuple[dict, list[dict]]: (score, lines)
@@ -231,14 +323,20 @@ def evaluate(
     check_asked(model, task)
     part = one_split(task, split)
     check_scoring(part, [split])
+    check_how(task, timeout=timeout, **how)
     if needs_sandbox(task):
         choose_rung(weak=allow_weak_isolation)
+    about = judging(task, split)
+    save = None
+    if predictions:
+        check_writable(Path(predictions))
+        save = partial(write_predictions, predictions, about)
     data, collate = prepare(model, part)
     run = partial(run_program, timeout=timeout, allow_weak_isolation=allow_weak_isolation)
-    lines = answer_lines(model, task, data[split], collate, run=run, **how)
-    about = judging(task, split)
-    if predictions:
-        write_predictions(predictions, about, lines)
+    asked = (model, task, data[split], collate)
+    lines = answer_lines(*asked, progress=progress, run=run, save=save, **how)
+    if save:
+        save(lines)
     return score_lines(about, lines), lines
 
 
@@ -295,7 +393,7 @@ def error_gallery(lines: Sequence[dict], n: int = 8) -> 'pd.DataFrame':
     """
     import pandas as pd
 
-    wrong = [line for line in lines if not first_of(line['correct'])][:n]
+    wrong = [line for line in lines if first_of(line['correct']) is False][:n]
     return pd.DataFrame(
         {
             'asked about': [abridge(shown(line['row'])) for line in wrong],

@@ -1,5 +1,6 @@
 "A recipe becomes an adapter"
 
+from .folder import run_folder
 from .hardware import Execution, environment, explain_memory, is_main, start_of_memory
 from .loop import (
     ProgressBar,
@@ -24,6 +25,7 @@ __all__ = [
     'as_record',
     'parameter_groups',
     'recipe',
+    'run_folder',
     'Execution',
     'environment',
     'explain_memory',
