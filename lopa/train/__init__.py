@@ -16,7 +16,7 @@ from .loop import (
     training_arguments,
     training_data,
 )
-from .recipes import FAMILIES, RECIPES, Recipe, as_record, parameter_groups, recipe
+from .recipes import FAMILIES, RECIPES, Recipe, as_record, parameter_groups, recipe, shown
 
 __all__ = [
     'FAMILIES',
@@ -25,6 +25,7 @@ __all__ = [
     'as_record',
     'parameter_groups',
     'recipe',
+    'shown',
     'run_folder',
     'Execution',
     'environment',
