@@ -891,6 +891,10 @@ d = {
                 'evaluate/predictions.html#check_judged',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.check_predictions': (
+                'evaluate/predictions.html#check_predictions',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.check_scoring': (
                 'evaluate/predictions.html#check_scoring',
                 'lopa/evaluate/predictions.py',
@@ -911,6 +915,18 @@ d = {
                 'evaluate/predictions.html#is_complete',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.is_predictions': (
+                'evaluate/predictions.html#is_predictions',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.is_score': (
+                'evaluate/predictions.html#is_score',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.is_whole': (
+                'evaluate/predictions.html#is_whole',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.judge_again': (
                 'evaluate/predictions.html#judge_again',
                 'lopa/evaluate/predictions.py',
@@ -921,6 +937,10 @@ d = {
             ),
             'lopa.evaluate.predictions.judging': (
                 'evaluate/predictions.html#judging',
+                'lopa/evaluate/predictions.py',
+            ),
+            'lopa.evaluate.predictions.parse_line': (
+                'evaluate/predictions.html#parse_line',
                 'lopa/evaluate/predictions.py',
             ),
             'lopa.evaluate.predictions.parse_lines': (
@@ -955,6 +975,10 @@ d = {
                 'evaluate/predictions.html#score_texts',
                 'lopa/evaluate/predictions.py',
             ),
+            'lopa.evaluate.predictions.seal': (
+                'evaluate/predictions.html#seal',
+                'lopa/evaluate/predictions.py',
+            ),
             'lopa.evaluate.predictions.text_of': (
                 'evaluate/predictions.html#text_of',
                 'lopa/evaluate/predictions.py',
@@ -979,6 +1003,10 @@ d = {
             ),
             'lopa.evaluate.scoring.answer_lines': (
                 'evaluate/scoring.html#answer_lines',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.check_evaluation': (
+                'evaluate/scoring.html#check_evaluation',
                 'lopa/evaluate/scoring.py',
             ),
             'lopa.evaluate.scoring.check_how': (
@@ -1019,6 +1047,10 @@ d = {
             ),
             'lopa.evaluate.scoring.one_split': (
                 'evaluate/scoring.html#one_split',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.saving': (
+                'evaluate/scoring.html#saving',
                 'lopa/evaluate/scoring.py',
             ),
             'lopa.evaluate.scoring.shown': (
@@ -1639,6 +1671,7 @@ d = {
             ),
         },
         'lopa.files': {
+            'lopa.files.at_once': ('files.html#at_once', 'lopa/files.py'),
             'lopa.files.cache_dir': ('files.html#cache_dir', 'lopa/files.py'),
             'lopa.files.cache_folder': ('files.html#cache_folder', 'lopa/files.py'),
             'lopa.files.check_ours': ('files.html#check_ours', 'lopa/files.py'),
@@ -1656,6 +1689,7 @@ d = {
             'lopa.files.is_marked': ('files.html#is_marked', 'lopa/files.py'),
             'lopa.files.is_our_file': ('files.html#is_our_file', 'lopa/files.py'),
             'lopa.files.is_ours': ('files.html#is_ours', 'lopa/files.py'),
+            'lopa.files.is_plain': ('files.html#is_plain', 'lopa/files.py'),
             'lopa.files.locked': ('files.html#locked', 'lopa/files.py'),
             'lopa.files.make_folder': ('files.html#make_folder', 'lopa/files.py'),
             'lopa.files.mark': ('files.html#mark', 'lopa/files.py'),
@@ -1675,6 +1709,7 @@ d = {
             'lopa.files.sync_files': ('files.html#sync_files', 'lopa/files.py'),
             'lopa.files.sync_names': ('files.html#sync_names', 'lopa/files.py'),
             'lopa.files.told_of_holder': ('files.html#told_of_holder', 'lopa/files.py'),
+            'lopa.files.unique': ('files.html#unique', 'lopa/files.py'),
             'lopa.files.write_files': ('files.html#write_files', 'lopa/files.py'),
             'lopa.files.write_new': ('files.html#write_new', 'lopa/files.py'),
             'lopa.files.write_whole': ('files.html#write_whole', 'lopa/files.py'),

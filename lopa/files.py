@@ -35,6 +35,7 @@ __all__ = [
     'sync_names',
     'swap_folder',
     'put_all',
+    'is_plain',
     'moves',
     'settle',
     'sweep_up',
@@ -45,9 +46,11 @@ __all__ = [
     'hash_bytes',
     'hash_file',
     'not_readable',
+    'at_once',
     'read_file',
     'depth',
     'finite',
+    'unique',
     'parse_json',
     'read_json',
     'myself',
@@ -261,6 +264,7 @@ def remove_folder(folder: str | Path):
         folder: A folder with our marker, or nothing
 
     Raises:
+        OSError
         PermissionError
     """
     folder = Path(folder).absolute()
@@ -268,8 +272,12 @@ def remove_folder(folder: str | Path):
         return
     check_ours(folder)
     old = hidden(folder.parent, 'old')
-    folder.rename(old)
-    delete(old)
+    try:
+        folder.rename(old)
+        delete(old)
+    except OSError as e:
+        reason = e.strerror or type(e).__name__
+        raise OSError(f'{folder}: cannot be deleted ({reason}); delete it, or name another.') from e
 
 
 # %% ../nbs/03_files.ipynb #files-refuse
@@ -338,7 +346,8 @@ def check_replaceable(
     path = Path(path)
     refuse_folder(path)
     refuse_link(path)
-    if force or not path.exists() or (ours or is_our_file)(path):
+    nothing = not path.exists() or path.stat().st_size == 0
+    if force or nothing or (ours or is_our_file)(path):
         return
     option = '' if force is None else ', or replace it with --force (force=True)'
     raise FileExistsError(
@@ -438,6 +447,18 @@ def put_all(folder: Path, parts: dict[str, str]):
 
 
 # %% ../nbs/03_files.ipynb #files-settle
+def is_plain(name: str) -> bool:
+    """Is it a name without a way?
+
+    Args:
+        name: Of a file
+
+    Returns:
+        bool: Can it be a name in a folder, and lead nowhere else?
+    """
+    return name not in ('', '.', '..') and Path(name).name == name
+
+
 def moves(note: Path) -> dict:
     """Read what a note says
 
@@ -449,12 +470,13 @@ def moves(note: Path) -> dict:
     """
     try:
         said = json.loads(note.read_bytes())
-        plain = all(HIDDEN.fullmatch(new) and Path(name).name == name for new, name in said.items())
+        plain = all(HIDDEN.fullmatch(new) and is_plain(name) for new, name in said.items())
         return said if plain else {}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 
+# %% ../nbs/03_files.ipynb #files-settle-2
 def settle(folder: str | Path):
     """Finish what a killed writer had completed and not yet put in its place
 
@@ -468,7 +490,7 @@ def settle(folder: str | Path):
             note.unlink(missing_ok=True)
 
 
-# %% ../nbs/03_files.ipynb #files-settle-2
+# %% ../nbs/03_files.ipynb #files-settle-3
 def sweep_up(folder: str | Path):
     """Delete what killed writers left behind
 
@@ -614,7 +636,7 @@ def hash_file(path: str | Path) -> str:
 
 
 # %% ../nbs/03_files.ipynb #files-read
-MOST = 256 * 2**20  # bytes of a file that is read as a whole
+MOST = 64 * 2**20  # bytes of a file that is read as a whole
 
 
 def not_readable(path: str | Path, what: str, trouble: str) -> str:
@@ -633,12 +655,26 @@ def not_readable(path: str | Path, what: str, trouble: str) -> str:
 
 
 # %% ../nbs/03_files.ipynb #files-read-2
-def read_file(path: str | Path, what: str) -> bytes:
+def at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe to which nobody writes does not let us wait
+
+    Args:
+        path: A file
+        flags: As `open` has them
+
+    Returns:
+        int: Its descriptor
+    """
+    return os.open(path, flags | getattr(os, 'O_NONBLOCK', 0))
+
+
+def read_file(path: str | Path, what: str, most: int = MOST) -> bytes:
     """Read a regular file; anything else is refused, with an `OSError` or `ValueError`
 
     Args:
         path: A file
         what: What is expected, for the message
+        most: Bytes of the largest that may be read
 
     Returns:
         bytes: All that is in it
@@ -649,16 +685,15 @@ def read_file(path: str | Path, what: str) -> bytes:
         ValueError
     """
     try:
-        opened = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))  # a pipe would wait
-        with open(opened, 'rb') as file:
-            about = os.fstat(opened)
-            if stat.S_ISREG(about.st_mode) and about.st_size <= MOST:
+        with open(path, 'rb', opener=at_once) as file:
+            about = os.fstat(file.fileno())
+            if stat.S_ISREG(about.st_mode) and about.st_size <= most:
                 return file.read()
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: there is no such file, expected {what}.') from None
     except OSError as e:
         raise OSError(not_readable(path, what, e.strerror or type(e).__name__)) from None
-    kind = 'a folder, a pipe or a device' if about.st_size <= MOST else f'{about.st_size} bytes'
+    kind = 'a pipe or a device' if about.st_size <= most else f'{about.st_size} bytes'
     raise ValueError(not_readable(path, what, kind))
 
 
@@ -701,6 +736,25 @@ def finite(text: str) -> float:
 
 
 # %% ../nbs/03_files.ipynb #files-json-2
+def unique(pairs: list[tuple]) -> dict:
+    """Read an object; refuse one that says something twice
+
+    Args:
+        pairs: Key and value, as they stand in an object
+
+    Returns:
+        dict: The object
+
+    Raises:
+        ValueError
+    """
+    said = dict(pairs)
+    if len(said) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f'the key {max(keys, key=keys.count)!r} twice')
+    return said
+
+
 def parse_json(text: bytes) -> Any:
     """Read JSON; what is none, or is nested deeper than any of ours, is a `ValueError`
 
@@ -714,7 +768,9 @@ def parse_json(text: bytes) -> Any:
         ValueError
     """
     try:
-        value = json.loads(text.decode(), parse_float=finite, parse_constant=finite)
+        value = json.loads(
+            text.decode(), parse_float=finite, parse_constant=finite, object_pairs_hook=unique
+        )
         if depth(value) <= DEEPEST:
             return value
     except RecursionError:
@@ -722,6 +778,7 @@ def parse_json(text: bytes) -> Any:
     raise ValueError(f'lists or objects nested more than {DEEPEST} deep')
 
 
+# %% ../nbs/03_files.ipynb #files-json-2-2
 def read_json(path: str | Path, what: str) -> Any:
     """Read a JSON file; anything else is refused, with an `OSError` or `ValueError`
 
@@ -739,7 +796,10 @@ def read_json(path: str | Path, what: str) -> Any:
     """
     data = read_file(path, what)
     try:
-        return parse_json(data)
+        value = parse_json(data)
+        if b'\\ud' in data.lower():  # half of a character cannot be written again
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except ValueError as e:
         raise ValueError(not_readable(path, what, str(e))) from None
 

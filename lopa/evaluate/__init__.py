@@ -15,6 +15,7 @@ from .metrics import (
 )
 from .predict import classify, encode_rows, prepare
 from .predictions import (
+    check_predictions,
     check_scoring,
     judging,
     read_predictions,
@@ -28,6 +29,7 @@ __all__ = [
     'answer_lines',
     'bootstrap_ci',
     'check_metrics',
+    'check_predictions',
     'check_scoring',
     'classify',
     'compare_methods',

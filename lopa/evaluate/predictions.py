@@ -16,15 +16,21 @@ __all__ = [
     'score_lines',
     'check_grader',
     'check_scoring',
+    'has_header',
+    'is_predictions',
+    'check_predictions',
+    'seal',
     'score_or_missing',
     'write_predictions',
+    'parse_line',
     'parse_lines',
-    'has_header',
+    'is_score',
     'is_complete',
     'same_number_of_texts',
     'has_verdicts',
     'can_be_scored',
     'text_of',
+    'is_whole',
     'read_predictions',
     'check_texts',
     'judge_again',
@@ -41,7 +47,17 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_files
+from lopa.files import (
+    DEEPEST,
+    check_replaceable,
+    depth,
+    hash_bytes,
+    make_folder,
+    parse_json,
+    read_file,
+    write_files,
+)
+
 from ..sandbox import run_program
 from ..tasks import Task, columns_of
 from .judges import JUDGES, NEEDED, Run, judge_all
@@ -98,6 +114,7 @@ def score_classes(about: dict, lines: Sequence[dict]) -> dict:
     return score(answers, right, about['metrics'], about['mean'], len(number))
 
 
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-scoretexts
 def score_texts(lines: Sequence[dict]) -> dict:
     """The score of answers that were judged
 
@@ -105,11 +122,13 @@ def score_texts(lines: Sequence[dict]) -> dict:
         lines: With `correct`, as many entries in each line
 
     Returns:
-        dict: `accuracy` with `low` and `high`, `pass@k` of several texts, and `n`
+        dict: `accuracy` with `low` and `high`, `pass@k`, `executed`, and `n`
     """
     n = len(lines[0]['correct'])
     passed = np.array([sum(line['correct']) for line in lines])
     found = {'accuracy': float((passed / n).mean())}
+    if executed := [line['executed'].count(True) for line in lines if 'executed' in line]:
+        found['executed'] = sum(executed) / n / len(lines)
     if n > 1:
         for k in (1, 2, 5, 10, 100):
             if k <= n:
@@ -228,6 +247,66 @@ def check_scoring(task: Task, splits: Iterable[str]) -> None:
             )
 
 
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-ours
+HEADER = 'task', 'split', 'source', *JUDGED, 'score'
+
+
+def has_header(first: Any) -> bool:
+    """Does a line say how to score the others?
+
+    Args:
+        first: The first line
+
+    Returns:
+        bool: Are all keys of `HEADER` there?
+    """
+    return isinstance(first, dict) and set(HEADER) <= set(first)
+
+
+def is_predictions(path: Path) -> bool:
+    """Did we write these predictions?
+
+    Args:
+        path: A regular file
+
+    Returns:
+        bool: Does its first line say how to score the others?
+    """
+    with path.open('rb') as file:
+        first = file.readline(2**20)
+    try:
+        return has_header(parse_json(first))
+    except ValueError:
+        return False
+
+
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-ours-2
+def check_predictions(path: str | Path, force: bool = False) -> None:
+    """Refuse, with an `OSError`, a place where they cannot or must not be written
+
+    Args:
+        path: Where predictions will be written
+        force: Replace a file that is none of ours?
+    """
+    path = Path(path)
+    check_replaceable(path, is_predictions, force)
+    make_folder(path.parent, path, 'name another file')
+
+
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-seal
+def seal(about: dict, body: str) -> str:
+    """A fingerprint of all that a file of predictions says
+
+    Args:
+        about: The first line, without the hash
+        body: The other lines
+
+    Returns:
+        str: From `hash_bytes`
+    """
+    return hash_bytes(f'{json.dumps(about)}\n{body}'.encode('utf-8', 'backslashreplace'))
+
+
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-write
 def score_or_missing(about: dict, lines: Sequence[dict]) -> dict:
     """What a file says of its lines
@@ -245,22 +324,42 @@ def score_or_missing(about: dict, lines: Sequence[dict]) -> dict:
         return {'n': len(lines), 'unjudged': without_verdict(lines)}
 
 
-def write_predictions(path: str | Path, about: dict, lines: Sequence[dict]) -> None:
+def write_predictions(
+    path: str | Path, about: dict, lines: Sequence[dict], force: bool = False
+) -> None:
     """Save predictions, whole or not at all
 
     Args:
         path: A `.jsonl` file
         about: From `judging`
-        lines: From `answer_lines`; their verdicts may be missing
+        lines: From `answer_lines`; verdicts may be missing
+        force: Replace a file that is none of ours?
     """
+    check_predictions(path, force)
     first = about | {'score': score_or_missing(about, lines)}
-    text = '\n'.join(json.dumps(line, ensure_ascii=False) for line in [first, *lines])
-    encoded = text.encode('utf-8', 'backslashreplace') + b'\n'
-    write_files(Path(path).parent, {Path(path).name: encoded})
+    body = '\n'.join(json.dumps(line, ensure_ascii=False) for line in lines)
+    first = {**first, 'hash': seal(first, body)}
+    text = f'{json.dumps(first, ensure_ascii=False)}\n{body}\n'
+    write_files(Path(path).parent, {Path(path).name: text.encode('utf-8', 'backslashreplace')})
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-parse
-HEADER = 'task', 'split', 'source', *JUDGED, 'score'
+def parse_line(text: str) -> Any:
+    """Read a line of JSON; a row may hold numbers that JSON has not, as columns of tables do
+
+    Args:
+        text: A line
+
+    Returns:
+        Any: What it says
+
+    Raises:
+        ValueError
+    """
+    value = json.loads(text)
+    if depth(value) > DEEPEST:
+        raise ValueError(f'lists or objects nested more than {DEEPEST} deep')
+    return value
 
 
 def parse_lines(text: str) -> list:
@@ -271,24 +370,32 @@ def parse_lines(text: str) -> list:
 
     Returns:
         list: One value for each line; raises ValueError where a line is not JSON
+
+    Raises:
+        ValueError
     """
     # not `splitlines`: U+2028 may stand in a text
-    return [json.loads(line) for line in text.rstrip('\n').split('\n')]
-
-
-def has_header(first: Any) -> bool:
-    """Does a line say how to score the others?
-
-    Args:
-        first: The first line
-
-    Returns:
-        bool: Are all keys of `HEADER` there?
-    """
-    return isinstance(first, dict) and set(HEADER) <= set(first)
+    return [parse_line(line) for line in text.rstrip('\n').split('\n')]
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-complete
+def is_score(score: Any) -> bool:
+    """Can the score be shown?
+
+    Args:
+        score: The score in the first line
+
+    Returns:
+        bool: Has it `n`, and an interval unless texts are unjudged, and only finite numbers?
+    """
+    if not isinstance(score, dict):
+        return False
+    numbers = [value for name, value in score.items() if name != 'metric']
+    needed = {'n'} if 'unjudged' in score else {'n', 'accuracy', 'low', 'high'}
+    known = all(type(value) in (int, float) and abs(value) < 1e9 for value in numbers)
+    return needed <= set(score) and known
+
+
 def is_complete(score: Any, lines: Sequence) -> bool:
     """Are all answers there?
 
@@ -299,11 +406,12 @@ def is_complete(score: Any, lines: Sequence) -> bool:
     Returns:
         bool: Is their number `score['n']` and more than 0, and has each its row?
     """
-    if not isinstance(score, dict) or score.get('n') != len(lines):
+    if not is_score(score) or score['n'] != len(lines):
         return False
     return len(lines) > 0 and all(isinstance(line, dict) and 'row' in line for line in lines)
 
 
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-complete-2
 def same_number_of_texts(lines: Sequence[dict]) -> bool:
     """Were as many texts written about each row?
 
@@ -354,27 +462,35 @@ def can_be_scored(about: dict, lines: Sequence[dict]) -> bool:
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-read
 def text_of(path: str | Path) -> str:
-    """Read a file of predictions, or say that there is none
+    """Read a file of predictions; what is no regular file is refused, with an `OSError`
 
     Args:
         path: A `.jsonl` file
 
     Returns:
         str: What stands in it
-
-    Raises:
-        FileNotFoundError
     """
-    try:
-        return Path(path).read_text(encoding='utf-8')
-    except OSError as e:
-        raise FileNotFoundError(
-            f'{path}: expected a file of predictions, written by `lopa evaluate --predictions` or '
-            f'`lopa train`, but it cannot be read ({e.strerror or e}).'
-        ) from None
+    what = 'a file of predictions, written by `lopa evaluate --predictions` or `lopa train`'
+    return read_file(path, what, most=2**30).decode()
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-reader
+def is_whole(about: Any, lines: Sequence) -> bool:
+    """Is it all there?
+
+    Args:
+        about: The first line, without its hash
+        lines: The other lines
+
+    Returns:
+        bool: Is there a header, and are all lines there, and can they be scored?
+    """
+    if not has_header(about) or not is_complete(about['score'], lines):
+        return False
+    return can_be_scored(about, lines)
+
+
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-reader-2
 def read_predictions(path: str | Path) -> tuple[dict, list[dict]]:
     """Load predictions, or refuse a file that is not whole
 
@@ -388,18 +504,24 @@ def read_predictions(path: str | Path) -> tuple[dict, list[dict]]:
         ValueError
     """
     try:
-        about, *lines = parse_lines(text_of(path))
+        about, *lines = parse_lines(text := text_of(path))
     except (ValueError, RecursionError) as e:
         raise ValueError(
             f'{path}: expected JSON lines written by `lopa evaluate` or `lopa train`, '
-            f'found something else or a file that was cut off ({e}).'
+            f'found something else or a file that was cut off ({str(e)[:200]}).'
         ) from None
-    if has_header(about) and is_complete(about['score'], lines) and can_be_scored(about, lines):
-        return about, lines
-    raise ValueError(
-        f'{path}: expected predictions with a first line that says how to score them, '
-        'and as many lines as that says; run the evaluation again.'
-    )
+    written = about.pop('hash', None) if isinstance(about, dict) else None
+    if not is_whole(about, lines):
+        raise ValueError(
+            f'{path}: expected predictions with a first line that says how to score them, '
+            'and as many lines as that says; run the evaluation again.'
+        )
+    if written not in (None, seal(about, text.rstrip('\n').partition('\n')[2])):
+        raise ValueError(
+            f'{path}: expected predictions as they were written, but something in it was changed '
+            'since; run the evaluation again.'
+        )
+    return about, lines
 
 
 # %% ../../nbs/evaluate/43_predictions.ipynb #pf-again
