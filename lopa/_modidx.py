@@ -467,6 +467,7 @@ d = {
             'lopa.cli._fail': ('cli.html#_fail', 'lopa/cli.py'),
             'lopa.cli._grid': ('cli.html#_grid', 'lopa/cli.py'),
             'lopa.cli._loading': ('cli.html#_loading', 'lopa/cli.py'),
+            'lopa.cli._model': ('cli.html#_model', 'lopa/cli.py'),
             'lopa.cli._one_of': ('cli.html#_one_of', 'lopa/cli.py'),
             'lopa.cli._our_table': ('cli.html#_our_table', 'lopa/cli.py'),
             'lopa.cli._plan': ('cli.html#_plan', 'lopa/cli.py'),
@@ -475,6 +476,7 @@ d = {
             'lopa.cli._readable': ('cli.html#_readable', 'lopa/cli.py'),
             'lopa.cli._recipe': ('cli.html#_recipe', 'lopa/cli.py'),
             'lopa.cli._refused': ('cli.html#_refused', 'lopa/cli.py'),
+            'lopa.cli._run_folder': ('cli.html#_run_folder', 'lopa/cli.py'),
             'lopa.cli._sampling': ('cli.html#_sampling', 'lopa/cli.py'),
             'lopa.cli._score': ('cli.html#_score', 'lopa/cli.py'),
             'lopa.cli._show_results': ('cli.html#_show_results', 'lopa/cli.py'),
@@ -1112,6 +1114,10 @@ d = {
                 'evaluate/scoring.html#answer_lines',
                 'lopa/evaluate/scoring.py',
             ),
+            'lopa.evaluate.scoring.check_evaluation': (
+                'evaluate/scoring.html#check_evaluation',
+                'lopa/evaluate/scoring.py',
+            ),
             'lopa.evaluate.scoring.check_how': (
                 'evaluate/scoring.html#check_how',
                 'lopa/evaluate/scoring.py',
@@ -1150,6 +1156,10 @@ d = {
             ),
             'lopa.evaluate.scoring.one_split': (
                 'evaluate/scoring.html#one_split',
+                'lopa/evaluate/scoring.py',
+            ),
+            'lopa.evaluate.scoring.saving': (
+                'evaluate/scoring.html#saving',
                 'lopa/evaluate/scoring.py',
             ),
             'lopa.evaluate.scoring.shown': (

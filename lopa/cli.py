@@ -37,6 +37,8 @@ __all__ = [
     'Bits',
     'Weak',
     'Force',
+    'DTYPES',
+    'KERNELS',
     'SEED_HELP',
     'STEPS_HELP',
     'RUN_HELP',
@@ -406,6 +408,10 @@ def _recipe(task, method, variant, encoder, **changes):
 
 
 # %% ../nbs/96_cli.ipynb #cli-loading
+DTYPES = 'float32', 'bfloat16', 'float16'
+KERNELS = 'eager', 'sdpa'
+
+
 def _one_of(name, given, known):
     """Refuse a value that an option does not know
 
@@ -417,15 +423,9 @@ def _one_of(name, given, known):
 
 
 def _loading(dtype, attn_implementation):
-    """What `load_foundation_model` is told besides the name
-
-    Raises:
-        ValueError
-    """
+    "What `load_foundation_model` is told besides the name"
     import torch
 
-    _one_of('--dtype', dtype, ('float32', 'bfloat16', 'float16'))
-    _one_of('--attn-implementation', attn_implementation, ('eager', 'sdpa'))
     asked = {}
     if attn_implementation:
         asked['attn_implementation'] = attn_implementation
@@ -442,14 +442,18 @@ def _show_run(result, folder):
     tested = f'test score {show_score(result["test"])}' if 'test' in result else 'no test split'
     parameters, seconds = result['trainable_parameters'], result['seconds']['total']
     print(f'{tested}, {parameters:,} parameters, {seconds:.0f} s')
-    names = sorted(p.name + ('/' if p.is_dir() else '') for p in folder.iterdir())
+    seen = [p for p in sorted(folder.iterdir()) if not p.name.startswith('.')]
+    names = [p.name + ('/' if p.is_dir() else '') for p in seen]
     print(f'{folder.resolve()} holds {", ".join(names)}')
 
 
 # %% ../nbs/96_cli.ipynb #cli-train-options
 SEED_HELP = 'Of the first vectors, the order of the data and dropout.'
 STEPS_HELP = 'Optimiser steps, instead of the length the recipe has.'
-RUN_HELP = 'Where adapter/, result.json and predictions.jsonl go, and checkpoints/ meanwhile.'
+RUN_HELP = (
+    'Where adapter/, result.json and predictions.jsonl go, and checkpoints/ meanwhile; default: '
+    'runs/TASK-METHOD-sSEED-TIME, to which runs/latest is a link.'
+)
 RESUME_HELP = 'Go on where an interrupted run in this folder stopped; begin if there is none.'
 COMPILE_HELP = 'Compile the model, which takes a while before the first step.'
 REPORT_HELP = 'Where to log: tensorboard, trackio, wandb, ...; the package has to be installed.'
@@ -461,7 +465,7 @@ TRAIN_EXAMPLE = (
 SEEDS = 2**32 - 1  # numpy's generator takes no larger one
 Seed = Annotated[int, option(SEED_HELP, min=0, max=SEEDS)]
 Steps = Annotated[int | None, option(STEPS_HELP, min=1, max=MANY)]
-RunFolder = Annotated[Path, path_option(RUN_HELP)]
+RunFolder = Annotated[Path | None, path_option(RUN_HELP)]
 Resume = Annotated[bool, option(RESUME_HELP, '--resume')]
 SaveSteps = Annotated[int, option('Steps between two checkpoints.', min=1, max=MANY)]
 Compile = Annotated[bool, option(COMPILE_HELP, '--torch-compile')]
@@ -469,6 +473,34 @@ ReportTo = Annotated[str, option(REPORT_HELP)]
 
 
 # %% ../nbs/96_cli.ipynb #cli-train-does
+@contextmanager
+def _run_folder(o):
+    "Where a run writes; one made for a run that never began is taken away again"
+    from lopa.train import run_folder
+
+    folder = run_folder(o.output_dir, o.task, o.method, o.seed, o.resume)
+    try:
+        yield folder
+    finally:
+        if o.output_dir is None:
+            with suppress(OSError):
+                folder.rmdir()  # only if nothing is in it
+
+
+def _model(o, plan):
+    "The foundation model with what is to be trained, drawn by the seed"
+    from transformers import set_seed
+
+    from lopa.assets import load_foundation_model
+    from lopa.baselines import adapt_model
+
+    loading = _loading(o.dtype, o.attn_implementation)
+    base = load_foundation_model(o.base_model, bits=o.bits, **loading)
+    set_seed(o.seed)
+    return adapt_model(base, plan.config)
+
+
+# %% ../nbs/96_cli.ipynb #cli-train-do
 def _train(o):
     """Train as the options `o` say
 
@@ -477,28 +509,24 @@ def _train(o):
         OSError
         ValueError
     """
-    from transformers import set_seed
-
-    from lopa.assets import load_foundation_model
-    from lopa.baselines import adapt_model
     from lopa.train import Execution, is_main, train
 
-    _check_place('--output-dir', o.output_dir)
+    _check_place('--output-dir', o.output_dir or Path('runs', 'new'))
+    _one_of('--dtype', o.dtype, DTYPES)
+    _one_of('--attn-implementation', o.attn_implementation, KERNELS)
     _quiet(bars=not o.as_json and is_main())
     data = _task(o.task, o.data_dir, o.limit)
     changes = dict(steps=o.steps, batch_size=o.batch_size)
     plan = _recipe(o.task, o.method, o.variant, o.encoder, **changes)
-    loading = _loading(o.dtype, o.attn_implementation)
     how = Execution(**{f.name: getattr(o, f.name) for f in fields(Execution)})
-    base = load_foundation_model(o.base_model, bits=o.bits, **loading)
-    set_seed(o.seed)
-    adapted = adapt_model(base, plan.config)
+    adapted = _model(o, plan)
     ask = dict(allow_weak_isolation=o.allow_weak_isolation, resume=o.resume, execution=how)
-    result = train(adapted, data, plan, o.output_dir, o.seed, not o.as_json, **ask)
+    with _run_folder(o) as folder:
+        result = train(adapted, data, plan, folder, o.seed, not o.as_json, **ask)
     if is_main() and o.as_json:
         print(json.dumps(result))
     elif is_main():
-        _show_run(result, o.output_dir)
+        _show_run(result, folder)
 
 
 # %% ../nbs/96_cli.ipynb #cli-train
@@ -510,7 +538,7 @@ def train(
     steps: Steps = None,
     batch_size: BatchSize = None,
     encoder: Encoder = None,
-    output_dir: RunFolder = Path('runs/latest'),
+    output_dir: RunFolder = None,
     resume: Resume = False,
     save_steps: SaveSteps = 50,
     gradient_accumulation_steps: Passes = 1,
@@ -585,14 +613,15 @@ def _evaluate(o):
         OSError
         ValueError
     """
-    from lopa.evaluate import evaluate, show_score
+    from lopa.evaluate import check_predictions, evaluate, show_score
 
     if o.predictions:
-        _check_file('--predictions', o.predictions, o.force)
+        _check_place('--predictions', o.predictions.absolute().parent)
+        check_predictions(o.predictions, o.force)
     _quiet(bars=not o.as_json)
     data = _task(o.task, o.data_dir, o.limit)
     _check_split(o.split, data)
-    how = dict(allow_weak_isolation=o.allow_weak_isolation, progress=not o.as_json)
+    how = dict(allow_weak_isolation=o.allow_weak_isolation, progress=not o.as_json, force=o.force)
     how |= _sampling(o, data)
     model = _adapted(o.adapter, o.base_model)
     score, _ = evaluate(model, data, o.split, o.predictions, **how)
@@ -878,25 +907,10 @@ _declare(plan, _plan, PLAN_EXAMPLE)
 
 # %% ../nbs/96_cli.ipynb #f63db96c
 def _grid(path):
-    """A grid from a file, every experiment of it spelt out once
+    "A grid from a file, every experiment of it spelt out once"
+    from lopa.ablate import read_grid
 
-    Raises:
-        FileNotFoundError
-        ValueError
-    """
-    from lopa.ablate import expand, experiment
-
-    expected = f'{path}: expected a JSON file such as {{"rank": [1, 2, 4]}}'
-    if not path.is_file():
-        raise FileNotFoundError(f'{expected}, found none there.')
-    try:
-        grid = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as e:
-        expected = f'{path}: expected JSON such as {{"rank": [1, 2, 4]}}'
-        raise ValueError(f'{expected}, received something else ({e}).') from None
-    for overrides in expand(grid):
-        experiment(overrides)
-    return grid
+    return read_grid(path)
 
 
 # %% ../nbs/96_cli.ipynb #cli-who
@@ -960,7 +974,6 @@ def sweep(
     """Carry out all experiments of a grid that have no result yet.
 
     Raises:
-        FileNotFoundError
         NotADirectoryError
         OSError
         ValueError
@@ -1093,6 +1106,7 @@ AllResults = Annotated[Path, path_option('The folder of results.')]
 def gallery(
     results: AllResults = Path('results'),
     out: Annotated[Path | None, path_option(OUT_HELP)] = None,
+    force: Force = False,
 ):
     """Draw all figures from stored results, as PNG and SVG.
 
@@ -1104,7 +1118,7 @@ def gallery(
 
     where = out or results / 'gallery'
     _check_place('--out', where)
-    names = save_gallery(results, out)
+    names = save_gallery(results, out, force=force)
     print(f'{where} holds {len(names)} figures as PNG and SVG, and README.md to look at them')
 
 

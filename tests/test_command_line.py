@@ -55,6 +55,7 @@ def make_files(folder):
     (folder / 'folder' / 'note.txt').write_text('mine')
     (folder / 'file').write_text('mine')
     (folder / 'deep.json').write_text('[' * 100_000)
+    (folder / 'grid.json').write_text('{"method": "majority"}')
     (folder / 'cut.json').write_text('{"rank": [1, ')
     (folder / 'bytes.json').write_bytes(b'\xff\xfe\x00')
     (folder / 'empty.json').touch()
@@ -226,7 +227,7 @@ NAMES = [
     'plan --variant {}',
     'plan --gpu {}',
     'plan --base-model {}',
-    'sweep small.json --executor {}',
+    'sweep grid.json --executor {}',
     '{}',
     'train --{}',
     'train {}',
