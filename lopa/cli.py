@@ -144,7 +144,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated
@@ -366,22 +366,19 @@ def _check_place(name, path):
         raise OSError(f'{says}; name another place.') from None
 
 
-def _check_file(name, path, force=False, ours=None):
-    """Can a file be written there, and may what is there be replaced?
+def _check_file(name, path, check):
+    """Can a file be written there, and may what is there be replaced? `check` says the latter
 
     Raises:
         NotADirectoryError
         OSError
     """
-    from lopa.files import check_replaceable
-
     _check_place(name, path.absolute().parent)
     if os.path.lexists(path) and not (path.is_file() or path.is_dir()):
-        says = f'{name}: {path} is no regular file'
-        raise OSError(f'{says}; name another.')
+        raise OSError(f'{name}: {path} is no regular file; name another.')
     try:
-        check_replaceable(path, ours, force)
-    except OSError as e:
+        check(path)
+    except (OSError, ValueError) as e:
         raise type(e)(f'{name}: {e}') from None
 
 
@@ -616,8 +613,7 @@ def _evaluate(o):
     from lopa.evaluate import check_predictions, evaluate, show_score
 
     if o.predictions:
-        _check_place('--predictions', o.predictions.absolute().parent)
-        check_predictions(o.predictions, o.force)
+        _check_file('--predictions', o.predictions, partial(check_predictions, force=o.force))
     _quiet(bars=not o.as_json)
     data = _task(o.task, o.data_dir, o.limit)
     _check_split(o.split, data)
@@ -713,8 +709,6 @@ def score(
     Raises:
         ValueError
     """
-    from functools import partial
-
     from lopa.evaluate import rescore, show_score
     from lopa.sandbox import run_program
 
@@ -839,9 +833,11 @@ def bench(
         OSError
         ValueError
     """
+    from lopa.files import check_replaceable
+
     names = None if sizes is None else _sized(sizes, batch_size, length, base_model)
     if json_file:
-        _check_file('--json-file', json_file, force)
+        _check_file('--json-file', json_file, partial(check_replaceable, force=force))
     _quiet()
     small = (base_model or 'smollm2-135m', batch_size or 16, length or 32)
     report = (
@@ -1064,10 +1060,11 @@ def results(folders: Folders, csv: Csv = None, force: Force = False, as_json: Js
         NotADirectoryError
         OSError
     """
+    from lopa.files import check_replaceable
     from lopa.records import average, load_results
 
     if csv:
-        _check_file('--csv', csv, force, _our_table)
+        _check_file('--csv', csv, partial(check_replaceable, ours=_our_table, force=force))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the same is printed below
         table = load_results(*folders)
