@@ -1,8 +1,11 @@
 "The command line: one sentence for whatever goes wrong, and nothing written or deleted"
 
 import itertools
+import json
 import os
+import random
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -240,3 +243,196 @@ def test_unknown_names(lopa, call, name):
     if not name and call in ('{}', 'train --{}', 'train --encoder {}', 'train {}'):
         pytest.skip('means nothing, or something else')
     refused(lopa, [part.replace('{}', name) for part in call.split()])
+
+
+# --- models, adapters, files ---
+
+WHOLE = {
+    'an encoder as foundation model': 'bench --base-model encoder',
+    'a folder without weights': 'bench --base-model bare',
+    'a folder without anything': 'bench --base-model folder',
+    'a file as foundation model': 'bench --base-model file',
+    'an adapter that is torn': 'evaluate --adapter torn',
+    'samples of classes': 'evaluate --samples 3 --temperature 0.5',
+    'a huge batch in plan': f'plan --base-model model --batch-size {2**20} --length {2**20}',
+    'a huge batch in bench': f'bench --base-model model --batch-size {2**20} --length 50',
+    'rows longer than the model': 'bench --base-model model --length 1000',
+    'sizes with a batch': 'bench --sizes tiny --batch-size 3',
+    'an encoder where none is used': 'plan --method pt --encoder encoder',
+    'passes that do not divide': 'plan --batch-size 8 --gradient-accumulation-steps 3 --length 9',
+    'a damaged result': 'results run/result.json',
+    'no command that exists': 'trian',
+}
+
+
+@pytest.mark.parametrize('args', WHOLE.values(), ids=WHOLE)
+def test_refused(lopa, args):
+    refused(lopa, args.split())
+
+
+# --- where it runs ---
+
+LINE = [sys.executable, '-m', 'lopa']
+FEW = 'plan', '--length', '9', '--base-model', 'nowhere-to-be-found'
+
+
+def ran(world, *args, cwd=None, **changes):
+    "The command in a process of its own; None takes a variable away"
+    env = os.environ | {'HF_HUB_OFFLINE': '1', 'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1'}
+    env = {k: v for k, v in (env | changes).items() if v is not None}
+    return subprocess.run([*LINE, *args], cwd=world, env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'HOME': None},
+        {'HOME': FAR, 'HF_HOME': None, 'LOPA_CACHE': None},
+        {'LOPA_DATA': FAR},
+        {'LOPA_CACHE': FAR},
+    ],
+    ids=str,
+)
+def test_surroundings(world, changes):
+    done = ran(world, *FEW, **changes)
+    assert done.stdout == ''
+    one_line(done.returncode, done.stderr, 'nowhere-to-be-found')
+
+
+def test_modules_are_commands(world):
+    "python -m lopa and python -m lopa.cli"
+    for module in 'lopa', 'lopa.cli':
+        call = [sys.executable, '-m', module, 'trian']
+        env = os.environ | {'PYTHONPATH': str(root)}
+        done = subprocess.run(call, cwd=world, env=env, capture_output=True, text=True)
+        assert done.returncode == 2 and "'trian'" in done.stderr
+
+
+def test_nobody_reads_the_output(world):
+    "A closed pipe is quiet, a closed stream too, a full disk is told"
+    env = os.environ | {'PYTHONPATH': str(root)}
+    for shell in '{} --help | true', '{} --help >&-':
+        call = shell.format(' '.join(LINE))
+        done = subprocess.run(call, shell=True, cwd=world, env=env, capture_output=True, text=True)
+        assert done.stderr == '', shell
+    done = subprocess.run(
+        f'{" ".join(LINE)} --help > /dev/full',
+        shell=True,
+        cwd=world,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    one_line(done.returncode, done.stderr)
+
+
+# --- what nobody foresaw ---
+
+
+def broken(error):
+    "A command that ends in this way"
+
+    def command(*args, **kwargs):
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    'error,status,mention',
+    [
+        (KeyError('x'), 1, 'KeyError'),
+        (TypeError('a\nb'), 1, 'TypeError (a b)'),
+        (AssertionError(), 1, 'AssertionError'),
+        (MemoryError(), 1, 'not enough memory'),
+        (torch.OutOfMemoryError('CUDA out of memory'), 1, 'not enough memory'),
+        (json.JSONDecodeError('Expecting value', '', 0), 1, 'JSONDecodeError'),
+        (OSError(28, 'No space left on device', 'result.json'), 1, 'result.json: no space left'),
+        (PermissionError(13, 'Permission denied', 'a/b'), 2, 'a/b: permission denied'),
+        (ModuleNotFoundError("No module named 'ray'", name='ray'), 2, "'ray'"),
+    ],
+    ids=repr,
+)
+def test_the_last_resort(lopa, monkeypatch, error, status, mention):
+    monkeypatch.setattr('lopa.cli.app', broken(error))
+    found, out, err = lopa('plan')
+    assert found == status and out == ''
+    one_line(found, err, mention)
+
+
+def test_a_bug_says_what_to_report(lopa, monkeypatch):
+    monkeypatch.setattr('lopa.cli.app', broken(KeyError('x')))
+    monkeypatch.setattr('lopa.cli.address', lambda: 'https://example.org/lopa')
+    said = refused(lopa, ['plan'], 'https://example.org/lopa')
+    assert 'lopa plan' in said and 'LOPA_TRACEBACK=1' in said and cli.lopa.__version__ in said
+
+
+def test_tracebacks_on_demand(lopa, monkeypatch):
+    monkeypatch.setattr('lopa.cli.app', broken(KeyError('x')))
+    monkeypatch.setenv('LOPA_TRACEBACK', '1')
+    monkeypatch.setattr(sys, 'argv', ['lopa', 'plan'])
+    with pytest.raises(KeyError):
+        cli.main()
+
+
+def test_control_c(lopa, monkeypatch):
+    "One line, as a shell counts it; anywhere"
+    for where in 'lopa.cli.app', 'lopa.plan.plan_run':
+        with monkeypatch.context() as patch:
+            patch.setattr(where, broken(KeyboardInterrupt()))
+            assert lopa('plan', '--length', '9') == (130, '', 'lopa: interrupted.\n')
+
+
+def test_warnings_are_lines(lopa, monkeypatch, capfd):
+    "Ours is a line, shown once; those of others stay away"
+
+    def command(**kwargs):
+        import warnings
+
+        exec(compile('warnings.warn("ours")\n' * 2, f'{cli.HERE}/x.py', 'exec'))
+        warnings.warn('of others', stacklevel=1)
+
+    monkeypatch.setattr('lopa.cli.app', command)
+    assert lopa('plan') == (0, '', 'lopa: warning: ours\n')
+
+
+# --- at random ---
+
+OPTIONS = {
+    'train': 'task method variant seed steps batch-size encoder output-dir save-steps bits dtype '
+    'attn-implementation base-model data-dir limit report-to',
+    'evaluate': 'adapter task split predictions samples temperature top-p seed base-model limit',
+    'plan': 'task method variant gpu batch-size encoder bits length base-model data-dir',
+    'bench': 'rounds batch-size length base-model sizes json-file',
+    'score': '',
+    'sweep': 'out executor workers',
+    'results': 'csv',
+    'gallery': 'results out',
+}
+VALUES = ['', '0', '-1', HUGE, 'inf', 'nan', '1e9', 'gone', 'file', 'folder', 'fifo', 'device']
+VALUES += ['nowhere', FAR, 'deep.json', 'bytes.json', '\n', '\udcff', 'x' * 300, '../..', '{}']
+
+
+def drawn(seed):
+    "A command line with a few options, at least one of them wrong in any case"
+    rng = random.Random(seed)
+    command = rng.choice(list(OPTIONS))
+    known = OPTIONS[command].split()
+    asked = rng.sample(known, min(len(known), rng.randint(1, 4)))
+    args = [f'--{name}={rng.choice(VALUES)}' for name in asked]
+    if command in ('score', 'sweep', 'results'):
+        args.append(rng.choice(VALUES))
+    never = {'train': '--task=gpt-9', 'evaluate': '--split=gpt-9', 'plan': '--gpu=gpt-9'}
+    never |= {'bench': '--sizes=gpt-9', 'gallery': '--results=gone'}
+    return [command, *args, *([never[command]] if command in never else [])]
+
+
+@pytest.mark.parametrize('seed', range(int(os.environ.get('LOPA_FUZZ', 40))))
+def test_at_random(lopa, seed):
+    status, out, err = lopa(*drawn(seed))
+    assert status in (1, 2) and 'Traceback' not in out + err
+    if err:
+        one_line(status, err)
+    else:
+        assert out.startswith('no results')
