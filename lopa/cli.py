@@ -153,6 +153,7 @@ import typer
 
 import lopa
 
+# %% ../nbs/96_cli.ipynb #cli-app
 app = typer.Typer(
     help='Low-Rank Prompt Adaptation of frozen foundation models.',
     no_args_is_help=True,
@@ -840,9 +841,8 @@ def bench(
         _check_file('--json-file', json_file, partial(check_replaceable, force=force))
     _quiet()
     small = (base_model or 'smollm2-135m', batch_size or 16, length or 32)
-    report = (
-        _bench_sizes(names, rounds, as_json) if names else _bench_small(*small, rounds, as_json)
-    )
+    race = partial(_bench_sizes, names) if names else partial(_bench_small, *small)
+    report = race(rounds, as_json)
     if json_file:
         _write(json_file, report)
     if as_json:
@@ -983,10 +983,7 @@ def sweep(
     asked = _grid(grid)
     with _executor(executor, workers) as who:
         report = carry_out(asked, out, who, progress=not as_json, **how)
-    if as_json:
-        print(json.dumps(report))
-    else:
-        _show_sweep(report, out)
+    print(json.dumps(report)) if as_json else _show_sweep(report, out)
     if report['failed']:
         raise typer.Exit(1)
 
@@ -1052,6 +1049,7 @@ def _our_table(path):
         return file.read(len(HEAD)) == HEAD.encode()
 
 
+# %% ../nbs/96_cli.ipynb #cli-results-do
 @app.command(epilog=RESULTS_EXAMPLE)
 def results(folders: Folders, csv: Csv = None, force: Force = False, as_json: Json = False):
     """Show what folders of results hold, averaged over seeds.
@@ -1210,6 +1208,7 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+# %% ../nbs/96_cli.ipynb #cli-error-say
 def sentence(error: Exception, command: str) -> tuple[int, str]:
     """What went wrong, and what to do
 

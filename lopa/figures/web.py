@@ -172,6 +172,7 @@ WAIT = """<!DOCTYPE html><meta charset="utf-8"><meta http-equiv="refresh" conten
 This page asks again by itself.</p>"""
 
 
+# %% ../../nbs/figures/86_web.ipynb #web-visit
 def _handler(queue):
     "The class that answers requests, one page at a time"
     from tornado.web import HTTPError, authenticated
