@@ -25,6 +25,8 @@ __all__ = [
     'train_lopa',
     'trained_row',
     'write_demo',
+    'is_demo',
+    'check_demo',
     'measured_rows',
     'run_demo',
 ]
@@ -39,7 +41,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from .assets import load_foundation_model
 from .evaluate import classify, encoder_alone, main_score, majority, show_score, zero_shot
 from .figures import plot_accuracy, plot_training, to_png
-from .files import write_files
+from .files import check_replaceable, read_json, write_files
 from .model import PromptModel, get_prompt_model
 from .tasks import Task, load_task
 from .train import environment, recipe, train
@@ -384,6 +386,30 @@ def write_demo(folder: Path, rows: list, history: list, about: dict) -> None:
     write_files(folder, {'figure.png': demo_figure(history, rows), 'table.json': table})
 
 
+# %% ../nbs/95_demo.ipynb #demo-place
+def is_demo(table: Path) -> bool:
+    """Was this table written by a demo?
+
+    Args:
+        table: A file
+    """
+    try:
+        told = read_json(table, 'the table of a demo')
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and {'rows', 'history', 'smoke'} <= set(told)
+
+
+def check_demo(folder: Path):
+    """Refuse a folder with a figure or a table that no demo has written
+
+    Args:
+        folder: Where everything is to be written
+    """
+    for name in 'figure.png', 'table.json':
+        check_replaceable(folder / name, lambda path: is_demo(folder / 'table.json'), force=None)
+
+
 # %% ../nbs/95_demo.ipynb #95a00016
 def measured_rows(
     base: 'PreTrainedModel',
@@ -433,6 +459,7 @@ def run_demo(
         list: The table's rows
     """
     folder, clock = Path(output_dir), Clock()
+    check_demo(folder)
     task = demo_task(smoke)
     if smoke:
         overrides = {'steps': 20} | overrides

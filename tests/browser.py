@@ -1,6 +1,7 @@
 "A notebook in a real browser: servers that always end, and what a reader's hands do"
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -61,6 +62,15 @@ def wait_for(server, port, said):
             waiting = server.poll() is None and time.monotonic() < end
             assert waiting, f'Nobody listens on port {port}. {said()}'
             time.sleep(0.2)
+
+
+def told_address(log):
+    "The address that `lopa figures` prints, token and all"
+    end = time.monotonic() + PATIENCE
+    while not (found := re.search(r'http\S+token=\w+', log.read_text(errors='replace'))):
+        assert time.monotonic() < end, 'no address was printed'
+        time.sleep(0.2)
+    return found[0]
 
 
 def end(server):

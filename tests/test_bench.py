@@ -164,6 +164,15 @@ def test_real_sizes_are_those_that_were_measured():
         assert set(row['ms']) == set(competitors(size)) - {'lora'}
 
 
+def test_a_batch_that_cannot_be(monkeypatch):
+    "Refused before the system takes the memory away, or counts wrongly"
+    base = tiny().requires_grad_(False)
+    for rows, length, kind in (10**13, 40, ValueError), (2**24, 40, MemoryError):
+        with pytest.raises(kind) as e:
+            bench.bench_steps(base, rows, length, 1, feature_width=16, progress=False)
+        one_sentence(e.value, 'batch_size')
+
+
 def lopa(*args):
     "Run the command"
     code = 'from lopa.cli import main; main()'
@@ -176,7 +185,10 @@ def test_command(tmp_path):
     ran = lopa('bench', '--sizes', 'tiny', '--rounds', 1, '--json-file', to, '--json')
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout)
-    assert report == json.loads(to.read_text())
+    assert {'about': 'Written by lopa bench.'} | report == json.loads(to.read_text())
+    to.write_text('mine')
+    ran = lopa('bench', '--sizes', 'tiny', '--json-file', to)
+    assert ran.returncode == 2 and '--force' in ran.stderr and to.read_text() == 'mine'
     assert [p.name for p in (tmp_path / 'new').iterdir()] == ['steps.json']
     assert report['rows'][0]['model'] == 'tiny' and report['rows'][0]['rounds'] == 1
     ran = lopa('bench', '--sizes', 'tiny', '--length', 5)

@@ -5,7 +5,17 @@ import re
 import sys
 
 import pytest
-from browser import CHROMIUM, clone, free_port, open_page, play, serving, shoot, until
+from browser import (
+    CHROMIUM,
+    clone,
+    free_port,
+    open_page,
+    play,
+    serving,
+    shoot,
+    told_address,
+    until,
+)
 
 from lopa.figures.web import TUTORIAL
 
@@ -104,7 +114,10 @@ def test_as_a_web_page(chromium, tmp_path):
         '-c',
         f'from lopa.figures import serve_figures; serve_figures({port}, browser=False)',
     ]
-    with serving(command, port, tmp_path), open_page(chromium, f'http://127.0.0.1:{port}/') as page:
+    with (
+        serving(command, port, tmp_path),
+        open_page(chromium, told_address(tmp_path / 'server.log')) as page,
+    ):
         page.locator('.widget-slider').first.wait_for()
         kinds = [f'[data-mime-type="application/vnd.jupyter.{k}"]' for k in ('stderr', 'error')]
         said = page.locator(', '.join(kinds)).all_inner_texts()

@@ -114,6 +114,7 @@ def score_classes(about: dict, lines: Sequence[dict]) -> dict:
     return score(answers, right, about['metrics'], about['mean'], len(number))
 
 
+# %% ../../nbs/evaluate/43_predictions.ipynb #pf-scoretexts
 def score_texts(lines: Sequence[dict]) -> dict:
     """The score of answers that were judged
 
@@ -121,11 +122,13 @@ def score_texts(lines: Sequence[dict]) -> dict:
         lines: With `correct`, as many entries in each line
 
     Returns:
-        dict: `accuracy` with `low` and `high`, `pass@k` of several texts, and `n`
+        dict: `accuracy` with `low` and `high`, `pass@k`, `executed`, and `n`
     """
     n = len(lines[0]['correct'])
     passed = np.array([sum(line['correct']) for line in lines])
     found = {'accuracy': float((passed / n).mean())}
+    if executed := [line['executed'].count(True) for line in lines if 'executed' in line]:
+        found['executed'] = sum(executed) / n / len(lines)
     if n > 1:
         for k in (1, 2, 5, 10, 100):
             if k <= n:
@@ -329,7 +332,7 @@ def write_predictions(
     Args:
         path: A `.jsonl` file
         about: From `judging`
-        lines: From `answer_lines`; their verdicts may be missing
+        lines: From `answer_lines`; verdicts may be missing
         force: Replace a file that is none of ours?
     """
     check_predictions(path, force)

@@ -16,6 +16,8 @@ __all__ = [
     'one_split',
     'check_used',
     'check_how',
+    'check_evaluation',
+    'saving',
     'evaluate',
     'first_of',
     'shown',
@@ -40,6 +42,7 @@ from lopa.evaluate.predict import (
     sampling,
 )
 from lopa.evaluate.predictions import (
+    check_predictions,
     check_scoring,
     judging,
     score_lines,
@@ -47,9 +50,10 @@ from lopa.evaluate.predictions import (
     write_predictions,
 )
 
-from ..files import check_writable
 from ..sandbox import choose_rung, run_program
 from ..tasks import Collator, Task, class_ids
+
+# %% ../../nbs/evaluate/44_scoring.ipynb #sc-imports
 from .judges import Run, judge_all, unjudged
 
 # %% ../../nbs/evaluate/44_scoring.ipynb #sc-typing
@@ -291,6 +295,51 @@ def check_how(
         check_used(task, run, {'workers': 2, 'timeout': 10.0}, 'is judged without running programs')
 
 
+# %% ../../nbs/evaluate/44_scoring.ipynb #sc-checkeval
+def check_evaluation(
+    model: Any, task: Any, split: str, timeout: float, how: Mapping[str, Any]
+) -> Task:
+    """Refuse what cannot be evaluated, before anything is computed
+
+    Args:
+        model: Who shall be asked
+        task: About what
+        split: Which split
+        timeout: Seconds that a program may run
+        how: The other settings
+
+    Returns:
+        Task: The task with nothing but this split
+
+    Raises:
+        ValueError
+    """
+    check_asked(model, task)
+    part = one_split(task, split)
+    check_scoring(part, [split])
+    check_how(task, timeout=timeout, **how)
+    return part
+
+
+def saving(
+    predictions: str | Path | None, about: dict, force: bool = False
+) -> Callable[[list[dict]], None] | None:
+    """Refuse a place that cannot be written to; else say how it is done
+
+    Args:
+        predictions: Where answers go, if anywhere
+        about: From `judging`
+        force: Replace a file that is none of ours?
+
+    Returns:
+        Callable[[list[dict]], None] | None: Writes lines there
+    """
+    if not predictions:
+        return None
+    check_predictions(predictions, force)
+    return partial(write_predictions, predictions, about, force=force)
+
+
 # %% ../../nbs/evaluate/44_scoring.ipynb #sc-evaluate
 def evaluate(
     model: 'PromptModel | BaselineModel',
@@ -299,6 +348,7 @@ def evaluate(
     predictions: str | Path | None = None,
     timeout: float = 10.0,
     allow_weak_isolation: bool = False,
+    force: bool = False,
     progress: bool = True,
     **how: Any,
 ) -> tuple[dict, list[dict]]:
@@ -311,6 +361,7 @@ def evaluate(
         predictions: Where to save every answer, a `.jsonl` file
         timeout: Seconds that a program may run
         allow_weak_isolation: Run programs without a strong sandbox, too?
+        force: Replace a file that is none of ours by the predictions?
         progress: Show progress bars?
         **how: `batch_size`, `workers`, `temperature`, `top_p`, `samples`, `seed`
 
@@ -320,24 +371,17 @@ def evaluate(
     Raises:
         ValueError
     """
-    check_asked(model, task)
-    part = one_split(task, split)
-    check_scoring(part, [split])
-    check_how(task, timeout=timeout, **how)
+    part = check_evaluation(model, task, split, timeout, how)
+    save = saving(predictions, judging(task, split), force)
     if needs_sandbox(task):
         choose_rung(weak=allow_weak_isolation)
-    about = judging(task, split)
-    save = None
-    if predictions:
-        check_writable(Path(predictions))
-        save = partial(write_predictions, predictions, about)
     data, collate = prepare(model, part)
     run = partial(run_program, timeout=timeout, allow_weak_isolation=allow_weak_isolation)
     asked = (model, task, data[split], collate)
     lines = answer_lines(*asked, progress=progress, run=run, save=save, **how)
     if save:
         save(lines)
-    return score_lines(about, lines), lines
+    return score_lines(judging(task, split), lines), lines
 
 
 # %% ../../nbs/evaluate/44_scoring.ipynb #c4aefb05
