@@ -62,6 +62,10 @@ d = {
                 'ablate/executors.html#begin',
                 'lopa/ablate/executors.py',
             ),
+            'lopa.ablate.executors.check_workers': (
+                'ablate/executors.html#check_workers',
+                'lopa/ablate/executors.py',
+            ),
             'lopa.ablate.executors.cores': (
                 'ablate/executors.html#cores',
                 'lopa/ablate/executors.py',
@@ -100,8 +104,20 @@ d = {
             ),
         },
         'lopa.ablate.experiments': {
+            'lopa.ablate.experiments.as_rates': (
+                'ablate/experiments.html#as_rates',
+                'lopa/ablate/experiments.py',
+            ),
+            'lopa.ablate.experiments.check_grid': (
+                'ablate/experiments.html#check_grid',
+                'lopa/ablate/experiments.py',
+            ),
             'lopa.ablate.experiments.check_keys': (
                 'ablate/experiments.html#check_keys',
+                'lopa/ablate/experiments.py',
+            ),
+            'lopa.ablate.experiments.check_more': (
+                'ablate/experiments.html#check_more',
                 'lopa/ablate/experiments.py',
             ),
             'lopa.ablate.experiments.check_values': (
@@ -128,6 +144,10 @@ d = {
                 'ablate/experiments.html#identity',
                 'lopa/ablate/experiments.py',
             ),
+            'lopa.ablate.experiments.is_model_name': (
+                'ablate/experiments.html#is_model_name',
+                'lopa/ablate/experiments.py',
+            ),
             'lopa.ablate.experiments.is_of_its_kind': (
                 'ablate/experiments.html#is_of_its_kind',
                 'lopa/ablate/experiments.py',
@@ -136,9 +156,19 @@ d = {
                 'ablate/experiments.html#planned',
                 'lopa/ablate/experiments.py',
             ),
+            'lopa.ablate.experiments.read_grid': (
+                'ablate/experiments.html#read_grid',
+                'lopa/ablate/experiments.py',
+            ),
         },
         'lopa.ablate.runs': {
             'lopa.ablate.runs.Busy': ('ablate/runs.html#busy', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs._asked_in': ('ablate/runs.html#_asked_in', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs._identity_in': (
+                'ablate/runs.html#_identity_in',
+                'lopa/ablate/runs.py',
+            ),
+            'lopa.ablate.runs._is_ours': ('ablate/runs.html#_is_ours', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.attempt': ('ablate/runs.html#attempt', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.book': ('ablate/runs.html#book', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.carry_out': ('ablate/runs.html#carry_out', 'lopa/ablate/runs.py'),
@@ -146,16 +176,23 @@ d = {
                 'ablate/runs.html#carry_out_in',
                 'lopa/ablate/runs.py',
             ),
+            'lopa.ablate.runs.check_places': (
+                'ablate/runs.html#check_places',
+                'lopa/ablate/runs.py',
+            ),
+            'lopa.ablate.runs.check_ready': ('ablate/runs.html#check_ready', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.check_settings': (
                 'ablate/runs.html#check_settings',
                 'lopa/ablate/runs.py',
             ),
+            'lopa.ablate.runs.contradicts': ('ablate/runs.html#contradicts', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.cut': ('ablate/runs.html#cut', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.digits': ('ablate/runs.html#digits', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.done': ('ablate/runs.html#done', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.floor_of': ('ablate/runs.html#floor_of', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.locked': ('ablate/runs.html#locked', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.outcomes': ('ablate/runs.html#outcomes', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.places_in': ('ablate/runs.html#places_in', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.put_on_record': (
                 'ablate/runs.html#put_on_record',
                 'lopa/ablate/runs.py',
@@ -166,8 +203,10 @@ d = {
             'lopa.ablate.runs.run': ('ablate/runs.html#run', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.score_one': ('ablate/runs.html#score_one', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.sweep': ('ablate/runs.html#sweep', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.tidy': ('ablate/runs.html#tidy', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.to_do': ('ablate/runs.html#to_do', 'lopa/ablate/runs.py'),
             'lopa.ablate.runs.train_one': ('ablate/runs.html#train_one', 'lopa/ablate/runs.py'),
+            'lopa.ablate.runs.work_folder': ('ablate/runs.html#work_folder', 'lopa/ablate/runs.py'),
         },
         'lopa.adapter': {
             'lopa.adapter.StoredAdapter': ('adapter.html#storedadapter', 'lopa/adapter.py'),
@@ -180,16 +219,26 @@ d = {
             'lopa.adapter.call_layer': ('adapter.html#call_layer', 'lopa/adapter.py'),
             'lopa.adapter.check_base': ('adapter.html#check_base', 'lopa/adapter.py'),
             'lopa.adapter.check_extra_state': ('adapter.html#check_extra_state', 'lopa/adapter.py'),
+            'lopa.adapter.check_formats': ('adapter.html#check_formats', 'lopa/adapter.py'),
+            'lopa.adapter.check_numbers': ('adapter.html#check_numbers', 'lopa/adapter.py'),
+            'lopa.adapter.check_place': ('adapter.html#check_place', 'lopa/adapter.py'),
+            'lopa.adapter.check_seal': ('adapter.html#check_seal', 'lopa/adapter.py'),
             'lopa.adapter.check_state': ('adapter.html#check_state', 'lopa/adapter.py'),
             'lopa.adapter.describe': ('adapter.html#describe', 'lopa/adapter.py'),
             'lopa.adapter.digest': ('adapter.html#digest', 'lopa/adapter.py'),
             'lopa.adapter.digest_weights': ('adapter.html#digest_weights', 'lopa/adapter.py'),
             'lopa.adapter.digests_apart': ('adapter.html#digests_apart', 'lopa/adapter.py'),
             'lopa.adapter.extra_state': ('adapter.html#extra_state', 'lopa/adapter.py'),
+            'lopa.adapter.find_files': ('adapter.html#find_files', 'lopa/adapter.py'),
             'lopa.adapter.fingerprint': ('adapter.html#fingerprint', 'lopa/adapter.py'),
+            'lopa.adapter.hash_adapter': ('adapter.html#hash_adapter', 'lopa/adapter.py'),
             'lopa.adapter.in_use': ('adapter.html#in_use', 'lopa/adapter.py'),
             'lopa.adapter.inner_matrices': ('adapter.html#inner_matrices', 'lopa/adapter.py'),
             'lopa.adapter.innermost': ('adapter.html#innermost', 'lopa/adapter.py'),
+            'lopa.adapter.is_checkpoint': ('adapter.html#is_checkpoint', 'lopa/adapter.py'),
+            'lopa.adapter.is_our_card': ('adapter.html#is_our_card', 'lopa/adapter.py'),
+            'lopa.adapter.is_our_config': ('adapter.html#is_our_config', 'lopa/adapter.py'),
+            'lopa.adapter.is_our_weights': ('adapter.html#is_our_weights', 'lopa/adapter.py'),
             'lopa.adapter.is_wide': ('adapter.html#is_wide', 'lopa/adapter.py'),
             'lopa.adapter.layers': ('adapter.html#layers', 'lopa/adapter.py'),
             'lopa.adapter.layers_of': ('adapter.html#layers_of', 'lopa/adapter.py'),
@@ -200,19 +249,26 @@ d = {
                 'lopa/adapter.py',
             ),
             'lopa.adapter.not_ours': ('adapter.html#not_ours', 'lopa/adapter.py'),
+            'lopa.adapter.opened': ('adapter.html#opened', 'lopa/adapter.py'),
             'lopa.adapter.own_weights': ('adapter.html#own_weights', 'lopa/adapter.py'),
             'lopa.adapter.pack': ('adapter.html#pack', 'lopa/adapter.py'),
             'lopa.adapter.parse_about': ('adapter.html#parse_about', 'lopa/adapter.py'),
             'lopa.adapter.present': ('adapter.html#present', 'lopa/adapter.py'),
+            'lopa.adapter.read_about': ('adapter.html#read_about', 'lopa/adapter.py'),
             'lopa.adapter.read_adapter': ('adapter.html#read_adapter', 'lopa/adapter.py'),
             'lopa.adapter.read_config': ('adapter.html#read_config', 'lopa/adapter.py'),
+            'lopa.adapter.read_header': ('adapter.html#read_header', 'lopa/adapter.py'),
             'lopa.adapter.read_pair': ('adapter.html#read_pair', 'lopa/adapter.py'),
+            'lopa.adapter.read_pair_header': ('adapter.html#read_pair_header', 'lopa/adapter.py'),
             'lopa.adapter.read_tensors': ('adapter.html#read_tensors', 'lopa/adapter.py'),
+            'lopa.adapter.refuse_none': ('adapter.html#refuse_none', 'lopa/adapter.py'),
+            'lopa.adapter.refuse_not_finite': ('adapter.html#refuse_not_finite', 'lopa/adapter.py'),
             'lopa.adapter.row_lengths': ('adapter.html#row_lengths', 'lopa/adapter.py'),
             'lopa.adapter.same_lengths': ('adapter.html#same_lengths', 'lopa/adapter.py'),
             'lopa.adapter.same_model': ('adapter.html#same_model', 'lopa/adapter.py'),
             'lopa.adapter.same_weights': ('adapter.html#same_weights', 'lopa/adapter.py'),
             'lopa.adapter.save_adapter': ('adapter.html#save_adapter', 'lopa/adapter.py'),
+            'lopa.adapter.seal': ('adapter.html#seal', 'lopa/adapter.py'),
             'lopa.adapter.shapes': ('adapter.html#shapes', 'lopa/adapter.py'),
             'lopa.adapter.signature': ('adapter.html#signature', 'lopa/adapter.py'),
             'lopa.adapter.signs': ('adapter.html#signs', 'lopa/adapter.py'),
@@ -226,11 +282,18 @@ d = {
             'lopa.adapter.write_adapter': ('adapter.html#write_adapter', 'lopa/adapter.py'),
         },
         'lopa.assets': {
+            'lopa.assets._hash': ('assets.html#_hash', 'lopa/assets.py'),
             'lopa.assets._minilm': ('assets.html#_minilm', 'lopa/assets.py'),
             'lopa.assets._smollm2': ('assets.html#_smollm2', 'lopa/assets.py'),
+            'lopa.assets.check_model_folder': ('assets.html#check_model_folder', 'lopa/assets.py'),
+            'lopa.assets.check_model_name': ('assets.html#check_model_name', 'lopa/assets.py'),
+            'lopa.assets.check_weights': ('assets.html#check_weights', 'lopa/assets.py'),
             'lopa.assets.convert_gguf': ('assets.html#convert_gguf', 'lopa/assets.py'),
             'lopa.assets.default_device': ('assets.html#default_device', 'lopa/assets.py'),
             'lopa.assets.default_dtype': ('assets.html#default_dtype', 'lopa/assets.py'),
+            'lopa.assets.is_as_listed': ('assets.html#is_as_listed', 'lopa/assets.py'),
+            'lopa.assets.is_converted': ('assets.html#is_converted', 'lopa/assets.py'),
+            'lopa.assets.list_files': ('assets.html#list_files', 'lopa/assets.py'),
             'lopa.assets.listed_class': ('assets.html#listed_class', 'lopa/assets.py'),
             'lopa.assets.load_encoder': ('assets.html#load_encoder', 'lopa/assets.py'),
             'lopa.assets.load_foundation_model': (
@@ -240,16 +303,27 @@ d = {
             'lopa.assets.load_tokenizer': ('assets.html#load_tokenizer', 'lopa/assets.py'),
             'lopa.assets.load_tokenizers': ('assets.html#load_tokenizers', 'lopa/assets.py'),
             'lopa.assets.model_class': ('assets.html#model_class', 'lopa/assets.py'),
+            'lopa.assets.model_config': ('assets.html#model_config', 'lopa/assets.py'),
             'lopa.assets.movie_reviews': ('assets.html#movie_reviews', 'lopa/assets.py'),
             'lopa.assets.multiplies_bfloat16': (
                 'assets.html#multiplies_bfloat16',
                 'lopa/assets.py',
             ),
+            'lopa.assets.one_sentence': ('assets.html#one_sentence', 'lopa/assets.py'),
             'lopa.assets.package_folder': ('assets.html#package_folder', 'lopa/assets.py'),
             'lopa.assets.place': ('assets.html#place', 'lopa/assets.py'),
             'lopa.assets.quantisation': ('assets.html#quantisation', 'lopa/assets.py'),
+            'lopa.assets.reading_part': ('assets.html#reading_part', 'lopa/assets.py'),
+            'lopa.assets.refuse_left_out': ('assets.html#refuse_left_out', 'lopa/assets.py'),
             'lopa.assets.refuse_missing': ('assets.html#refuse_missing', 'lopa/assets.py'),
+            'lopa.assets.refuse_remote_code': ('assets.html#refuse_remote_code', 'lopa/assets.py'),
             'lopa.assets.resolve': ('assets.html#resolve', 'lopa/assets.py'),
+            'lopa.assets.sweep_up_earlier': ('assets.html#sweep_up_earlier', 'lopa/assets.py'),
+            'lopa.assets.without_pooler': ('assets.html#without_pooler', 'lopa/assets.py'),
+            'lopa.assets.without_remote_code': (
+                'assets.html#without_remote_code',
+                'lopa/assets.py',
+            ),
         },
         'lopa.attention': {
             'lopa.attention.asked': ('attention.html#asked', 'lopa/attention.py'),
@@ -300,6 +374,7 @@ d = {
             ),
             'lopa.baselines.baseline_state': ('baselines.html#baseline_state', 'lopa/baselines.py'),
             'lopa.baselines.called': ('baselines.html#called', 'lopa/baselines.py'),
+            'lopa.baselines.check_asked': ('baselines.html#check_asked', 'lopa/baselines.py'),
             'lopa.baselines.check_baseline': ('baselines.html#check_baseline', 'lopa/baselines.py'),
             'lopa.baselines.check_called': ('baselines.html#check_called', 'lopa/baselines.py'),
             'lopa.baselines.check_others': ('baselines.html#check_others', 'lopa/baselines.py'),
@@ -324,6 +399,7 @@ d = {
             'lopa.baselines.group_rows': ('baselines.html#group_rows', 'lopa/baselines.py'),
             'lopa.baselines.is_in_front': ('baselines.html#is_in_front', 'lopa/baselines.py'),
             'lopa.baselines.is_named': ('baselines.html#is_named', 'lopa/baselines.py'),
+            'lopa.baselines.is_pattern': ('baselines.html#is_pattern', 'lopa/baselines.py'),
             'lopa.baselines.kept_layers': ('baselines.html#kept_layers', 'lopa/baselines.py'),
             'lopa.baselines.last_part': ('baselines.html#last_part', 'lopa/baselines.py'),
             'lopa.baselines.length_in_front': (
@@ -362,6 +438,7 @@ d = {
             'lopa.baselines.prefix_shape': ('baselines.html#prefix_shape', 'lopa/baselines.py'),
             'lopa.baselines.put_together': ('baselines.html#put_together', 'lopa/baselines.py'),
             'lopa.baselines.refuse_caches': ('baselines.html#refuse_caches', 'lopa/baselines.py'),
+            'lopa.baselines.sizes_asked': ('baselines.html#sizes_asked', 'lopa/baselines.py'),
             'lopa.baselines.stack_rows': ('baselines.html#stack_rows', 'lopa/baselines.py'),
             'lopa.baselines.take_baseline_state': (
                 'baselines.html#take_baseline_state',
@@ -468,13 +545,17 @@ d = {
             'lopa.encoders.check_padded': ('encoders.html#check_padded', 'lopa/encoders.py'),
             'lopa.encoders.encode_dataset': ('encoders.html#encode_dataset', 'lopa/encoders.py'),
             'lopa.encoders.encode_ids': ('encoders.html#encode_ids', 'lopa/encoders.py'),
+            'lopa.encoders.encode_parts': ('encoders.html#encode_parts', 'lopa/encoders.py'),
             'lopa.encoders.encode_texts': ('encoders.html#encode_texts', 'lopa/encoders.py'),
             'lopa.encoders.encoder_fingerprint': (
                 'encoders.html#encoder_fingerprint',
                 'lopa/encoders.py',
             ),
+            'lopa.encoders.features_file': ('encoders.html#features_file', 'lopa/encoders.py'),
             'lopa.encoders.hidden_width': ('encoders.html#hidden_width', 'lopa/encoders.py'),
             'lopa.encoders.is_planned': ('encoders.html#is_planned', 'lopa/encoders.py'),
+            'lopa.encoders.is_whole': ('encoders.html#is_whole', 'lopa/encoders.py'),
+            'lopa.encoders.keep_features': ('encoders.html#keep_features', 'lopa/encoders.py'),
             'lopa.encoders.make_encoder': ('encoders.html#make_encoder', 'lopa/encoders.py'),
             'lopa.encoders.own_model': ('encoders.html#own_model', 'lopa/encoders.py'),
             'lopa.encoders.packed': ('encoders.html#packed', 'lopa/encoders.py'),
@@ -486,7 +567,9 @@ d = {
             'lopa.encoders.reading_ids': ('encoders.html#reading_ids', 'lopa/encoders.py'),
             'lopa.encoders.reading_length': ('encoders.html#reading_length', 'lopa/encoders.py'),
             'lopa.encoders.show': ('encoders.html#show', 'lopa/encoders.py'),
+            'lopa.encoders.stored_features': ('encoders.html#stored_features', 'lopa/encoders.py'),
             'lopa.encoders.vectors': ('encoders.html#vectors', 'lopa/encoders.py'),
+            'lopa.encoders.with_features': ('encoders.html#with_features', 'lopa/encoders.py'),
             'lopa.encoders.without_autocast': (
                 'encoders.html#without_autocast',
                 'lopa/encoders.py',
@@ -1405,9 +1488,21 @@ d = {
                 'figures/gallery.html#_singular_values',
                 'lopa/figures/gallery.py',
             ),
+            'lopa.figures.gallery.check_gallery': (
+                'figures/gallery.html#check_gallery',
+                'lopa/figures/gallery.py',
+            ),
             'lopa.figures.gallery.draw': ('figures/gallery.html#draw', 'lopa/figures/gallery.py'),
             'lopa.figures.gallery.drawable': (
                 'figures/gallery.html#drawable',
+                'lopa/figures/gallery.py',
+            ),
+            'lopa.figures.gallery.is_of_gallery': (
+                'figures/gallery.html#is_of_gallery',
+                'lopa/figures/gallery.py',
+            ),
+            'lopa.figures.gallery.mark_of': (
+                'figures/gallery.html#mark_of',
                 'lopa/figures/gallery.py',
             ),
             'lopa.figures.gallery.of': ('figures/gallery.html#of', 'lopa/figures/gallery.py'),
@@ -1674,6 +1769,7 @@ d = {
             'lopa.files.at_once': ('files.html#at_once', 'lopa/files.py'),
             'lopa.files.cache_dir': ('files.html#cache_dir', 'lopa/files.py'),
             'lopa.files.cache_folder': ('files.html#cache_folder', 'lopa/files.py'),
+            'lopa.files.check_lockable': ('files.html#check_lockable', 'lopa/files.py'),
             'lopa.files.check_ours': ('files.html#check_ours', 'lopa/files.py'),
             'lopa.files.check_replaceable': ('files.html#check_replaceable', 'lopa/files.py'),
             'lopa.files.check_room': ('files.html#check_room', 'lopa/files.py'),
@@ -1683,6 +1779,7 @@ d = {
             'lopa.files.finite': ('files.html#finite', 'lopa/files.py'),
             'lopa.files.hash_bytes': ('files.html#hash_bytes', 'lopa/files.py'),
             'lopa.files.hash_file': ('files.html#hash_file', 'lopa/files.py'),
+            'lopa.files.hash_of': ('files.html#hash_of', 'lopa/files.py'),
             'lopa.files.hidden': ('files.html#hidden', 'lopa/files.py'),
             'lopa.files.is_folder': ('files.html#is_folder', 'lopa/files.py'),
             'lopa.files.is_left_over': ('files.html#is_left_over', 'lopa/files.py'),
@@ -1690,6 +1787,7 @@ d = {
             'lopa.files.is_our_file': ('files.html#is_our_file', 'lopa/files.py'),
             'lopa.files.is_ours': ('files.html#is_ours', 'lopa/files.py'),
             'lopa.files.is_plain': ('files.html#is_plain', 'lopa/files.py'),
+            'lopa.files.is_sealed': ('files.html#is_sealed', 'lopa/files.py'),
             'lopa.files.locked': ('files.html#locked', 'lopa/files.py'),
             'lopa.files.make_folder': ('files.html#make_folder', 'lopa/files.py'),
             'lopa.files.mark': ('files.html#mark', 'lopa/files.py'),
@@ -1703,6 +1801,7 @@ d = {
             'lopa.files.refuse_folder': ('files.html#refuse_folder', 'lopa/files.py'),
             'lopa.files.refuse_link': ('files.html#refuse_link', 'lopa/files.py'),
             'lopa.files.remove_folder': ('files.html#remove_folder', 'lopa/files.py'),
+            'lopa.files.seal': ('files.html#seal', 'lopa/files.py'),
             'lopa.files.settle': ('files.html#settle', 'lopa/files.py'),
             'lopa.files.swap_folder': ('files.html#swap_folder', 'lopa/files.py'),
             'lopa.files.sweep_up': ('files.html#sweep_up', 'lopa/files.py'),
@@ -1799,6 +1898,7 @@ d = {
             'lopa.model.check_labels': ('model.html#check_labels', 'lopa/model.py'),
             'lopa.model.check_left': ('model.html#check_left', 'lopa/model.py'),
             'lopa.model.check_plan': ('model.html#check_plan', 'lopa/model.py'),
+            'lopa.model.check_planned': ('model.html#check_planned', 'lopa/model.py'),
             'lopa.model.check_room': ('model.html#check_room', 'lopa/model.py'),
             'lopa.model.check_shape': ('model.html#check_shape', 'lopa/model.py'),
             'lopa.model.counted': ('model.html#counted', 'lopa/model.py'),
@@ -1863,6 +1963,14 @@ d = {
                 'peft.html#lopaconfig.__post_init__',
                 'lopa/peft.py',
             ),
+            'lopa.peft.LopaConfig.from_pretrained': (
+                'peft.html#lopaconfig.from_pretrained',
+                'lopa/peft.py',
+            ),
+            'lopa.peft.LopaConfig.save_pretrained': (
+                'peft.html#lopaconfig.save_pretrained',
+                'lopa/peft.py',
+            ),
             'lopa.peft.LopaModel': ('peft.html#lopamodel', 'lopa/peft.py'),
             'lopa.peft.LopaModel._apply': ('peft.html#lopamodel._apply', 'lopa/peft.py'),
             'lopa.peft.LopaModel.gradient_checkpointing_enable': (
@@ -1886,6 +1994,8 @@ d = {
             'lopa.peft.asks_at_once': ('peft.html#asks_at_once', 'lopa/peft.py'),
             'lopa.peft.behind': ('peft.html#behind', 'lopa/peft.py'),
             'lopa.peft.check_adapter': ('peft.html#check_adapter', 'lopa/peft.py'),
+            'lopa.peft.check_files': ('peft.html#check_files', 'lopa/peft.py'),
+            'lopa.peft.check_shapes': ('peft.html#check_shapes', 'lopa/peft.py'),
             'lopa.peft.choose_adapters': ('peft.html#choose_adapters', 'lopa/peft.py'),
             'lopa.peft.delete_adapter': ('peft.html#delete_adapter', 'lopa/peft.py'),
             'lopa.peft.fills_left': ('peft.html#fills_left', 'lopa/peft.py'),
@@ -1900,6 +2010,7 @@ d = {
             'lopa.peft.refuse_empty': ('peft.html#refuse_empty', 'lopa/peft.py'),
             'lopa.peft.refuse_missing': ('peft.html#refuse_missing', 'lopa/peft.py'),
             'lopa.peft.refuse_several': ('peft.html#refuse_several', 'lopa/peft.py'),
+            'lopa.peft.said': ('peft.html#said', 'lopa/peft.py'),
             'lopa.peft.split_inputs': ('peft.html#split_inputs', 'lopa/peft.py'),
             'lopa.peft.state_of_adapters': ('peft.html#state_of_adapters', 'lopa/peft.py'),
             'lopa.peft.widen': ('peft.html#widen', 'lopa/peft.py'),
@@ -2255,12 +2366,16 @@ d = {
             'lopa.prompts.check_size': ('prompts.html#check_size', 'lopa/prompts.py'),
             'lopa.prompts.gated_heads': ('prompts.html#gated_heads', 'lopa/prompts.py'),
             'lopa.prompts.gated_one': ('prompts.html#gated_one', 'lopa/prompts.py'),
+            'lopa.prompts.is_name': ('prompts.html#is_name', 'lopa/prompts.py'),
+            'lopa.prompts.is_text': ('prompts.html#is_text', 'lopa/prompts.py'),
             'lopa.prompts.nearest': ('prompts.html#nearest', 'lopa/prompts.py'),
+            'lopa.prompts.planned_shapes': ('prompts.html#planned_shapes', 'lopa/prompts.py'),
             'lopa.prompts.refuses_unknown_keys': (
                 'prompts.html#refuses_unknown_keys',
                 'lopa/prompts.py',
             ),
             'lopa.prompts.register_method': ('prompts.html#register_method', 'lopa/prompts.py'),
+            'lopa.prompts.shown': ('prompts.html#shown', 'lopa/prompts.py'),
             'lopa.prompts.start_vectors': ('prompts.html#start_vectors', 'lopa/prompts.py'),
             'lopa.prompts.text_tokens': ('prompts.html#text_tokens', 'lopa/prompts.py'),
             'lopa.prompts.vocabulary_sample': ('prompts.html#vocabulary_sample', 'lopa/prompts.py'),
@@ -2316,6 +2431,10 @@ d = {
                 'records/records.html#average',
                 'lopa/records/records.py',
             ),
+            'lopa.records.records.contradictions': (
+                'records/records.html#contradictions',
+                'lopa/records/records.py',
+            ),
             'lopa.records.records.files_in': (
                 'records/records.html#files_in',
                 'lopa/records/records.py',
@@ -2336,6 +2455,10 @@ d = {
             ),
             'lopa.records.records.load_results': (
                 'records/records.html#load_results',
+                'lopa/records/records.py',
+            ),
+            'lopa.records.records.possible': (
+                'records/records.html#possible',
                 'lopa/records/records.py',
             ),
             'lopa.records.records.read_file': (
@@ -2952,6 +3075,66 @@ d = {
             'lopa.tasks.task.texts_around': ('tasks/task.html#texts_around', 'lopa/tasks/task.py'),
             'lopa.tasks.task.texts_of': ('tasks/task.html#texts_of', 'lopa/tasks/task.py'),
         },
+        'lopa.train.folder': {
+            'lopa.train.folder.alike': ('train/folder.html#alike', 'lopa/train/folder.py'),
+            'lopa.train.folder.check_outputs': (
+                'train/folder.html#check_outputs',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.earlier_runs': (
+                'train/folder.html#earlier_runs',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.file_trouble': (
+                'train/folder.html#file_trouble',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.fingerprints': (
+                'train/folder.html#fingerprints',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.hash_json': ('train/folder.html#hash_json', 'lopa/train/folder.py'),
+            'lopa.train.folder.hash_rows': ('train/folder.html#hash_rows', 'lopa/train/folder.py'),
+            'lopa.train.folder.hash_task': ('train/folder.html#hash_task', 'lopa/train/folder.py'),
+            'lopa.train.folder.hash_tokenizer': (
+                'train/folder.html#hash_tokenizer',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.is_our_folder': (
+                'train/folder.html#is_our_folder',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.is_predictions': (
+                'train/folder.html#is_predictions',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.is_real_file': (
+                'train/folder.html#is_real_file',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.manifest_trouble': (
+                'train/folder.html#manifest_trouble',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.new_folder': (
+                'train/folder.html#new_folder',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.point_latest': (
+                'train/folder.html#point_latest',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.run_folder': (
+                'train/folder.html#run_folder',
+                'lopa/train/folder.py',
+            ),
+            'lopa.train.folder.says': ('train/folder.html#says', 'lopa/train/folder.py'),
+            'lopa.train.folder.strangers': ('train/folder.html#strangers', 'lopa/train/folder.py'),
+            'lopa.train.folder.write_manifest': (
+                'train/folder.html#write_manifest',
+                'lopa/train/folder.py',
+            ),
+        },
         'lopa.train.guard': {
             'lopa.train.guard.Decided': ('train/guard.html#decided', 'lopa/train/guard.py'),
             'lopa.train.guard.Decided.__init__': (
@@ -3032,6 +3215,10 @@ d = {
             ),
             'lopa.train.hardware._shared_out': (
                 'train/hardware.html#_shared_out',
+                'lopa/train/hardware.py',
+            ),
+            'lopa.train.hardware.disk_needed': (
+                'train/hardware.html#disk_needed',
                 'lopa/train/hardware.py',
             ),
             'lopa.train.hardware.environment': (
@@ -3132,7 +3319,13 @@ d = {
                 'lopa/train/loop.py',
             ),
             'lopa.train.loop.curve_of': ('train/loop.html#curve_of', 'lopa/train/loop.py'),
+            'lopa.train.loop.exact_prints': ('train/loop.html#exact_prints', 'lopa/train/loop.py'),
+            'lopa.train.loop.forget_result': (
+                'train/loop.html#forget_result',
+                'lopa/train/loop.py',
+            ),
             'lopa.train.loop.gate_spread': ('train/loop.html#gate_spread', 'lopa/train/loop.py'),
+            'lopa.train.loop.holding': ('train/loop.html#holding', 'lopa/train/loop.py'),
             'lopa.train.loop.look_metrics': ('train/loop.html#look_metrics', 'lopa/train/loop.py'),
             'lopa.train.loop.make_trainer': ('train/loop.html#make_trainer', 'lopa/train/loop.py'),
             'lopa.train.loop.newest_checkpoint': (
@@ -3205,8 +3398,33 @@ d = {
                 'lopa/train/recipes.py',
             ),
             'lopa.train.recipes.recipe': ('train/recipes.html#recipe', 'lopa/train/recipes.py'),
+            'lopa.train.recipes.shown': ('train/recipes.html#shown', 'lopa/train/recipes.py'),
         },
         'lopa.train.resume': {
+            'lopa.train.resume.CheckedTrainer': (
+                'train/resume.html#checkedtrainer',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.CheckedTrainer._load_optimizer_and_scheduler': (
+                'train/resume.html#checkedtrainer._load_optimizer_and_scheduler',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.CheckedTrainer._load_rng_state': (
+                'train/resume.html#checkedtrainer._load_rng_state',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.CheckedTrainer.best_folder': (
+                'train/resume.html#checkedtrainer.best_folder',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.CheckedTrainer.check': (
+                'train/resume.html#checkedtrainer.check',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.CheckedTrainer.check_best': (
+                'train/resume.html#checkedtrainer.check_best',
+                'lopa/train/resume.py',
+            ),
             'lopa.train.resume.Found': ('train/resume.html#found', 'lopa/train/resume.py'),
             'lopa.train.resume.Next': ('train/resume.html#next', 'lopa/train/resume.py'),
             'lopa.train.resume.OrderedTrainer': (
@@ -3298,12 +3516,34 @@ d = {
                 'train/resume.html#wholecheckpoints._save_checkpoint',
                 'lopa/train/resume.py',
             ),
+            'lopa.train.resume.WholeCheckpoints.save_best': (
+                'train/resume.html#wholecheckpoints.save_best',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume._named': ('train/resume.html#_named', 'lopa/train/resume.py'),
             'lopa.train.resume._order': ('train/resume.html#_order', 'lopa/train/resume.py'),
-            'lopa.train.resume._read_json': (
-                'train/resume.html#_read_json',
+            'lopa.train.resume._plan_in': ('train/resume.html#_plan_in', 'lopa/train/resume.py'),
+            'lopa.train.resume._read_object': (
+                'train/resume.html#_read_object',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.begin_part': (
+                'train/resume.html#begin_part',
                 'lopa/train/resume.py',
             ),
             'lopa.train.resume.begin_run': ('train/resume.html#begin_run', 'lopa/train/resume.py'),
+            'lopa.train.resume.check_result': (
+                'train/resume.html#check_result',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.check_saved': (
+                'train/resume.html#check_saved',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.comparable': (
+                'train/resume.html#comparable',
+                'lopa/train/resume.py',
+            ),
             'lopa.train.resume.differences': (
                 'train/resume.html#differences',
                 'lopa/train/resume.py',
@@ -3318,12 +3558,30 @@ d = {
                 'train/resume.html#last_checkpoint',
                 'lopa/train/resume.py',
             ),
+            'lopa.train.resume.make_ready': (
+                'train/resume.html#make_ready',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.needed_files': (
+                'train/resume.html#needed_files',
+                'lopa/train/resume.py',
+            ),
             'lopa.train.resume.not_written': (
                 'train/resume.html#not_written',
                 'lopa/train/resume.py',
             ),
             'lopa.train.resume.put_in_place': (
                 'train/resume.html#put_in_place',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.reading': ('train/resume.html#reading', 'lopa/train/resume.py'),
+            'lopa.train.resume.refusal': ('train/resume.html#refusal', 'lopa/train/resume.py'),
+            'lopa.train.resume.remove_checkpoints': (
+                'train/resume.html#remove_checkpoints',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.result_trouble': (
+                'train/resume.html#result_trouble',
                 'lopa/train/resume.py',
             ),
             'lopa.train.resume.saving': ('train/resume.html#saving', 'lopa/train/resume.py'),

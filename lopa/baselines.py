@@ -22,6 +22,7 @@ __all__ = [
     'NO_CHOICE',
     'NO_WRITING',
     'check_scale',
+    'is_pattern',
     'check_targets',
     'check_baseline',
     'BaselineConfig',
@@ -80,6 +81,8 @@ __all__ = [
     'write_rows',
     'planned_writing',
     'baseline_generate',
+    'sizes_asked',
+    'check_asked',
     'load_baseline',
     'BaselineModel',
     'adapt_model',
@@ -92,7 +95,6 @@ import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +107,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # %% ../nbs/14_baselines.ipynb #base-rooms
+from lopa.adapter import (
+    OTHER_TENSORS,
+    check_base,
+    describe,
+    read_about,
+    read_config,
+    signature,
+)
 from lopa.model import (
     AdaptedModel,
     PromptModel,
@@ -120,6 +130,16 @@ from lopa.model import (
     refuse_settings,
     setting,
     token_types,
+)
+
+# %% ../nbs/14_baselines.ipynb #base-rooms-b
+from lopa.prompts import (
+    MOST,
+    PromptConfig,
+    check_name,
+    check_size,
+    refuses_unknown_keys,
+    shown,
 )
 from lopa.support import (
     answer,
@@ -140,14 +160,10 @@ from lopa.support import (
     writes,
 )
 
-from .adapter import check_base, describe, read_adapter, read_config, signature
 from .attention import looks_ahead, without_mask
 from .hub import adapter_folder, short
 from .layout import inner_order
 from .logits import ask, decoder_start, first_position, position_ids, task_type, unwrap
-
-# %% ../nbs/14_baselines.ipynb #base-rooms-b
-from .prompts import PromptConfig, check_name, check_size, refuses_unknown_keys
 
 # %% ../nbs/14_baselines.ipynb #a5519aa9
 BASELINES = ['lora', 'prefix', 'p-tuning', 'full']
@@ -168,7 +184,22 @@ def check_scale(name: str, value: object, allowed: Callable, expected: str):
         ValueError
     """
     if type(value) not in (int, float) or not allowed(value):
-        raise ValueError(f'{name}: received {value!r}, expected {expected}.')
+        raise ValueError(f'{name}: received {shown(value)}, expected {expected}.')
+
+
+def is_pattern(text: str) -> bool:
+    """Try to read a regular expression
+
+    Args:
+        text: A regular expression, perhaps
+
+    Returns:
+        bool: Is it one?
+    """
+    try:
+        return bool(re.compile(text))
+    except (re.error, RecursionError, OverflowError):
+        return False
 
 
 def check_targets(value: object):
@@ -181,9 +212,10 @@ def check_targets(value: object):
         ValueError
     """
     names = [value] if isinstance(value, str) else value
-    named = isinstance(names, tuple) and names and all(n and isinstance(n, str) for n in names)
-    if value is not None and not (isinstance(value, str) and value or named):
-        says = f'target_modules: received {value!r}, expected the names of modules'
+    named = isinstance(names, tuple) and names and all(type(n) is str and n for n in names)
+    wrong = isinstance(value, str) and not is_pattern(value)
+    if value is not None and (wrong or not (isinstance(value, str) and value or named)):
+        says = f'target_modules: received {shown(value)}, expected the names of modules'
         raise ValueError(f"{says}, 'all-linear', a regular expression, or None.")
 
 
@@ -203,7 +235,8 @@ def check_baseline(config: 'BaselineConfig'):
         check_size(name, getattr(config, name))
     if config.method in IN_FRONT and config.num_virtual_tokens == 0:
         raise ValueError(f'num_virtual_tokens: received 0, but {config.method} needs at least one.')
-    check_scale('alpha', config.alpha, lambda x: 0 < x < inf, 'a number above 0')
+    scale = f'a number above 0, at most {MOST:,}'
+    check_scale('alpha', config.alpha, lambda x: 0 < x <= MOST, scale)
     check_scale('dropout', config.dropout, lambda x: 0 <= x < 1, 'a share from 0 to below 1')
     check_targets(config.target_modules)
 
@@ -1444,6 +1477,42 @@ def baseline_generate(
 
 
 # %% ../nbs/14_baselines.ipynb #base-load
+def sizes_asked(config: BaselineConfig) -> dict:
+    """What the configuration says of the shapes; the foundation model says the rest
+
+    Args:
+        config: From an adapter
+
+    Returns:
+        dict: Part of a tensor's name → how many rows such tensors have
+    """
+    m, prompt = config.num_virtual_tokens, r'prompt_embeddings|embedding\.weight'
+    asked = {
+        'lora': {r'lora_A|lora_embedding_A': config.rank},
+        'prefix': {prompt: m},
+        'p-tuning': {prompt: m, r'mlp_head\.0\.weight': config.head_width},
+        'full': {},
+    }
+    return asked[config.method]
+
+
+def check_asked(config: BaselineConfig, stored: dict, folder: str | Path):
+    """Refuse an adapter with other sizes than its configuration asks for, with a `ValueError`
+
+    Args:
+        config: From an adapter
+        stored: Name → shape of what the adapter holds
+        folder: Where it came from, for the message
+
+    Raises:
+        ValueError
+    """
+    for part, size in sizes_asked(config).items():
+        rows = {shape[:1] for name, shape in stored.items() if re.search(part, name)}
+        if rows != {(size,)}:
+            raise ValueError(f'{folder}: {OTHER_TENSORS}')
+
+
 def load_baseline(
     kind: Any, base_model: 'PreTrainedModel', folder: str | Path, **where: Any
 ) -> 'BaselineModel':
@@ -1457,11 +1526,15 @@ def load_baseline(
 
     Returns:
         'BaselineModel': As it was saved
+
+    Raises:
+        ValueError
     """
     path, base_model = adapter_folder(folder, **where), unwrap(base_model)
-    about, _ = read_adapter(path)
+    about, stored = read_about(path)
     config = read_config(about, BaselineConfig, path)
     check_base(about, signature(base_model), path, str(base_model.name_or_path))
+    check_asked(config, stored, path)
     model = kind(base_model, config)
     model.load_pretrained(path)
     return model
@@ -1513,6 +1586,6 @@ def load_adapted(
         PromptModel | BaselineModel: As it was saved
     """
     path = adapter_folder(folder, **where)
-    about, _ = read_adapter(path)
+    about, _ = read_about(path)
     kind: Any = BaselineModel if about['config']['method'] in BASELINES else PromptModel
     return kind.from_pretrained(base_model, path)

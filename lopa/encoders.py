@@ -7,6 +7,7 @@ __all__ = [
     'POOLINGS',
     'OWN',
     'TUNED',
+    'SPARE',
     'zero_if_empty',
     'pool_cls',
     'pool_mean',
@@ -31,6 +32,12 @@ __all__ = [
     'reading_ids',
     'encode_ids',
     'encode_texts',
+    'features_file',
+    'is_whole',
+    'stored_features',
+    'keep_features',
+    'encode_parts',
+    'with_features',
     'encode_dataset',
 ]
 
@@ -40,6 +47,7 @@ import copy
 import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,7 +59,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .assets import load_encoder
 from .attention import evaluating
-from .files import cache_dir, cache_folder
+from .files import cache_dir, cache_folder, check_room, hash_bytes, write_files
 from .logits import first_position
 
 if TYPE_CHECKING:
@@ -621,8 +629,127 @@ TUNED = (
     'its features change in every step, so they cannot be cached.'
 )
 
+# %% ../nbs/07_encoders.ipynb #encoders-cache
+SPARE = 4096  # bytes of a file of features that are no numbers, at most
+
+
+def features_file(key: str) -> Path:
+    """Where features are kept
+
+    Args:
+        key: From `encoder_fingerprint`
+
+    Returns:
+        Path: It need not exist
+    """
+    return cache_dir() / 'features' / f'{key}.safetensors'
+
+
+def is_whole(header: Any, key: str, shape: tuple) -> bool:
+    """Does this file hold the features that are wanted?
+
+    Args:
+        header: An open safetensors file
+        key: From `encoder_fingerprint`
+        shape: (n, e)
+
+    Returns:
+        bool: Said by its header, before any number is read
+    """
+    if (header.metadata() or {}).get('key') != key or list(header.keys()) != ['features']:
+        return False
+    kept = header.get_slice('features')
+    return tuple(kept.get_shape()) == shape and kept.get_dtype() == 'F32'
+
+
+def stored_features(key: str, shape: tuple) -> Tensor | None:
+    """Features from the cache, if they are there and unchanged
+
+    Args:
+        key: From `encoder_fingerprint`
+        shape: (n, e)
+
+    Returns:
+        Tensor | None: `(n, e)`; None if they have to be computed
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file, size = features_file(key), 4 * shape[0] * shape[1]
+    try:
+        if not file.is_file() or not size <= file.stat().st_size <= size + SPARE:
+            return None
+        with safe_open(file, 'pt') as header:
+            if not is_whole(header, key, shape):
+                return None
+            found = header.get_tensor('features')
+            same = header.metadata().get('hash') == hash_bytes(found.numpy().tobytes())
+    except (OSError, SafetensorError, ValueError, UnicodeError):
+        return None
+    return found if same else None
+
+
+def keep_features(key: str, features: Tensor):
+    """Put features into the cache
+
+    Args:
+        key: From `encoder_fingerprint`
+        features: `(n, e)`, in 32 bits
+    """
+    from safetensors.torch import save
+
+    told = {'key': key, 'hash': hash_bytes(features.numpy().tobytes())}
+    file = features_file(key)
+    if file.exists() and not file.is_file():  # not ours: left alone, and computed next time
+        return
+    write_files(cache_folder('features'), {file.name: save({'features': features}, told)})
+
+
+# %% ../nbs/07_encoders.ipynb #encoders-parts
+def encode_parts(ids: Sequence[Sequence[int]], encoder: Encoder, batch_size: int = 32) -> Tensor:
+    """Vectors of any number of texts, with a progress bar
+
+    Args:
+        ids: Token ids of each text, from `reading_ids`
+        encoder: A frozen encoder
+        batch_size: Texts per pass
+
+    Returns:
+        Tensor: `(n, e)`, in 32 bits
+    """
+    from datasets.utils import tqdm
+
+    once = 16 * batch_size  # texts that are sorted by length together
+    parts = [ids[k : k + once] for k in range(0, len(ids), once)]
+    found = [torch.empty(0, encoder.width)]
+    for part in tqdm(parts, desc='Encoding texts', unit='part'):
+        found.append(
+            torch.stack([torch.from_numpy(v) for v in encode_ids(part, encoder, batch_size)])
+        )
+    return torch.cat(found)
+
 
 # %% ../nbs/07_encoders.ipynb #encoders-dataset
+def with_features(dataset: 'Dataset', features: Tensor, key: str) -> 'Dataset':
+    """Put features beside the rows they belong to
+
+    Args:
+        dataset: A `datasets.Dataset`
+        features: Vectors h of its rows: `(n, e)`
+        key: What its fingerprint becomes
+
+    Returns:
+        'Dataset': With a column `instance_features` of e numbers
+    """
+    import pyarrow as pa
+
+    n, e = features.shape
+    ends = pa.array(range(0, n * e + 1, e), pa.int32())
+    column = pa.ListArray.from_arrays(ends, pa.array(features.flatten().numpy()))
+    if 'instance_features' in dataset.column_names:
+        dataset = dataset.remove_columns('instance_features')
+    return dataset.add_column('instance_features', column, new_fingerprint=key)
+
+
 def encode_dataset(
     dataset: 'Dataset',
     encoder: Encoder,
@@ -652,12 +779,9 @@ def encode_dataset(
     ids = reading_ids(dataset[column][:], tokenizer, reading_length(encoder, max_length))
     tokens = torch.tensor([i for row in ids for i in row]).numpy().tobytes()
     key = encoder_fingerprint(encoder, tokens, [len(row) for row in ids], dataset[:])
-    file = cache_dir() / 'features' / f'{key}.arrow'
-    file = file if file.exists() else cache_folder('features') / file.name
-
-    def encode(texts, places):
-        return {'instance_features': encode_ids([ids[i] for i in places], encoder, batch_size)}
-
-    where = dict(cache_file_name=str(file), new_fingerprint=key)
-    how = dict(batched=True, with_indices=True, batch_size=16 * batch_size, input_columns=column)
-    return dataset.map(encode, **how, **where, desc='Encoding texts')
+    found = stored_features(key, (len(ids), encoder.width))
+    if found is None:
+        check_room(cache_folder('features'), 4 * len(ids) * encoder.width + SPARE)
+        found = encode_parts(ids, encoder, batch_size)
+        keep_features(key, found)
+    return with_features(dataset, found, key)

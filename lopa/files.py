@@ -55,7 +55,11 @@ __all__ = [
     'read_json',
     'myself',
     'told_of_holder',
+    'check_lockable',
     'locked',
+    'hash_of',
+    'seal',
+    'is_sealed',
     'cache_dir',
     'cache_folder',
 ]
@@ -836,6 +840,23 @@ def told_of_holder(folder: Path) -> str:
     return f'{folder}: {who} is at work here; wait for it, or name another folder.'
 
 
+# %% ../nbs/03_files.ipynb #files-lock-2
+def check_lockable(path: Path):
+    """Refuse what is no file of ours: a link, a folder, a pipe
+
+    Args:
+        path: One of the two files
+
+    Raises:
+        FileExistsError
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise FileExistsError(
+            f'{path}: is no regular file, so the folder cannot be locked; remove it, or name '
+            'another folder.'
+        )
+
+
 # %% ../nbs/03_files.ipynb #files-locked
 @contextlib.contextmanager
 def locked(folder: str | Path, wait: bool = False) -> Iterator[Path]:
@@ -860,18 +881,59 @@ def locked(folder: str | Path, wait: bool = False) -> Iterator[Path]:
 
     folder = make_folder(Path(folder))
     for name in LOCK, HOLDER:
-        refuse_link(folder / name)
+        check_lockable(folder / name)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise BlockingIOError(told_of_holder(folder)) from None
+    except (OSError, NotImplementedError) as e:
+        raise OSError(f'{folder}: cannot be locked ({e}); name a folder on another disk.') from None
     try:
         write_files(folder, {HOLDER: json.dumps(myself()).encode()})
         yield folder
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+# %% ../nbs/03_files.ipynb #files-seal
+def hash_of(record: dict) -> str:
+    """A fingerprint of all that a record says besides its own hash
+
+    Args:
+        record: A result
+
+    Returns:
+        str: As from `hash_bytes`
+    """
+    said = json.loads(json.dumps(record))  # texts as keys, lists for tuples
+    said.pop('hash', None)
+    return hash_bytes(json.dumps(said, sort_keys=True).encode())
+
+
+def seal(record: dict) -> dict:
+    """Let a record say what it said when it was written
+
+    Args:
+        record: A result
+
+    Returns:
+        dict: The same, and `hash`
+    """
+    return record | {'hash': hash_of(record)}
+
+
+def is_sealed(record: dict) -> bool:
+    """Does it still say that?
+
+    Args:
+        record: From a file
+
+    Returns:
+        bool: Also if it has no hash
+    """
+    return 'hash' not in record or record['hash'] == hash_of(record)
 
 
 # %% ../nbs/03_files.ipynb #files-cache-dir

@@ -59,6 +59,7 @@ __all__ = [
     'generated_rows',
     'generate',
     'prompt_embeds',
+    'check_planned',
     'load_prompt_model',
     'PromptModel',
     'build',
@@ -78,6 +79,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+# %% ../nbs/13_model.ipynb #model-rooms
+from lopa.adapter import (
+    OTHER_TENSORS,
+    check_base,
+    read_about,
+    read_config,
+    signature,
+    trainable_names,
+)
 from lopa.logits import (
     ask,
     counts_positions,
@@ -102,15 +112,13 @@ from lopa.support import (
     where_embedded,
 )
 
-# %% ../nbs/13_model.ipynb #model-rooms
-from .adapter import check_base, read_adapter, read_config, signature, trainable_names
 from .assets import load_tokenizer
 from .encoders import OWN, Encoder, make_encoder, without_autocast
 from .hub import OnHub, adapter_folder
 from .layout import inner_order, insert_prompt, insertion_point
 
 # %% ../nbs/13_model.ipynb #model-rooms-b
-from .prompts import METHODS, PromptConfig, start_vectors
+from .prompts import METHODS, PromptConfig, planned_shapes, start_vectors
 from .recompute import Checkpointed
 
 if TYPE_CHECKING:
@@ -1359,6 +1367,33 @@ def prompt_embeds(
 
 
 # %% ../nbs/13_model.ipynb #model-load
+def check_planned(
+    config: PromptConfig, base_model: 'PreTrainedModel', stored: dict, folder: str | Path
+):
+    """Refuse an adapter with other shapes than its configuration asks for, with a `ValueError`
+
+    Args:
+        config: From an adapter
+        base_model: The foundation model it was made for
+        stored: Name → shape of what the adapter holds
+        folder: Where it came from, for the message
+
+    Raises:
+        ValueError
+    """
+    if METHODS[config.method].uses_instance and not config.feature_width:
+        raise ValueError(
+            f'{folder}: feature_width: received None, expected the width of the features that '
+            f'{config.method!r} was trained with: save the adapter again.'
+        )
+    table: Any = base_model.get_input_embeddings().weight
+    planned = planned_shapes(config, table.shape[1])
+    part = 'generator.'
+    held = {n.removeprefix(part): shape for n, shape in stored.items() if n.startswith(part)}
+    if planned is not None and planned != held:
+        raise ValueError(f'{folder}: {OTHER_TENSORS}')
+
+
 def load_prompt_model(
     kind: type, base_model: 'PreTrainedModel', folder: str | Path, **where: Any
 ) -> 'PromptModel':
@@ -1377,10 +1412,11 @@ def load_prompt_model(
         ValueError
     """
     path = adapter_folder(folder, **where)
-    about, _ = read_adapter(path)
+    about, stored = read_about(path)
     config = read_config(about, PromptConfig, path)
     base_model = unwrap(base_model)
     check_base(about, signature(base_model), path, str(base_model.name_or_path))
+    check_planned(config, base_model, stored, path)
     table: Any = base_model.get_input_embeddings().weight
     start = torch.zeros(config.num_virtual_tokens, table.shape[1])
     model = build(base_model, config, start, kind)

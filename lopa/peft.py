@@ -6,6 +6,9 @@
 __all__ = [
     'LOPA',
     'add_peft_type',
+    'said',
+    'check_shapes',
+    'check_files',
     'LopaConfig',
     'check_adapter',
     'refuse_empty',
@@ -35,7 +38,8 @@ __all__ = [
 
 # %% ../nbs/15_peft.ipynb #peft-imports
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,10 +50,25 @@ from peft.utils import PeftType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .adapter import check_base, signature
+from lopa.adapter import (
+    OTHER_TENSORS,
+    PICKLES,
+    SEAL,
+    WEIGHTS_FILE,
+    check_base,
+    check_formats,
+    check_numbers,
+    read_header,
+    read_tensors,
+    refuse_none,
+    seal,
+    signature,
+)
+
+from .hub import adapter_folder
 from .logits import decoder_start, task_type
 from .model import PromptModel, get_prompt_model, in_front, keeping_format
-from .prompts import PromptConfig
+from .prompts import PromptConfig, planned_shapes
 
 
 # %% ../nbs/15_peft.ipynb #peft-type
@@ -72,6 +91,62 @@ def add_peft_type(name: str) -> PeftType:
     return member
 
 
+# %% ../nbs/15_peft.ipynb #peft-files
+def said(config: 'LopaConfig') -> dict:
+    """What a configuration says of the prompt, and its hash if it has one
+
+    Args:
+        config: Of an adapter
+
+    Returns:
+        dict: Name → value of what the hash covers
+    """
+    about = {field.name: getattr(config, field.name) for field in fields(PromptConfig)}
+    return about | ({SEAL: config.tensors} if config.tensors else {})
+
+
+def check_shapes(config: 'LopaConfig', stored: dict, folder: Path):
+    """Refuse a file with other shapes than its configuration asks for, with a `ValueError`
+
+    Args:
+        config: Of an adapter
+        stored: Name → shape of what its file holds
+        folder: Where it came from, for the message
+
+    Raises:
+        ValueError
+    """
+    width = config.made_for.get('width') if isinstance(config.made_for, dict) else None
+    if type(width) is not int:
+        return
+    part = 'base_model.tensors.tuned_generator_'
+    held = {n.removeprefix(part): shape for n, shape in stored.items() if n.startswith(part)}
+    planned = planned_shapes(config, width)
+    if planned and {n.replace('.', '_'): shape for n, shape in planned.items()} != held:
+        raise ValueError(f'{folder}: {OTHER_TENSORS}')
+
+
+def check_files(config: 'LopaConfig', folder: Path, hub: bool = False):
+    """Refuse an adapter whose numbers are not those that were saved, with a `ValueError`
+
+    Args:
+        config: Read from a folder
+        folder: That folder
+        hub: Was it fetched from a hub? There a configuration is never alone
+
+    Raises:
+        ValueError
+    """
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():  # a configuration alone, or a pickle beside it
+        if hub or any((folder / name).exists() for name in PICKLES):
+            refuse_none(folder, WEIGHTS_FILE)
+        return
+    stored = check_formats(read_header(path)[0], path)
+    check_numbers(said(config), read_tensors(path)[0], folder)
+    check_shapes(config, stored, folder)
+
+
 # %% ../nbs/15_peft.ipynb #peft-config
 @dataclass
 class LopaConfig(PeftConfig, PromptConfig):
@@ -79,15 +154,32 @@ class LopaConfig(PeftConfig, PromptConfig):
 
     Attributes:
         made_for: Signature of the foundation model; filled in when an adapter is made
+        tensors: Hash of the configuration and the numbers; filled in when an adapter is saved
     """
 
     made_for: dict | None = None
+    tensors: dict | None = None
 
     def __post_init__(self):
         self.task_type = self.task_type or 'CAUSAL_LM'
         self.peft_type = add_peft_type('LOPA')
         PeftConfig.__post_init__(self)
         PromptConfig.__post_init__(self)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        self.tensors, path = None, Path(save_directory) / WEIGHTS_FILE
+        if path.is_file():
+            self.tensors = seal(said(self), read_tensors(path)[0])[SEAL]
+        super().save_pretrained(save_directory, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, subfolder=None, **kwargs):
+        name, part = pretrained_model_name_or_path, subfolder or ''
+        config = super().from_pretrained(name, subfolder=subfolder, **kwargs)
+        where = {k: kwargs[k] for k in ('revision', 'token', 'cache_dir') if k in kwargs}
+        folder = adapter_folder(name, subfolder=part, **where)
+        check_files(config, folder, hub=folder != Path(name) / part)
+        return config
 
 
 # %% ../nbs/15_peft.ipynb #peft-check

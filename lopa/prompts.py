@@ -7,6 +7,7 @@ __all__ = [
     'METHODS',
     'Class',
     'SIZES',
+    'MOST',
     'PromptGenerator',
     'register_method',
     'SharedPrompt',
@@ -16,17 +17,21 @@ __all__ = [
     'IDPG',
     'IDPGPHM',
     'DePT',
+    'shown',
     'nearest',
     'refuses_unknown_keys',
     'check_size',
     'check_name',
+    'is_text',
     'check_init',
+    'is_name',
     'check_encoder',
     'check_config',
     'PromptConfig',
     'vocabulary_sample',
     'text_tokens',
     'start_vectors',
+    'planned_shapes',
 ]
 
 # %% ../nbs/08_prompts.ipynb #deb55d97
@@ -34,6 +39,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -140,7 +146,8 @@ def gated_one(gate: Callable) -> list:
     Returns:
         list: A number for each vector that the gate makes of one; `concat` makes two
     """
-    return [v.item() for v in gate(torch.ones(1, 1), torch.zeros(1, 1, 1))[0, :, 0]]
+    one, logit = torch.ones(1, 1, device='cpu'), torch.zeros(1, 1, 1, device='cpu')
+    return [v.item() for v in gate(one, logit)[0, :, 0]]
 
 
 # %% ../nbs/08_prompts.ipynb #lopa-heads
@@ -263,6 +270,22 @@ class DePT(SharedPrompt):
 
 
 # %% ../nbs/08_prompts.ipynb #192c96dc
+def shown(value: object) -> str:
+    """Show a value in a message, whatever it is
+
+    Args:
+        value: What was received
+
+    Returns:
+        str: As it is written in Python, cut after 80 characters
+    """
+    try:
+        text = ' '.join(repr(value).split())
+    except Exception:  # e.g. a number of more digits than Python writes
+        text = f'a value of type {type(value).__name__} that cannot be shown'
+    return text if len(text) <= 80 else f'{text[:80]}…'
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """Say what may have been meant
 
@@ -274,7 +297,7 @@ def nearest(name: object, known: Iterable[str]) -> str:
         str: The end of a sentence
     """
     known = list(known)
-    guess = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+    guess = difflib.get_close_matches(name, known, n=1, cutoff=0.4) if type(name) is str else []
     return f'did you mean {guess[0]!r}?' if guess else f'known are {", ".join(map(repr, known))}.'
 
 
@@ -311,10 +334,11 @@ SIZES = (
     *('num_virtual_tokens', 'rank', 'head_width', 'feature_width', 'phm_blocks'),
     *('update_length', 'encoder_max_length'),
 )
+MOST = 1_000_000  # the largest size that can be meant
 
 
 def check_size(name: str, value: object):
-    """Refuse a size that is not a whole number, or too small
+    """Refuse a size that is not a whole number, too small or too large
 
     Args:
         name: Of `SIZES`
@@ -326,9 +350,9 @@ def check_size(name: str, value: object):
     least = 0 if name == 'num_virtual_tokens' else 1
     if value is None and name == 'feature_width':
         return
-    if type(value) is not int or value < least:
-        says = f'{name}: received {value!r}'
-        raise ValueError(f'{says}, expected a whole number of at least {least}.')
+    if type(value) is not int or not least <= value <= MOST:
+        says = f'{name}: received {shown(value)}'
+        raise ValueError(f'{says}, expected a whole number of at least {least}, at most {MOST:,}.')
 
 
 # %% ../nbs/08_prompts.ipynb #prompts-check-name
@@ -343,9 +367,21 @@ def check_name(name: str, value: object, known: Iterable[str]):
     Raises:
         ValueError
     """
-    if value not in list(known):
-        says = f'{name}: received {value!r}, expected one of {", ".join(known)}'
+    if type(value) is not str or value not in list(known):
+        says = f'{name}: received {shown(value)}, expected one of {", ".join(known)}'
         raise ValueError(f'{says}; {nearest(value, known)}')
+
+
+def is_text(value: object) -> bool:
+    """Is it a text, of whole characters?
+
+    Args:
+        value: What was received
+
+    Returns:
+        bool: Can it be written to a file?
+    """
+    return type(value) is str and value == value.encode(errors='ignore').decode()
 
 
 def check_init(value: object):
@@ -357,17 +393,31 @@ def check_init(value: object):
     Raises:
         ValueError
     """
-    text = str(value)
+    text = str(value) if is_text(value) else ''
     named = text.startswith('text:') and len(text) > len('text:')
     known = "'vocab', 'normal', 'zeros', 'paper'"
-    if value not in ('vocab', 'normal', 'zeros', 'paper') and not named:
-        says = f'init: received {value!r}'
+    if text not in ('vocab', 'normal', 'zeros', 'paper') and not named:
+        says = f'init: received {shown(value)}'
         raise ValueError(f"{says}, expected {known} or 'text:' followed by a text.")
 
 
 # %% ../nbs/08_prompts.ipynb #prompts-check-encoder
+def is_name(value: object) -> bool:
+    """Is it a text that a file system could take?
+
+    Args:
+        value: What was received
+
+    Returns:
+        bool: Can it be the name of a model, or of a folder?
+    """
+    if not is_text(value) or not str(value).strip() or '\0' in str(value):
+        return False
+    return all(len(part.encode()) < 256 for part in str(value).split('/'))
+
+
 def check_encoder(config: 'PromptConfig'):
-    """Refuse to tune an encoder that is not there
+    """Refuse what names no encoder, and to tune one that is not there
 
     Args:
         config: Its `train_encoder` and `encoder_name_or_path` are looked at
@@ -375,10 +425,15 @@ def check_encoder(config: 'PromptConfig'):
     Raises:
         ValueError
     """
-    train = config.train_encoder
+    train, name = config.train_encoder, config.encoder_name_or_path
     if type(train) is not bool:
-        raise ValueError(f'train_encoder: received {train!r}, expected True or False.')
-    if train and not config.encoder_name_or_path:
+        raise ValueError(f'train_encoder: received {shown(train)}, expected True or False.')
+    if name is not None and not is_name(name):
+        raise ValueError(
+            f'encoder_name_or_path: received {shown(name)}, expected the name of an encoder or its '
+            'folder, as text, or None.'
+        )
+    if train and not name:
         raise ValueError('train_encoder=True needs an encoder to tune: set encoder_name_or_path.')
 
 
@@ -440,6 +495,8 @@ class PromptConfig:
     encoder_max_length: int = 256
 
     def __post_init__(self):
+        if isinstance(self.encoder_name_or_path, Path):  # a folder; in JSON it is text
+            self.encoder_name_or_path = str(self.encoder_name_or_path)
         check_config(self)
 
 
@@ -516,3 +573,23 @@ def start_vectors(
     word = embed(torch.zeros(1, dtype=torch.long))  # (1, d): any word says how wide, and where
     drawn = torch.randn(m, word.shape[1], device=word.device)  # for zeros, too: what is drawn
     return drawn * (config.init != 'zeros')  # next stays the same
+
+
+# %% ../nbs/08_prompts.ipynb #prompts-planned
+def planned_shapes(config: PromptConfig, width: int) -> dict | None:
+    """Plan a generator without making its numbers
+
+    Args:
+        config: The configuration of a prompt
+        width: d, width of the foundation model
+
+    Returns:
+        dict | None: Name → shape of what the generator holds; None if it cannot be planned
+    """
+    start = torch.empty(config.num_virtual_tokens, width, device='meta')
+    try:
+        with torch.device('meta'):
+            made = METHODS[config.method](config, start, config.feature_width)
+    except (NotImplementedError, RuntimeError):  # a method of the reader's that looks at numbers
+        return None
+    return {name: tuple(value.shape) for name, value in made.state_dict().items()}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save
 
 import lopa.files
 from lopa import PromptConfig, PromptModel
-from lopa.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter
+from lopa.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter, seal
 from lopa.gating import GATES
 
 both = CONFIG_FILE, WEIGHTS_FILE
@@ -47,8 +48,8 @@ def refused(base, folder, *mentions, error=ValueError):
 def rewrite(folder, about=None, state=None):
     "Replace contents and keep the mark right, as only someone who means it would"
     about = about or json.loads((folder / CONFIG_FILE).read_bytes())
-    text = json.dumps(about, indent=2).encode()
     state = state or load_file(folder / WEIGHTS_FILE)
+    text = json.dumps(seal(about, state), indent=2).encode()
     (folder / CONFIG_FILE).write_bytes(text)
     (folder / WEIGHTS_FILE).write_bytes(
         save(state, metadata={'config': hashlib.sha256(text).hexdigest()})
@@ -295,3 +296,26 @@ def test_saving_fails_midway(llama, tmp_path, monkeypatch, n, there):
     assert len(written) == n + 1 and contents(tmp_path) == before
     if there:
         assert PromptModel.from_pretrained(llama, tmp_path).adapter_config.rank == 2
+
+
+@pytest.mark.parametrize('name', both)
+@pytest.mark.parametrize('there', [False, True], ids=['new folder', 'over an old adapter'])
+@pytest.mark.parametrize('locked', [False, True], ids=['', 'read only'])
+def test_moving_fails(llama, tmp_path, monkeypatch, name, there, locked):
+    "A file that is complete cannot be moved to its place: the new adapter loads all the same"
+    if there:
+        prompted(llama).save_pretrained(tmp_path)
+    real = os.replace
+
+    def fail(source, target):
+        if Path(target).name == name:
+            raise OSError(30, 'Read-only file system')
+        real(source, target)
+
+    monkeypatch.setattr(os, 'replace', fail)
+    with pytest.raises(OSError, match='Read-only'):
+        prompted(llama, seed=1, rank=4).save_pretrained(tmp_path)
+    if not locked:
+        monkeypatch.setattr(os, 'replace', real)
+    assert PromptModel.from_pretrained(llama, tmp_path).adapter_config.rank == 4
+    assert locked or sorted(contents(tmp_path)) == sorted(both)

@@ -9,8 +9,19 @@ from pathlib import Path
 import pytest
 from damage import SEEDS, damage, damage_folder
 from helpers import one_sentence
+from matplotlib.figure import Figure
 
 import lopa.files
+from lopa.evaluate import (
+    check_predictions,
+    judging,
+    read_predictions,
+    rescore,
+    show_score,
+    write_predictions,
+)
+from lopa.figures import gallery, save_gallery
+from lopa.figures.gallery import HEADINGS
 from lopa.files import (
     HOLDER,
     HOST,
@@ -31,6 +42,7 @@ from lopa.files import (
     write_files,
     write_whole,
 )
+from lopa.tasks import Task
 
 posix = pytest.mark.skipif(os.name != 'posix', reason='needs links and pipes')
 DEAD = f'.lopa-{HOST}-{2**22 + 1}-00000000'
@@ -295,8 +307,177 @@ def test_a_lock_is_free_when_its_holder_is_killed(tmp_path):
 
 @posix
 @pytest.mark.parametrize('name', [LOCK, HOLDER])
-def test_a_lock_that_leads_elsewhere(tmp_path, thesis, name):
-    (tmp_path / 'run').mkdir()
-    (tmp_path / 'run' / name).symlink_to(thesis / 'chapters' / '1')
+@pytest.mark.parametrize('kind', ['link', 'link to nothing', 'folder', 'pipe'])
+def test_a_lock_that_is_no_file(tmp_path, thesis, name, kind):
+    path = tmp_path / 'run' / name
+    path.parent.mkdir()
+    if kind.startswith('link'):
+        path.symlink_to(thesis / 'chapters' / '1' if kind == 'link' else path.parent / 'nothing')
+    else:
+        (os.mkfifo if kind == 'pipe' else os.mkdir)(path)
     refused(locked(tmp_path / 'run').__enter__, error=FileExistsError, mentions=[name])
-    assert (thesis / 'chapters' / '1').read_text() == 'work of years'
+    assert contents(thesis) == {'chapters/1': b'work of years'}
+    assert not (path.parent / 'nothing').exists()
+
+
+# --- predictions ---
+
+CLASSES = Task('toy', {}, '{a}', (' no', ' yes'))
+TEXTS = Task('texts', {}, '{a}', target=' {b}')
+ANSWERS = {
+    'toy': [
+        {'answer': word, 'right': 'yes', 'correct': word == 'yes', 'row': {'a': 'x', 'b': None}}
+        for word in ('yes', 'no', 'yes')
+    ],
+    'texts': [
+        {
+            'texts': [' X', 'y'],
+            'answer': [' X', 'y'],
+            'status': ['ok', 'ok'],
+            'correct': [True, False],
+            'row': {'a': a, 'b': 'X'},
+        }
+        for a in 'xyz'
+    ],
+}
+KINDS = pytest.mark.parametrize('task', [CLASSES, TEXTS], ids=['classes', 'texts'])
+
+
+@KINDS
+@pytest.mark.parametrize('seed', SEEDS)
+@pytest.mark.parametrize('old', [False, True], ids=['with a hash', 'of an earlier version'])
+def test_damaged_predictions(tmp_path, task, seed, old):
+    "One sentence, or the score that was written (of earlier versions: of what stands there)"
+    path = tmp_path / 'p.jsonl'
+    write_predictions(path, judging(task, 'test'), ANSWERS[task.name])
+    if old:
+        first, _, rest = path.read_text().partition('\n')
+        about = {key: value for key, value in json.loads(first).items() if key != 'hash'}
+        path.write_text(json.dumps(about) + '\n' + rest)
+    before = rescore(path, progress=False)
+    damage_folder(tmp_path, seed)
+    try:
+        after = rescore(path, progress=False)
+        show_score(after[1])
+        assert old or after == before
+    except (ValueError, OSError) as e:
+        one_sentence(e, 'p.jsonl')
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '[' * 10**5,
+        '{"a":' * 10**5,
+        'NaN',
+        '1e999',
+        '9' * 10**4,
+        '',
+        '\n',
+        'null\nnull',
+        '{"score": {"n": Infinity}}',
+        '\ufeff{}',
+    ],
+    ids=lambda text: text[:9],
+)
+def test_strange_predictions(tmp_path, text):
+    (tmp_path / 'p.jsonl').write_text(text)
+    refused(read_predictions, tmp_path / 'p.jsonl', error=ValueError, mentions=['p.jsonl'])
+
+
+@KINDS
+@pytest.mark.parametrize('n', ['Infinity', '1e999', '9' * 400, '-1', 'true', '2.5', '"3"'])
+def test_a_score_of_strange_numbers(tmp_path, task, n):
+    "In a file without a hash, as earlier versions wrote it"
+    path = tmp_path / 'p.jsonl'
+    write_predictions(path, judging(task, 'test'), ANSWERS[task.name])
+    first, _, rest = path.read_text().partition('\n')
+    about = json.loads(first)
+    del about['hash']
+    for name in 'n', 'accuracy', 'low':
+        score = about['score'] | {name: 'HERE'}
+        text = json.dumps(about | {'score': score}).replace('"HERE"', n)
+        path.write_text(f'{text}\n{rest}')
+        try:
+            now, saved = rescore(path, progress=False)
+            show_score(saved)
+            assert name != 'n'
+        except ValueError as e:
+            one_sentence(e, 'p.jsonl')
+
+
+@posix
+@pytest.mark.parametrize('kind', ['folder', 'notes', 'link out', 'pipe', 'other JSON'])
+def test_predictions_replace_only_predictions(tmp_path, thesis, kind):
+    path = tmp_path / 'out' / 'p.jsonl'
+    path.parent.mkdir()
+    if kind == 'folder':
+        path.mkdir()
+    elif kind == 'pipe':
+        os.mkfifo(path)
+    elif kind == 'link out':
+        path.symlink_to(thesis / 'chapters' / '1')
+    else:
+        path.write_text('notes' if kind == 'notes' else '{"task": "rte"}\n{}')
+    about, lines = judging(CLASSES, 'test'), ANSWERS['toy']
+    refused(check_predictions, path, mentions=[str(path)])
+    refused(write_predictions, path, about, lines, mentions=[str(path)])
+    assert contents(thesis) == {'chapters/1': b'work of years'}
+    assert [p.name for p in path.parent.iterdir()] == ['p.jsonl']
+    if kind in ('notes', 'other JSON'):
+        write_predictions(path, about, lines, force=True)
+        write_predictions(path, about, lines)  # our own
+
+
+@posix
+def test_predictions_where_nothing_can_be_written(tmp_path):
+    (tmp_path / 'file').write_text('')
+    refused(check_predictions, tmp_path / 'file' / 'p.jsonl', mentions=['cannot be written'])
+
+
+# --- the gallery ---
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    "A gallery of one figure; whether it was drawn"
+    seen = []
+
+    def figure(have):
+        seen.append(have)
+        return Figure((1, 1))
+
+    monkeypatch.setattr(gallery, 'stored', lambda results: {'curves': None, 'inside': None})
+    monkeypatch.setattr(gallery, 'GALLERY', {'methods': (HEADINGS['methods'], figure)})
+    return seen
+
+
+@posix
+@pytest.mark.parametrize('name', ['README.md', 'methods.png', 'methods.svg'])
+@pytest.mark.parametrize('kind', ['file', 'link', 'folder', 'pipe'])
+def test_a_gallery_replaces_nothing_foreign(tmp_path, thesis, drawn, name, kind):
+    out = tmp_path / 'out'
+    out.mkdir()
+    if kind == 'file':
+        (out / name).write_text('# My project: see `lopa gallery`')
+    elif kind == 'link':
+        (out / name).symlink_to(thesis / 'chapters' / '1')
+    else:
+        (os.mkdir if kind == 'folder' else os.mkfifo)(out / name)
+    before = contents(tmp_path)
+    refused(save_gallery, 'results', out, progress=False, mentions=[str(out / name)])
+    assert not drawn and contents(tmp_path) == before
+    if kind == 'file':
+        save_gallery('results', out, progress=False, force=True)
+        save_gallery('results', out, progress=False)  # our own
+
+
+def test_a_gallery_that_is_drawn_again(tmp_path, drawn):
+    for _ in range(2):
+        save_gallery('results', tmp_path, progress=False)
+    assert set(contents(tmp_path)) == {'README.md', 'methods.png', 'methods.svg'}
+
+
+def test_the_committed_gallery_may_be_drawn_again():
+    folder = Path(__file__).parents[1] / 'results' / 'gallery'
+    gallery.check_gallery(folder, list(HEADINGS))

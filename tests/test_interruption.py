@@ -26,7 +26,9 @@ from datasets import Dataset
 from helpers import one_sentence, prompted, tiny
 from transformers import TrainerCallback, TrainingArguments
 
-from lopa.files import write_files
+from lopa.adapter import CONFIG_FILE, WEIGHTS_FILE
+from lopa.files import mark, write_files
+from lopa.train.folder import ADAPTER_FILES, RESULT_MANIFEST, write_manifest
 from lopa.train.resume import ResumableTrainer, StepSampler, begin_run, last_checkpoint, step_of
 
 HERE = Path(__file__).parent
@@ -82,7 +84,7 @@ def test_kill_minus_nine_ten_times(killed):
 
 def test_killed_at_file_operations(killed, tmp_path):
     "Wherever in the sequence of writes and renames it dies"
-    operations = [1, 7, 15, 16, 29, 60]
+    operations = [2, 12, 40, 90, 200, 300]
     died = interrupted(tmp_path, 'operations', *operations)
     assert died == ['True'] * len(operations)
     for k in operations:
@@ -176,7 +178,9 @@ def test_no_space_left(tmp_path, monkeypatch, where):
     if where == 'kept':
         monkeypatch.setattr('lopa.train.resume.write_files', full(write_files))
     if where == 'rename':
-        monkeypatch.setattr(Path, 'rename', full(Path.rename))
+        rename, fail = Path.rename, full(Path.rename)
+        into = lambda path, new: (fail if Path(new).name == 'checkpoint-4' else rename)(path, new)
+        monkeypatch.setattr(Path, 'rename', into)
     with pytest.raises(OSError) as e:
         trainer.to_the_end()
     one_sentence(e.value, 'No space left', 'step 4', 'checkpoint-2', '--resume')
@@ -190,11 +194,17 @@ def test_no_space_left(tmp_path, monkeypatch, where):
     assert again.kept['resumed_at'] == [2]
 
 
+def adapter_of_nobody():
+    "Two files that look like an adapter's"
+    about = {'config': {}, 'base_model': {}, 'base_model_name_or_path': 'x'}
+    return {CONFIG_FILE: json.dumps(about).encode(), WEIGHTS_FILE: b''}
+
+
 def test_only_the_same_run_goes_on(tmp_path):
     "An unfinished run is neither overwritten nor continued as another; a finished one is returned"
     plan = {'task': 'rte', 'method': 'pt', 'seed': 0, 'recipe': {'steps': 8, 'prompt_lr': 0.1}}
     assert begin_run(tmp_path, plan, False) is None
-    (tmp_path / 'checkpoints' / 'checkpoint-6').mkdir()
+    mark(tmp_path / 'checkpoints' / 'checkpoint-6')
     with pytest.raises(ValueError) as e:
         begin_run(tmp_path, plan, False)
     one_sentence(e.value, tmp_path, '6 of 8 steps', '--resume')
@@ -207,7 +217,12 @@ def test_only_the_same_run_goes_on(tmp_path):
         one_sentence(e.value, tmp_path, said)
     assert last_checkpoint(tmp_path / 'checkpoints') and begin_run(tmp_path, plan, True) is None
     # finished, and killed before the checkpoints were removed
-    (tmp_path / 'result.json').write_text(json.dumps(plan | {'test': 1}))
+    about = {'task': 'rte', 'method': 'pt', 'config': {}, 'seed': 0, 'base_model': 'x', 'data': {}}
+    record = about | plan | {'test': 1}
+    (tmp_path / 'result.json').write_text(json.dumps(record))
+    assert begin_run(tmp_path, plan, True) is None  # nobody has said that it is whole
+    write_files(tmp_path / 'adapter', adapter_of_nobody())
+    write_manifest(tmp_path, [*ADAPTER_FILES, 'result.json'], plan, 8, RESULT_MANIFEST)
     assert begin_run(tmp_path, plan, True)['test'] == 1
     assert begin_run(tmp_path, plan | {'seed': 1}, False) is None
     assert not last_checkpoint(tmp_path / 'checkpoints')

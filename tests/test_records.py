@@ -5,6 +5,7 @@ What can be read is in the table, what cannot is named, and every published numb
 
 import json
 import math
+import os
 import subprocess
 import sys
 import warnings
@@ -13,12 +14,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from damage import SEEDS, damage
 from helpers import one_sentence, tiny, word_task
 
 import lopa.evaluate.predict
+import lopa.records.records
 import lopa.train.loop
 from lopa import PromptConfig, assets, get_prompt_model
 from lopa.evaluate import main_score
+from lopa.files import seal
 from lopa.records import SCHEMA, average, difference, load_results, read_result, summarise, trouble
 from lopa.records.records import COLUMNS, find
 from lopa.train import recipe, train
@@ -144,15 +148,18 @@ def test_hostile_folder(hostile):
 
 @pytest.mark.parametrize('name', HOSTILE)
 def test_hostile_file(hostile, name):
-    "Read for itself, too; it counts as finished only if it is a result (a newer lopa's is one)"
+    "Who names a file means it; it counts as finished only if it is a result, or a newer lopa's"
     from lopa.ablate.runs import result_in
 
-    table, problems = table_of(hostile / name)
     good = name in ('copy.json', 'older.json')
-    assert len(table) == good and (name in problems) == (name != 'copy.json')
-    assert bool(result_in(hostile / name)) == (
-        good or HOSTILE[name][1] in ('no test score', 'update lopa')
-    )
+    if good:
+        table, problems = table_of(hostile / name)
+        assert len(table) == 1 and (name in problems) == (name != 'copy.json')
+    else:
+        with pytest.raises(ValueError) as e:
+            load_results(hostile / name)
+        one_sentence(e.value, name, HOSTILE[name][1])
+    assert bool(result_in(hostile / name)) == (good or name in ('untested.json', 'newer.json'))
 
 
 def test_unreadable(tmp_path, monkeypatch):
@@ -162,12 +169,130 @@ def test_unreadable(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr(Path, 'read_text', refuse)
+    monkeypatch.setattr(lopa.records.records, 'read_whole', refuse)
     table, problems = table_of(tmp_path)
     assert not len(table) and 'whole JSON' in problems['a.json']
     with pytest.raises(FileNotFoundError) as e:
         load_results(tmp_path / 'nowhere')
     one_sentence(e.value, 'nowhere')
+
+
+# --- what is no file, and numbers that cannot be ---
+
+
+@pytest.mark.parametrize('kind', ['pipe', 'loop', 'folder', 'device'])
+def test_what_is_no_file_does_not_hang(tmp_path, kind):
+    "A pipe named x.json was waited for, by whoever looked for finished experiments"
+    from lopa.ablate.runs import result_in, results_in
+
+    path = tmp_path / 'x.json'
+    if kind == 'pipe':
+        os.mkfifo(path)
+    elif kind == 'folder':
+        path.mkdir()
+    else:
+        path.symlink_to(path if kind == 'loop' else '/dev/zero')
+    (tmp_path / 'a.json').write_text(json.dumps(GOOD))
+    table, problems = table_of(tmp_path)
+    assert len(table) == 1 and problems.keys() == {'x.json'}
+    assert result_in(path) is None and results_in(tmp_path).keys() == {'a'}
+    if kind != 'folder':  # a folder that is named is looked into
+        with pytest.raises(ValueError) as e:
+            load_results(path)
+        one_sentence(e.value, 'x.json')
+
+
+def with_part(part, **more):
+    return GOOD | {part: more}
+
+
+IMPOSSIBLE = {
+    'accuracy': scored(accuracy=7),
+    'interval': scored(low=0.7, high=0.5),
+    'outside': scored(low=0.7, high=0.8),
+    'n': scored(n=-1),
+    'half n': scored(n=99.5),
+    'parameters': GOOD | {'trainable_parameters': -3},
+    'seed': GOOD | {'seed': -1},
+    'memory': GOOD | {'peak_memory_mb': -0.5},
+    'endless': GOOD | {'peak_memory_mb': math.inf},
+    'time': with_part('seconds', total=math.nan),
+    'steps': with_part('recipe', steps=0.5),
+    'rate': with_part('recipe', prompt_lr=-1.0),
+    'rank': with_part('config', rank=-4),
+    'huge': with_part('config', rank=10**400),
+    'digits': scored(n=3) | {'test_right': '01'},
+    'look': GOOD | {'history': [3]},
+    'lines': GOOD | {'base_model': 'two\nlines'},
+    'elsewhere': with_part('validation', accuracy=math.nan),
+}
+
+
+@pytest.mark.parametrize('name', IMPOSSIBLE)
+def test_impossible_numbers(tmp_path, name):
+    "Refused by name; beside a good result they are left out of the table"
+    (tmp_path / 'x.json').write_text(json.dumps(IMPOSSIBLE[name] | {'id': 'x'}))
+    (tmp_path / 'good.json').write_text(json.dumps(GOOD))
+    table, problems = table_of(tmp_path)
+    assert len(table) == 1 and problems.keys() == {'x.json'}
+    with pytest.raises(ValueError) as e:
+        load_results(tmp_path / 'x.json')
+    one_sentence(e.value, 'x.json')
+
+
+@pytest.mark.parametrize(
+    'change', [{'percent': 900}, {'percent': '9'}, {'percent': -1}, {'method': 3}, {'rank': 'x'}]
+)
+def test_impossible_published_numbers(tmp_path, change):
+    published = json.loads((RESULTS / 'published.json').read_text())
+    published['published'][0] |= change
+    (tmp_path / 'published.json').write_text(json.dumps(published))
+    assert table_of(tmp_path)[1].keys() == {'published.json'}
+
+
+def test_many_results_take_linear_time(tmp_path, monkeypatch):
+    "Rows are never compared with each other: 10,000 results took 44 s, most of them in a list"
+    from lopa.records import records
+
+    compared = []
+
+    class Row(dict):
+        def __eq__(self, other):
+            compared.append(1)
+            return super().__eq__(other)
+
+        __hash__ = None
+
+    made = records.row_of
+    monkeypatch.setattr(records, 'row_of', lambda *args: Row(made(*args)))
+    for n in range(60):
+        (tmp_path / f'{n}.json').write_text(json.dumps(GOOD | {'id': str(n), 'seed': n}))
+    rows, problems = records.join_rows([tmp_path, tmp_path])
+    assert len(rows) == 60 and not problems and not compared
+
+
+@pytest.mark.parametrize('seed', SEEDS)
+def test_damaged_results(tmp_path, seed):
+    "What it was, or named: never another number"
+    record = seal(GOOD | {'history': [{'step': 1}], 'test_right': '01' * 50})
+    (tmp_path / 'x.json').write_text(json.dumps(record))
+    right = table_of(tmp_path)[0]
+    (tmp_path / 'x.json').write_bytes(damage(json.dumps(record, indent=1).encode(), seed))
+    table, problems = table_of(tmp_path)
+    assert len(table) + len(problems) == 1 and (not len(table) or table.equals(right))
+    try:
+        assert len(load_results(tmp_path / 'x.json')) == 1
+    except ValueError as e:
+        one_sentence(e, 'x.json')
+
+
+@pytest.mark.parametrize('seed', SEEDS)
+def test_damaged_published_numbers(tmp_path, seed):
+    data = (RESULTS / 'published.json').read_bytes()
+    (tmp_path / 'published.json').write_bytes(damage(data, seed))
+    table, problems = table_of(tmp_path)
+    assert len(table) or problems
+    assert table.score.dropna().between(0, 1).all()
 
 
 def test_the_same_folder_twice(tmp_path):

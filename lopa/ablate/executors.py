@@ -18,6 +18,7 @@ __all__ = [
     'dask_client',
     'DaskExecutor',
     'SlurmExecutor',
+    'check_workers',
     'make_executor',
 ]
 
@@ -243,6 +244,20 @@ EXECUTORS: dict = {
 }  # name → (how it is made, the package it needs)
 
 
+def check_workers(workers: object):
+    """Refuse a number of workers that cannot be meant
+
+    Args:
+        workers: Runs at the same time; None: one per core
+
+    Raises:
+        ValueError
+    """
+    if workers is not None and (type(workers) is not int or not 1 <= workers <= 10_000):
+        says = f'workers: received {workers!r}'
+        raise ValueError(f'{says}, expected a whole number from 1 to 10,000, or None.')
+
+
 def make_executor(name: str = 'processes', workers: int | None = None) -> Executor:
     """Somebody to carry out the runs
 
@@ -257,8 +272,9 @@ def make_executor(name: str = 'processes', workers: int | None = None) -> Execut
         ModuleNotFoundError
         ValueError
     """
-    if name not in EXECUTORS:
+    if name not in list(EXECUTORS):
         raise ValueError(f'executor: received {name!r}, expected one of {", ".join(EXECUTORS)}.')
+    check_workers(workers)
     make, package = EXECUTORS[name]
     try:
         return make(workers or cores())

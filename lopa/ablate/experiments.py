@@ -6,18 +6,24 @@
 __all__ = [
     'DEFAULT',
     'REAL',
+    'MOST',
     'FLOOR',
     'IN_RECIPE',
     'LATER',
+    'is_model_name',
     'is_of_its_kind',
     'check_values',
+    'check_more',
     'check_keys',
     'floor_experiment',
+    'as_rates',
     'planned',
     'experiment',
     'identity',
     'file_name',
     'expand',
+    'check_grid',
+    'read_grid',
 ]
 
 # %% ../../nbs/ablate/70_experiments.ipynb #d85813a3
@@ -25,14 +31,19 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from ..assets import ENCODER, FOUNDATION_MODEL
 from ..baselines import BaselineConfig
-from ..prompts import PromptConfig
-from ..train import Recipe, as_record, recipe
+from ..encoders import POOLINGS
+from ..files import read_json
+from ..prompts import PromptConfig, check_name
+from ..tasks import TASKS
+from ..train import Recipe, as_record, recipe, shown
 
 # %% ../../nbs/ablate/70_experiments.ipynb #70a00001
 DEFAULT = {
@@ -53,6 +64,19 @@ REAL = {
     for field in fields(config)
     if field.type is float
 }  # 1 and 1.0 are the same rate
+MOST = {'seed': 2**32 - 1}  # what numpy takes; sizes and rows: a thousand million
+
+
+def is_model_name(value: Any) -> bool:
+    """May a model be called that?
+
+    Args:
+        value: What was given
+
+    Returns:
+        bool: A text of printable characters that is no blank
+    """
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
 def is_of_its_kind(key: str, value: Any) -> bool:
@@ -63,18 +87,20 @@ def is_of_its_kind(key: str, value: Any) -> bool:
         value: What was given
 
     Returns:
-        bool: A text; a whole number; of rows at least 0, or None
+        bool: A text; a whole number of at least 0; of rows also None
     """
+    if key == 'base_model':
+        return is_model_name(value)
     if isinstance(DEFAULT[key], str):
         return isinstance(value, str)
-    if key.endswith('_rows'):
-        return value is None or (type(value) is int and value >= 0)
-    return type(value) is int
+    if key.endswith('_rows') and value is None:
+        return True
+    return type(value) is int and 0 <= value <= MOST.get(key, 10**9)
 
 
 # %% ../../nbs/ablate/70_experiments.ipynb #70a00021
 def check_values(about: dict) -> None:
-    """Refuse a text where a whole number belongs, and the reverse
+    """Refuse a text where a whole number belongs, the reverse, and a task that nobody knows
 
     Args:
         about: Key of `DEFAULT` → value
@@ -87,8 +113,37 @@ def check_values(about: dict) -> None:
     """
     for key, value in about.items():
         if not is_of_its_kind(key, value):
-            kind = 'text' if isinstance(DEFAULT[key], str) else 'whole number'
-            raise ValueError(f'{key}: received {value!r}, expected a {kind}.')
+            most = f'whole number from 0 to {MOST.get(key, 10**9):,}'
+            kind = 'text' if isinstance(DEFAULT[key], str) else most
+            kind = 'name of a model, or its folder' if key == 'base_model' else kind
+            raise ValueError(f'{key}: received {shown(value)}, expected a {kind}.')
+    if about['task'] not in TASKS:
+        says = f'task: received {shown(about["task"])}'
+        raise ValueError(f'{says}, expected one of {", ".join(TASKS)}.')
+
+
+def check_more(changes: dict) -> None:
+    """Refuse what is beyond all measure, and an encoder without a name
+
+    Args:
+        changes: Fields of the recipe and of the configuration → value
+
+    Returns:
+        None: Raises `ValueError`
+
+    Raises:
+        ValueError
+    """
+    for key, value in changes.items():
+        if key not in REAL and type(value) is int and value > 10**9:
+            raise ValueError(f'{key}: received {shown(value)}, expected at most {10**9:,}.')
+        if isinstance(value, str) and len(value) > 10**4:
+            says = f'{key}: received {shown(value)}'
+            raise ValueError(f'{says}, expected at most 10,000 characters.')
+    name = changes.get('encoder_name_or_path')
+    if name is not None and not is_model_name(name):
+        says = f'encoder_name_or_path: received {shown(name)}'
+        raise ValueError(f'{says}, expected the name of a model, or its folder.')
 
 
 # %% ../../nbs/ablate/70_experiments.ipynb #70a00006
@@ -107,9 +162,9 @@ def check_keys(given: Iterable[str], known: list) -> None:
     """
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
             hint = f'did you mean {near[0]!r}?' if near else f'known are {", ".join(known)}.'
-            raise ValueError(f'experiment: received the unknown key {key!r}: {hint}')
+            raise ValueError(f'experiment: received the unknown key {shown(key)}: {hint}')
 
 
 # %% ../../nbs/ablate/70_experiments.ipynb #a2384485
@@ -138,11 +193,30 @@ def floor_experiment(about: dict, overrides: dict) -> dict:
     check_keys([key for key in overrides if key not in DEFAULT], known)
     encoder = {'encoder_name_or_path': ENCODER, 'encoder_pooling': 'mean'}
     told = encoder | about | overrides
+    check_more({'encoder_name_or_path': told['encoder_name_or_path'] or ''})
+    check_name('encoder_pooling', told['encoder_pooling'], POOLINGS)
     return {'method': told['method']} | {key: told[key] for key in known}
 
 
 # %% ../../nbs/ablate/70_experiments.ipynb #70a00010
 IN_RECIPE = [field.name for field in fields(Recipe) if field.name not in ('config', 'variant')]
+
+
+def as_rates(changes: dict) -> dict:
+    """Write rates in one way
+
+    Args:
+        changes: Fields of the recipe and of the configuration → value
+
+    Returns:
+        dict: The same; 1 and 1.0 are one rate, and 0.0 and −0.0
+
+    Raises:
+        ValueError
+    """
+    check_more(changes)
+    rate = lambda key, value: key in REAL and type(value) in (int, float) and abs(value) < 10**30
+    return {k: float(v) + 0.0 if rate(k, v) else v for k, v in changes.items()}
 
 
 def planned(about: dict, changes: dict) -> Recipe:
@@ -164,6 +238,9 @@ def planned(about: dict, changes: dict) -> Recipe:
     config: Any = plan.config
     in_config = [field.name for field in fields(config) if field.name != 'method']
     check_keys(changes, [*DEFAULT, *sorted(IN_RECIPE), *in_config])
+    if about['train_rows'] == 0:
+        says = f'train_rows: received 0, but {about["method"]} is trained'
+        raise ValueError(f'{says}: name at least one row, or null for all.')
     return replace(plan, config=replace(config, **of_config))
 
 
@@ -180,21 +257,19 @@ def experiment(overrides: dict | None = None) -> dict:
     Raises:
         ValueError
     """
-    overrides = overrides or {}
+    overrides = {} if overrides is None else overrides
+    if not isinstance(overrides, dict):
+        raise ValueError(f'experiment: received {shown(overrides)}, expected settings.')
     about = DEFAULT | {key: value for key, value in overrides.items() if key in DEFAULT}
     check_values(about)
     if about['method'] in FLOOR:
         return floor_experiment(about, overrides)
     changes = {key: value for key, value in overrides.items() if key not in DEFAULT}
-    for key, value in changes.items():
-        if key in REAL and type(value) is int:
-            changes[key] = float(value)
     try:
-        plan = as_record(planned(about, changes))
-    except TypeError as e:
-        raise ValueError(
-            f'experiment: received {overrides}, in which a value is of the wrong kind: {e}.'
-        ) from None
+        plan = as_record(planned(about, as_rates(changes)))
+    except (TypeError, OverflowError) as e:
+        says = f'experiment: received {shown(overrides)}, in which a value is of the wrong kind'
+        raise ValueError(f'{says}: {shown(str(e))}.') from None
     config = plan.pop('config')
     del about['variant']  # stands in the recipe
     return about | {'recipe': plan, 'config': config}
@@ -250,9 +325,56 @@ def expand(grid: dict | list) -> list:
         return [overrides for part in grid for overrides in expand(part)]
     if not isinstance(grid, dict):
         raise ValueError(
-            f'grid: received {grid!r}, expected an object with keys like "rank", or a list of '
+            f'grid: received {shown(grid)}, expected an object with keys like "rank", or a list of '
             'such objects.'
         )
     values = [value if isinstance(value, list) else [value] for value in grid.values()]
+    if math.prod(map(len, values)) > 10**5:
+        says = f'grid: {shown(grid)} has {math.prod(map(len, values)):,} experiments'
+        raise ValueError(f'{says}, expected at most {10**5:,}: write it as several grids.')
     combined = itertools.product(*values)
     return [dict(zip(grid, combination, strict=True)) for combination in combined]
+
+
+# %% ../../nbs/ablate/70_experiments.ipynb #70-check
+def check_grid(grid: dict | list) -> dict:
+    """Spell every experiment of a grid out, before the first is carried out
+
+    Args:
+        grid: As in `expand`
+
+    Returns:
+        dict: File name → overrides, each experiment once
+
+    Raises:
+        ValueError
+    """
+    try:
+        jobs = {file_name(experiment(job)): job for job in expand(grid)}
+    except RecursionError:
+        raise ValueError('grid: received lists within lists without an end.') from None
+    if not jobs:
+        says = f'grid: received {shown(grid)}, in which there is no experiment'
+        raise ValueError(f'{says}: expected an object such as {{"rank": [1, 2, 4]}}.')
+    return jobs
+
+
+# %% ../../nbs/ablate/70_experiments.ipynb #70-read
+def read_grid(path: str | Path) -> dict | list:
+    """Read a grid, and look at every experiment of it
+
+    Args:
+        path: A JSON file: a text or a path
+
+    Returns:
+        dict | list: A grid, every experiment of which can be carried out
+
+    Raises:
+        ValueError
+    """
+    grid = read_json(path, 'a grid such as {"rank": [1, 2, 4]}')
+    try:
+        check_grid(grid)
+    except ValueError as e:
+        raise ValueError(f'{path}: {e}') from None
+    return grid

@@ -4,16 +4,21 @@
 
 # %% auto #0
 __all__ = [
+    'FILLED_IN',
     'SETTINGS',
     'result_in',
     'Busy',
+    'places_in',
     'results_in',
+    'contradicts',
     'done',
     'cut',
     'digits',
     'train_one',
     'floor_of',
     'score_one',
+    'check_places',
+    'work_folder',
     'carry_out_in',
     'locked',
     'carry_out',
@@ -24,13 +29,15 @@ __all__ = [
     'result_of',
     'outcomes',
     'to_do',
+    'check_ready',
+    'tidy',
     'book',
     'sweep',
 ]
 
 # %% ../../nbs/ablate/72_runs.ipynb #b2270559
+import functools
 import json
-import shutil
 import time
 import traceback
 from collections.abc import Iterable
@@ -38,12 +45,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lopa.files import (
+    MARKED,
+    MARKER,
+    check_replaceable,
+    is_folder,
+    make_folder,
+    mark,
+    remove_folder,
+    seal,
+    sync_names,
+    write_files,
+)
+
+from ..assets import check_model_name
+from ..encoders import OWN
 from ..evaluate import encoder_alone, majority, zero_shot
-from ..files import write_files
-from ..records import SCHEMA, read_result, trouble
+from ..records import SCHEMA, find, fits, form_trouble, read_result, trouble
 from ..tasks import Task, load_task
 from ..train import Recipe, recipe, train
-from .experiments import FLOOR, expand, experiment, file_name, identity
+from .experiments import FLOOR, check_grid, experiment, file_name, identity
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #dae79d56
@@ -58,9 +79,12 @@ def result_in(path: str | Path) -> Any:
     """
     found = read_result(path)
     wrong = trouble(found)
-    if not wrong or wrong == 'it has no test score' or wrong.startswith('its schema'):
+    newer = wrong.startswith('its schema') and type(found['schema']) is int
+    if not wrong or newer:
         return found
-    return None
+    never = wrong == 'it has no test score' and 'test' not in found
+    never = never and find(found, ['data', 'test']) is None  # nor were there rows to test on
+    return found if never and not form_trouble(found) else None
 
 
 class Busy(Exception):
@@ -68,8 +92,33 @@ class Busy(Exception):
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #72a00003
-def results_in(out: str | Path) -> dict:
+@functools.lru_cache(maxsize=2**16)
+def _identity_in(path, *_):
+    "The identity of the result in a file; it is read again when its size or time has changed"
+    found = result_in(path)
+    return found['id'] if found and isinstance(found.get('id'), str) else None
+
+
+def places_in(out: str | Path) -> dict:
     """All results of a folder that can be used, under whatever name
+
+    Args:
+        out: Folder of results: a text or a path; it need not exist
+
+    Returns:
+        dict: Identity → the file with the result
+    """
+    found = {}
+    for path in sorted(Path(out).glob('*.json')):
+        if path.name[0] != '.' and path.is_file():
+            about = path.stat()
+            found[_identity_in(path, about.st_size, about.st_mtime_ns, about.st_ino)] = path
+    found.pop(None, None)
+    return found
+
+
+def results_in(out: str | Path) -> dict:
+    """The same, read
 
     Args:
         out: Folder of results: a text or a path; it need not exist
@@ -77,22 +126,71 @@ def results_in(out: str | Path) -> dict:
     Returns:
         dict: Identity → result
     """
-    found = [result_in(path) for path in sorted(Path(out).glob('*.json'))]
-    told = [result for result in found if result and isinstance(result.get('id'), str)]
-    return {result['id']: result for result in told}
+    return {key: result_in(path) for key, path in places_in(out).items()}
 
 
-def done(about: dict, out: str | Path) -> Any:
+# %% ../../nbs/ablate/72_runs.ipynb #72-same
+def _asked_in(found):
+    "Identity of the experiment that a record says was asked for"
+    asked = found.get('experiment')
+    return identity(experiment(asked)) if isinstance(asked, dict) else None
+
+
+FILLED_IN = ('recipe', 'config', 'feature_width')  # not compared as a whole, or not at all
+
+
+def contradicts(about: dict, found: dict) -> list:
+    """In what is this the result of another experiment?
+
+    Args:
+        about: From `experiment`
+        found: A result
+
+    Returns:
+        list: Names of what differs
+    """
+    wanted = json.loads(json.dumps(about))  # as JSON has it: lists, no tuples
+    wrong = ['id'] if found.get('id', identity(about)) != identity(about) else []
+    try:
+        wrong += ['experiment'] if _asked_in(found) not in (None, identity(about)) else []
+    except ValueError:
+        wrong.append('experiment')
+    parts = [(wanted, found)]
+    parts += [(wanted.get(part, {}), found.get(part) or {}) for part in ('recipe', 'config')]
+    for want, said in parts:
+        wrong += [k for k, v in want.items() if k in said and k not in FILLED_IN and v != said[k]]
+    for split, had in (found.get('data') or {}).items():
+        asked = about.get(f'{split}_rows')
+        wrong += [f'{split}_rows'] if asked is not None and fits(had, None) and had > asked else []
+    return wrong
+
+
+def done(about: dict, out: str | Path, places: dict | None = None) -> Any:
     """The result of an experiment, found by its file name or else by its identity
 
     Args:
         about: From `experiment`
         out: Folder of results: a text or a path
+        places: From `places_in`; None: look
 
     Returns:
         Any: The result; None if there is none
+
+    Raises:
+        ValueError
     """
-    return result_in(Path(out) / f'{file_name(about)}.json') or results_in(out).get(identity(about))
+    path = Path(out) / f'{file_name(about)}.json'
+    found = result_in(path)
+    if found is None:
+        there = places_in(out) if places is None else places
+        if identity(about) not in there:
+            return None
+        path = there[identity(about)]
+        found = result_in(path)
+    if found and found.get('schema', 0) <= SCHEMA and (wrong := contradicts(about, found)):
+        says = f'{path}: has the name or identity of the experiment {file_name(about)}'
+        raise ValueError(f'{says}, but another {", ".join(wrong)}: move it away.')
+    return found
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #056ea595
@@ -219,6 +317,48 @@ def score_one(
     }
 
 
+# %% ../../nbs/ablate/72_runs.ipynb #72-places
+def _is_ours(path):
+    "Is this file of results ours to replace: whole or damaged, but nothing else?"
+    if path.suffix == '.jsonl' or not path.stat().st_size:
+        return True
+    found = read_result(path)
+    return found is None or isinstance(found, dict) and {'id', 'method', 'task'} <= {*found}
+
+
+def check_places(about: dict, out: Path):
+    """Refuse, with an `OSError`, what stands in the way of a result
+
+    Args:
+        about: From `experiment`
+        out: Folder of results
+
+    Raises:
+        FileExistsError
+    """
+    work = out / '.work' / identity(about)
+    for folder in (out / '.work', work):
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise FileExistsError(f'{folder}: expected a folder of ours, and no link; remove it.')
+    for ending in ('json', 'failed.json', 'jsonl'):
+        check_replaceable(out / f'{file_name(about)}.{ending}', _is_ours, None)
+
+
+def work_folder(work: Path) -> Path:
+    """A folder for an unfinished run
+
+    Args:
+        work: Folder of an unfinished run, new or left by an earlier attempt
+
+    Returns:
+        Path: The same, with our marker
+    """
+    if is_folder(work):  # one of an older lopa has no marker yet
+        write_files(work, {MARKER: MARKED.encode()})
+        return work
+    return mark(work)
+
+
 # %% ../../nbs/ablate/72_runs.ipynb #72a00008
 def carry_out_in(
     work: Path, about: dict, overrides: dict, out: Path, keep_predictions: bool, how: dict
@@ -235,19 +375,24 @@ def carry_out_in(
 
     Returns:
         dict: The result
+
+    Raises:
+        FileExistsError
     """
     name = file_name(about)
-    work.mkdir(exist_ok=True)
+    work_folder(work)
     one = score_one if about['method'] in FLOOR else train_one
     record = one(about, work, **how)
-    result = {'id': identity(about), 'schema': SCHEMA, 'experiment': overrides} | record
+    result = seal({'id': identity(about), 'schema': SCHEMA, 'experiment': overrides} | record)
+    check_places(about, out)  # once more: it may have taken days
     write_files(work, {f'{name}.json': json.dumps(result, indent=1).encode()})
     answers = work / 'predictions.jsonl'
     if keep_predictions and answers.exists():
         answers.replace(out / f'{name}.jsonl')
-    (out / f'{name}.failed.json').unlink(missing_ok=True)
     (work / f'{name}.json').replace(out / f'{name}.json')
-    shutil.rmtree(work, ignore_errors=True)
+    sync_names(out)
+    (out / f'{name}.failed.json').unlink(missing_ok=True)
+    remove_folder(work)
     return result
 
 
@@ -290,16 +435,19 @@ def carry_out(overrides: dict, out: str | Path, wait: bool, afresh: bool, how: d
 
     Raises:
         Busy
+        FileExistsError
+        ValueError
     """
     about, out = experiment(overrides), Path(out)
     if found := done(about, out):
         return found, True
+    check_places(about, make_folder(out))
     work = out / '.work' / identity(about)
     with locked(work, wait):
         if found := done(about, out):
             return found, True  # while we waited
         if afresh:
-            shutil.rmtree(work, ignore_errors=True)
+            remove_folder(work_folder(work))
         rest = {key: value for key, value in how.items() if key != 'keep_predictions'}
         keep = how.get('keep_predictions', False)
         return carry_out_in(work, about, overrides, out, keep, rest), False
@@ -310,7 +458,7 @@ SETTINGS = ('keep_predictions', 'progress', 'execution', 'allow_weak_isolation')
 
 
 def check_settings(how: dict):
-    """Refuse a setting of `run` and `sweep` that nobody knows
+    """Refuse a setting of `run` and `sweep` that nobody knows, or that is no truth value
 
     Args:
         how: Name → value
@@ -318,9 +466,11 @@ def check_settings(how: dict):
     Raises:
         TypeError
     """
-    for name in how:
+    for name, value in how.items():
         if name not in SETTINGS:
             raise TypeError(f'{name}: unknown setting, expected one of {", ".join(SETTINGS)}.')
+        if name != 'execution' and type(value) is not bool:
+            raise TypeError(f'{name}: received {value!r}, expected True or False.')
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #68d797d9
@@ -340,7 +490,9 @@ def run(
 
     Raises:
         Busy
+        FileExistsError
         TypeError
+        ValueError
     """
     check_settings(how)
     return carry_out(overrides or {}, out, wait, False, how)[0]
@@ -364,6 +516,7 @@ def put_on_record(error: Exception, overrides: dict, out: str | Path) -> str:
     trace = ''.join(traceback.format_exception(error))
     failed |= {'error': told, 'traceback': trace}
     name = f'{file_name(about)}.failed.json'
+    check_replaceable(Path(out) / name, _is_ours, None)
     write_files(Path(out), {name: json.dumps(failed, indent=1).encode()})
     return told
 
@@ -380,6 +533,9 @@ def attempt(overrides: dict, out: str | Path, wait: bool, how: dict) -> tuple:
 
     Returns:
         tuple: (`done`, `skipped`, `busy` or `failed`; the error, or None)
+
+    Raises:
+        ValueError
     """
     for again in (False, True):
         try:
@@ -433,6 +589,7 @@ def outcomes(jobs: list, out: str | Path, executor: Any, wait: bool, how: dict):
 
     Raises:
         ChildProcessError
+        ValueError
     """
     if executor is None:
         for job in jobs:
@@ -459,14 +616,56 @@ def to_do(jobs: dict, out: str | Path) -> list:
 
     Returns:
         list: Overrides, the first seeds first
+
+    Raises:
+        ValueError
     """
-    there = results_in(out)
-    left = []
-    for name, job in jobs.items():
-        known = identity(experiment(job)) in there or result_in(Path(out) / f'{name}.json')
-        if not known:
-            left.append(job)
+    there = places_in(out)
+    left = [job for job in jobs.values() if not done(experiment(job), out, there)]
     return sorted(left, key=lambda job: job.get('seed', 0))
+
+
+# %% ../../nbs/ablate/72_runs.ipynb #72-ready
+def check_ready(todo: list, out: str | Path):
+    """Refuse a sweep that could not be finished, before it is begun
+
+    Args:
+        todo: Overrides, from `to_do`
+        out: Folder of results: a text or a path
+
+    Raises:
+        FileExistsError
+    """
+    for job in todo:
+        check_places(experiment(job), make_folder(Path(out)))
+    models = set()
+    for about in map(experiment, todo):
+        told = about.get('config', {}) | about
+        names = [told.get('encoder_name_or_path')]
+        names += (
+            [told['base_model']] if about['method'] not in ('majority', 'encoder-alone') else []
+        )
+        models |= {name for name in names if name and name not in OWN}
+    for name in sorted(models):
+        check_model_name(name)
+
+
+def tidy(jobs: dict, out: str | Path):
+    """Remove the folders of runs whose results are there
+
+    Args:
+        jobs: File name → overrides
+        out: Folder of results: a text or a path
+    """
+    there = places_in(out)
+    for name in jobs:
+        work = Path(out) / '.work' / name[-12:]
+        if name[-12:] in there and is_folder(work) and not work.parent.is_symlink():
+            try:
+                with locked(work, wait=False):
+                    remove_folder(work_folder(work))
+            except Busy:
+                continue
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #72a00016
@@ -510,13 +709,17 @@ def sweep(
 
     Raises:
         ChildProcessError
+        FileExistsError
         TypeError
+        ValueError
     """
     from tqdm.auto import tqdm
 
-    check_settings(how)
-    jobs = {file_name(experiment(job)): job for job in expand(grid)}
+    check_settings(how | {'progress': progress})
+    jobs = check_grid(grid)
     todo = to_do(jobs, out)
+    check_ready(todo, out)
+    tidy(jobs, out)
     report: dict = {'done': 0, 'skipped': len(jobs) - len(todo), 'failed': {}}
     shown = {'desc': 'Sweep', 'unit': 'run', 'smoothing': 0, 'disable': not progress}
     with tqdm(total=len(jobs), initial=report['skipped'], **shown) as bar:

@@ -17,6 +17,9 @@ __all__ = [
     'draw',
     'drawable',
     'shown',
+    'mark_of',
+    'is_of_gallery',
+    'check_gallery',
     'save_gallery',
 ]
 
@@ -25,6 +28,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -37,7 +41,7 @@ from lopa.figures.comparisons import (
     plot_pareto,
 )
 
-from ..files import write_files
+from ..files import check_replaceable, make_folder, write_files
 from ..records import load_results
 from .axes import plot_axis, plot_figure3, plot_figure4, plot_price
 from .pictures import plot_gate, plot_singular_values
@@ -233,9 +237,58 @@ def shown(name: str, title: str, figure: Figure) -> str:
     return f'## {title}\n\n![{said}]({name}.png)\n\n[SVG]({name}.svg)\n'
 
 
+# %% ../../nbs/figures/85_gallery.ipynb #gal-ours
+def mark_of(name: str) -> bytes:
+    """By what we know a file of ours
+
+    Args:
+        name: Of a file in a gallery, e.g. `gate.png`
+
+    Returns:
+        bytes: What stands near its beginning if we wrote it
+    """
+    if name == 'README.md':
+        return HEAD[: HEAD.index(' from ')].encode()
+    figure, _, kind = name.rpartition('.')
+    title = HEADINGS[figure]
+    if kind == 'svg':
+        return f'<title>{escape(title)}</title>'.encode()
+    return b'tEXtTitle\0' + title.encode()
+
+
+def is_of_gallery(path: Path) -> bool:
+    """Did `lopa gallery` write this file?
+
+    Args:
+        path: A file whose name is one of a gallery's
+
+    Returns:
+        bool: Has it our mark in its first 4,096 bytes?
+    """
+    with path.open('rb') as file:
+        return mark_of(path.name) in file.read(4096)
+
+
+# %% ../../nbs/figures/85_gallery.ipynb #gal-ours-2
+def check_gallery(folder: Path, names: list, force: bool = False):
+    """Refuse, with an `OSError`, a folder with other people's files under our names
+
+    Args:
+        folder: Where the pictures go
+        names: Of figures
+        force: Replace files that are none of ours?
+    """
+    for name in ['README.md', *(f'{name}.{kind}' for name in names for kind in ('png', 'svg'))]:
+        check_replaceable(folder / name, is_of_gallery, force)
+    make_folder(folder)
+
+
 # %% ../../nbs/figures/85_gallery.ipynb #gal-save-e
 def save_gallery(
-    results: Path | str = 'results', out: Path | str | None = None, progress: bool = True
+    results: Path | str = 'results',
+    out: Path | str | None = None,
+    progress: bool = True,
+    force: bool = False,
 ) -> list:
     """Write all figures, and a page that shows them
 
@@ -243,6 +296,7 @@ def save_gallery(
         results: The folder of results
         out: Where the pictures go; default: `gallery` in it
         progress: Show a progress bar?
+        force: Replace files that are none of ours?
 
     Returns:
         list: Names of the figures
@@ -250,13 +304,13 @@ def save_gallery(
     from tqdm.auto import tqdm
 
     have, page = stored(results), [HEAD]
-    names = drawable(have)
+    names, folder = drawable(have), Path(out or Path(results) / 'gallery')
+    check_gallery(folder, names, force)
     files: dict[str, bytes] = {}
     for name in tqdm(names, desc='Figures', disable=not progress):
         title, make = GALLERY[name]
         figure = make(have)
         files |= {f'{name}.{kind}': draw(figure, kind, title) for kind in ('png', 'svg')}
         page.append(shown(name, title, figure))
-    files['README.md'] = '\n'.join(page).encode()
-    write_files(Path(out or Path(results) / 'gallery'), files)
+    write_files(folder, files | {'README.md': '\n'.join(page).encode()})
     return names

@@ -12,6 +12,8 @@ __all__ = [
     'KINDS',
     'PARTS',
     'ALONE',
+    'COUNTS',
+    'OLDER',
     'SETTINGS',
     'find',
     'reads',
@@ -19,6 +21,8 @@ __all__ = [
     'is_number',
     'fits',
     'score_trouble',
+    'possible',
+    'contradictions',
     'form_trouble',
     'trouble',
     'read_result',
@@ -35,12 +39,15 @@ __all__ = [
 
 # %% ../../nbs/records/66_records.ipynb #036e9ffc
 import json
+import math
+import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import SCHEMA
+from ..files import DEEPEST, SCHEMA, depth, is_sealed
+from ..files import read_file as read_whole
 from .published import published_rows
 
 if TYPE_CHECKING:
@@ -173,11 +180,13 @@ def fits(value: Any, kind: type | None) -> bool:
         kind: A type; None: a number
 
     Returns:
-        bool: Nothing fits everywhere
+        bool: Nothing fits everywhere; a text is one line, a number finite
     """
     if value is None:
         return True
-    return is_number(value) if kind is None else isinstance(value, kind)
+    if kind is None:
+        return is_number(value) and value == value and abs(value) != math.inf
+    return isinstance(value, kind) and (kind is not str or value.isprintable())
 
 
 # %% ../../nbs/records/66_records.ipynb #66a00009
@@ -196,9 +205,50 @@ def score_trouble(record: dict) -> str:
     scores = [test.get(key) for key in ('accuracy', 'low', 'high')]
     if test.get('score') is not None:
         scores.append(test['score'])
-    if all(is_number(score) and 0 <= score <= 1 for score in scores):
-        return ''
-    return 'its test score is not a number from 0 to 1'
+    if not all(is_number(score) and 0 <= score <= 1 for score in scores):
+        return 'its test score is not a number from 0 to 1'
+    if not test['low'] - 1e-6 <= scores[-1 if len(scores) > 3 else 0] <= test['high'] + 1e-6:
+        return 'its test score lies outside of its own interval'
+    return ''
+
+
+# %% ../../nbs/records/66_records.ipynb #66a00034
+COUNTS = (
+    *('seed', 'num_virtual_tokens', 'rank', 'train_rows', 'steps', 'batch_size'),
+    *('n', 'parameters', 'schema'),
+)  # columns that hold whole numbers
+
+
+def possible(column: str, value: float) -> bool:
+    """Can this have been measured, or asked for?
+
+    Args:
+        column: A key of `COLUMNS` that holds a number
+        value: What stands there
+
+    Returns:
+        bool: At least 0, less than 10¹⁸, and whole where something is counted
+    """
+    return 0 <= value < 1e18 and (column not in COUNTS or value == int(value))
+
+
+def contradictions(record: dict) -> list:
+    """Which numbers are impossible?
+
+    Args:
+        record: A result, every part of which has the right kind
+
+    Returns:
+        list: Columns
+    """
+    told = {c: find(record, path) for c, path in COLUMNS.items()}
+    wrong = [c for c, v in told.items() if is_number(v) and not possible(c, v)]
+    right, n = told['right'] or '', told['n']
+    if set(right) - {'0', '1'} or (right and n is not None and len(right) != n):
+        wrong.append('right')
+    if not all(isinstance(look, dict) for look in told['history'] or []):
+        wrong.append('history')
+    return wrong
 
 
 # %% ../../nbs/records/66_records.ipynb #66a00025
@@ -214,9 +264,15 @@ def form_trouble(record: dict) -> str:
     wrong = [part for part in PARTS if not fits(record.get(part), dict)]
     wrong += [c for c, path in COLUMNS.items() if not fits(find(record, path), KINDS.get(c))]
     wrong += [key for key in ALONE if not fits(record.get(key), str)]
-    if not wrong and set(record.get('test_right') or '') - {'0', '1'}:
-        wrong = ['right']
-    return f'its parts have the wrong form: {", ".join(wrong)}' if wrong else ''
+    if wrong:
+        return f'its parts have the wrong form: {", ".join(wrong)}'
+    if wrong := contradictions(record):
+        return f'its numbers are impossible: {", ".join(wrong)}'
+    try:
+        json.dumps(record, allow_nan=False)
+    except ValueError:
+        return 'its numbers are impossible: one of them is none (NaN), or infinite'
+    return ''
 
 
 # %% ../../nbs/records/66_records.ipynb #66a00010
@@ -238,11 +294,17 @@ def trouble(record: Any) -> str:
         return f'the run failed: {" ".join(str(record["error"]).split())[:150]}'
     schema = record.get('schema', 0)
     if type(schema) is not int or schema > SCHEMA:
-        return f'its schema is {schema!r}, and this version reads up to {SCHEMA}: update lopa'
+        says = f'its schema is {str(schema)[:40]!r}'
+        return f'{says}, and this version reads up to {SCHEMA}: update lopa'
+    if not is_sealed(record):
+        return 'it was changed since it was written (its hash is another)'
     return score_trouble(record) or form_trouble(record)
 
 
 # %% ../../nbs/records/66_records.ipynb #66a00013
+OLDER = 'older schema'  # so begins what is said of a file that was read nevertheless
+
+
 def read_result(path: str | Path) -> Any:
     """Read a file of results
 
@@ -253,9 +315,10 @@ def read_result(path: str | Path) -> Any:
         Any: What it says; None if it is not there, or not whole
     """
     try:
-        return json.loads(Path(path).read_text(encoding='utf-8'))
+        record = json.loads(read_whole(path, 'a result of lopa').decode())
     except (OSError, ValueError, RecursionError):
         return None
+    return record if depth(record) <= DEEPEST else None
 
 
 # %% ../../nbs/records/66_records.ipynb #66a00027
@@ -272,7 +335,7 @@ def files_in(folder: str | Path) -> list:
         FileNotFoundError
     """
     folder = Path(folder)
-    if not folder.exists():
+    if not os.path.lexists(folder):
         raise FileNotFoundError(
             f'{folder}: expected a folder of results or a JSON file, found nothing there.'
         )
@@ -294,9 +357,14 @@ def read_published(record: dict, path: Path) -> tuple:
         tuple: (rows, what is the matter; empty if nothing is)
     """
     try:
-        return published_rows(record, path), ''
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        rows = published_rows(record, path)
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
+        rows = []
+    told = [(c, v) for row in rows for c, v in row.items() if c in COLUMNS or c == 'score']
+    fit = all(fits(v, KINDS.get(c)) and not (is_number(v) and not possible(c, v)) for c, v in told)
+    if not rows or not fit or any(row.get('score', 0) > 1 for row in rows):
         return [], 'it is not the file of published numbers that this version knows'
+    return rows, ''
 
 
 # %% ../../nbs/records/66_records.ipynb #66a00029
@@ -318,13 +386,13 @@ def read_file(path: Path) -> tuple:
         return read_published(record, path)
     if reason := trouble(record):
         return [], reason
-    older = '' if 'schema' in record else 'older schema: it was read, without an identity'
+    older = '' if 'schema' in record else f'{OLDER}: it was read, without an identity'
     return [row_of(record, path)], older
 
 
 # %% ../../nbs/records/66_records.ipynb #66a00015
 def read_folder(folder: str | Path) -> tuple:
-    """Read all results of a folder, not of those below it
+    """Read all results of a folder, not of those below it; a file that is named has to be one
 
     Args:
         folder: A folder, or one file: a text or a path
@@ -334,6 +402,7 @@ def read_folder(folder: str | Path) -> tuple:
 
     Raises:
         FileNotFoundError
+        ValueError
     """
     rows, problems = [], []
     for path in files_in(folder):
@@ -341,6 +410,9 @@ def read_folder(folder: str | Path) -> tuple:
         rows += found
         if reason:
             problems.append((str(path), reason))
+        if not found and path == Path(folder):
+            says = f'{path}: {reason}'
+            raise ValueError(f'{says}; expected the JSON of a run, or a folder of such files.')
     return rows, problems
 
 
@@ -356,21 +428,22 @@ def join_rows(folders: Iterable[str | Path]) -> tuple:
 
     Raises:
         FileNotFoundError
+        ValueError
     """
     rows: list = []
-    problems: list = []
-    seen: dict = {}
+    problems: dict = {}
+    seen: dict = {}  # identity, or file → where it was found
     for folder in folders:
         found, wrong = read_folder(folder)
-        problems += wrong
+        problems |= dict(wrong)
         for row in found:
-            first = seen.setdefault(row.get('id') or row['file'], row['file'])
-            if first != row['file']:
-                reason = f'the same experiment as {first}, which was kept'
-                problems.append((row['file'], reason))
-            elif row not in rows:
+            key = row.get('id') or os.path.realpath(row['file'])
+            if key not in seen:
                 rows.append(row)
-    return rows, problems
+            elif seen[key] != row['file']:
+                problems[row['file']] = f'the same experiment as {seen[key]}, which was kept'
+            seen.setdefault(key, row['file'])
+    return rows, list(problems.items())
 
 
 # %% ../../nbs/records/66_records.ipynb #66a00031
@@ -383,7 +456,7 @@ def what_is_missing(problems: list) -> str:
     Returns:
         str: Empty if everything was read
     """
-    told = [f'{Path(f).name}: {why}' for f, why in problems if not why.startswith('older schema')]
+    told = [f'{Path(f).name}: {why}' for f, why in problems if not why.startswith(OLDER)]
     if not told:
         return ''
     files = 'files are' if len(told) > 1 else 'file is'
@@ -404,6 +477,7 @@ def load_results(*folders) -> 'pd.DataFrame':
 
     Raises:
         FileNotFoundError
+        ValueError
     """
     import pandas as pd
 

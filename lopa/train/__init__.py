@@ -1,5 +1,6 @@
 "A recipe becomes an adapter"
 
+from .folder import run_folder
 from .hardware import Execution, environment, explain_memory, is_main, start_of_memory
 from .loop import (
     ProgressBar,
@@ -15,7 +16,7 @@ from .loop import (
     training_arguments,
     training_data,
 )
-from .recipes import FAMILIES, RECIPES, Recipe, as_record, parameter_groups, recipe
+from .recipes import FAMILIES, RECIPES, Recipe, as_record, parameter_groups, recipe, shown
 
 __all__ = [
     'FAMILIES',
@@ -24,6 +25,8 @@ __all__ = [
     'as_record',
     'parameter_groups',
     'recipe',
+    'shown',
+    'run_folder',
     'Execution',
     'environment',
     'explain_memory',

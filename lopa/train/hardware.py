@@ -10,6 +10,7 @@ __all__ = [
     'weight_format',
     'is_out_of_memory',
     'explain_memory',
+    'disk_needed',
     'start_of_memory',
     'peak_memory',
     'environment',
@@ -159,6 +160,23 @@ def explain_memory(
             f'{weight_format(base_model)}); the first two leave the result as it is, and '
             '`lopa plan` says what will fit.'
         ) from e
+
+
+# %% ../../nbs/train/51_hardware.ipynb #hw-disk
+def disk_needed(model: torch.nn.Module, answers: int = 0) -> int:
+    """How much room a run needs on its disk, at most
+
+    Args:
+        model: What is to be trained
+        answers: Rows of the test split
+
+    Returns:
+        int: Bytes
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    weights = sum(p.numel() * p.element_size() for p in trained)
+    checkpoint = 3 * weights
+    return 2 * checkpoint + 3 * weights + 1024 * answers + 2**20
 
 
 # %% ../../nbs/train/51_hardware.ipynb #dafe7e30

@@ -18,6 +18,7 @@ __all__ = [
     'training_arguments',
     'run_plan',
     'curve_of',
+    'exact_prints',
     'record',
     'test_scores',
     'check_run',
@@ -25,9 +26,11 @@ __all__ = [
     'check_answers_unseen',
     'Run',
     'make_trainer',
+    'forget_result',
     'carry_out',
     'best_look',
     'put_away',
+    'holding',
     'return_or_run',
     'train',
 ]
@@ -37,9 +40,8 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -59,20 +61,45 @@ from lopa.evaluate import (
     score_lines,
     write_predictions,
 )
+from lopa.files import (
+    SCHEMA,
+    check_room,
+    hash_file,
+    is_ours,
+    locked,
+    mark,
+    write_files,
+)
+from lopa.train.folder import (
+    ADAPTER_FILES,
+    FILES,
+    RESULT_MANIFEST,
+    check_outputs,
+    fingerprints,
+    point_latest,
+    run_folder,
+    write_manifest,
+)
+from lopa.train.hardware import (
+    Execution,
+    disk_needed,
+    environment,
+    explain_memory,
+    is_main,
+    start_of_memory,
+)
 
 # %% ../../nbs/train/54_loop.ipynb #tr-imp
 from ..attention import describe_attention
 from ..baselines import BaselineModel
 from ..factorize import count_parameters
-from ..files import SCHEMA, write_files
 from ..model import PromptModel
 from ..sandbox import choose_rung, run_program
 from ..support import check_blind
 from ..tasks import Collator, Task
 from .guard import StepGuard, fused_adamw
-from .hardware import Execution, environment, explain_memory, is_main, start_of_memory
 from .recipes import Recipe, as_record, parameter_groups
-from .resume import ResumableTrainer, begin_run, last_checkpoint
+from .resume import ResumableTrainer, begin_run, last_checkpoint, remove_checkpoints
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -242,7 +269,7 @@ class PromptTrainer(LoggingTrainer):
         step = self.state.global_step
         self.kept['looks'].append((step, main_score(score), score))
         if self.best_step() == step and self.args.should_save:
-            self.model.save_pretrained(self.folder / f'best-{step}')
+            self.save_best()
         metrics = look_metrics(self.model, data, score, metric_key_prefix)
         self.kept['looking'] += time.perf_counter() - began
         self.log(metrics)
@@ -384,6 +411,19 @@ def curve_of(history: list[dict]) -> list[dict]:
 
 
 # %% ../../nbs/train/54_loop.ipynb #b16ae448
+def exact_prints(plan: dict) -> dict:
+    """The fingerprints that are short; those of models stand in the adapter and the manifest
+
+    Args:
+        plan: From `run_plan`, perhaps with fingerprints
+
+    Returns:
+        dict: Of rows, task and tokenizer
+    """
+    prints = plan.get('fingerprints', {})
+    return {name: prints[name] for name in ('rows', 'task', 'tokenizer') if name in prints}
+
+
 def record(
     model: PromptModel | BaselineModel,
     task: Task,
@@ -408,6 +448,7 @@ def record(
     return {
         'schema': SCHEMA,
         **plan,
+        'fingerprints': exact_prints(plan),
         'source': task.source,
         'dtype': str(model.base_model.dtype).removeprefix('torch.'),
         **scores,
@@ -448,10 +489,12 @@ def test_scores(
     if 'test' not in splits:
         return {}
     rows = recipe.eval_batch_size
-    lines = answer_lines(model, task, splits['test'], collate, rows, progress, run)
     about = judging(task, 'test')
-    if is_main():
-        write_predictions(path, about, lines)
+    save = partial(write_predictions, path, about) if is_main() else None
+    asked = model, task, splits['test'], collate, rows, progress, run
+    lines = answer_lines(*asked, save=save)
+    if save:
+        save(lines)
     scores: dict = {'test': score_lines(about, lines)}
     words = {w.strip(): str(i) for i, w in enumerate(task.verbalizer)}
     if 0 < len(words) < 10:
@@ -563,11 +606,12 @@ class Run:
 
 
 # %% ../../nbs/train/54_loop.ipynb #tr-make
-def make_trainer(r: Run) -> PromptTrainer:
+def make_trainer(r: Run, plan: dict | None = None) -> PromptTrainer:
     """Put everything that training needs together
 
     Args:
         r: What is to be run
+        plan: From `run_plan`, with fingerprints; each checkpoint tells it
     """
     if r.execution.gradient_checkpointing:
         r.model.gradient_checkpointing_enable()
@@ -577,6 +621,7 @@ def make_trainer(r: Run) -> PromptTrainer:
         training_arguments(r.recipe, r.execution, r.folder, r.seed, r.model, choose),
         r.folder / 'checkpoints',
         r.recipe.batch_size,
+        plan,
         data_collator=r.collate,
         train_dataset=r.splits['fits'],
         eval_dataset=r.splits.get('validation'),
@@ -587,24 +632,37 @@ def make_trainer(r: Run) -> PromptTrainer:
     )
 
 
+# %% ../../nbs/train/54_loop.ipynb #tr-forget
+def forget_result(folder: Path):
+    """Remove the record and the answers of an older run
+
+    Args:
+        folder: A run's folder
+    """
+    if is_main():
+        for name in reversed(FILES):
+            (folder / name).unlink(missing_ok=True)
+
+
 # %% ../../nbs/train/54_loop.ipynb #tr-carry
 def carry_out(r: Run, plan: dict, prepare_seconds: float) -> dict:
     """Train, evaluate on test, and record everything
 
     Args:
         r: What is to be run
-        plan: From `run_plan`
+        plan: From `run_plan`, with fingerprints
         prepare_seconds: What it took to get here
 
     Returns:
         dict: The result record
     """
-    trainer = make_trainer(r)
+    trainer = make_trainer(r, plan)
     path = r.folder / 'predictions.jsonl'
     with explain_memory(r.model.base_model, r.recipe.batch_size, r.execution):
         trainer.to_the_end()
         trained = trainer.seconds()
         r.model.eval()
+        forget_result(r.folder)
         on_test = r.model, r.task, r.splits, r.collate, r.recipe, path, r.run, r.progress
         scores = best_look(trainer) | test_scores(*on_test)
     total = prepare_seconds + trainer.seconds()
@@ -613,7 +671,7 @@ def carry_out(r: Run, plan: dict, prepare_seconds: float) -> dict:
     result['execution'] = asdict(r.execution)
     result['resumed_at'] = trainer.kept['resumed_at']
     result['left_out'] = trainer.kept.get('left_out', [])
-    put_away(trainer, r, result)
+    put_away(trainer, r, plan, result)
     return result
 
 
@@ -631,23 +689,54 @@ def best_look(trainer: PromptTrainer) -> dict:
     return {'validation': looks[trainer.best_step()]} if looks else {}
 
 
-def put_away(trainer: PromptTrainer, r: Run, result: dict):
-    """Write adapter and record, and remove the checkpoints
+def put_away(trainer: PromptTrainer, r: Run, plan: dict, result: dict):
+    """Write adapter, record and manifest, and remove the checkpoints
 
     Args:
         trainer: That came to its end
         r: What was run
-        result: Its record
+        plan: With fingerprints
+        result: Its record; the adapter's fingerprint is added
     """
     if is_main():
         r.model.save_pretrained(r.folder / 'adapter')
+        result['fingerprints']['adapter'] = hash_file(r.folder / ADAPTER_FILES[1])
         write_files(r.folder, {'result.json': json.dumps(result, indent=1).encode()})
+        written = [*ADAPTER_FILES, 'result.json', 'predictions.jsonl']
+        files = [name for name in written if (r.folder / name).exists()]
+        write_manifest(r.folder, files, plan, trainer.state.global_step, RESULT_MANIFEST)
     trainer.accelerator.wait_for_everyone()  # all have taken the best adapter back
     if is_main():
-        shutil.rmtree(r.folder / 'checkpoints', ignore_errors=True)
+        remove_checkpoints(r.folder / 'checkpoints')
 
 
 # %% ../../nbs/train/54_loop.ipynb #tr-begin
+@contextlib.contextmanager
+def holding(folder: Path, model: PromptModel | BaselineModel, task: Task) -> Iterator[None]:
+    """Have a folder for one run alone, with room for all that it will write
+
+    Args:
+        folder: Where a run is going to write
+        model: What is to be trained
+        task: On what
+
+    Returns:
+        Iterator[None]: A context in which no other run writes there
+    """
+    if not is_main():
+        yield
+        return
+    check_outputs(folder)
+    if is_ours(folder) or not folder.exists():
+        mark(folder)
+    with locked(folder):
+        there = [path for path in (folder / 'checkpoints').rglob('*') if path.is_file()]
+        needed = disk_needed(model, len(task.splits.get('test', ())))
+        check_room(folder, needed - sum(path.stat().st_size for path in there))
+        yield
+
+
+# %% ../../nbs/train/54_loop.ipynb #tr-return
 def return_or_run(r: Run, resume: bool, start: float) -> dict:
     """The result that is there, if it is this run's; else that of a new run
 
@@ -662,9 +751,14 @@ def return_or_run(r: Run, resume: bool, start: float) -> dict:
     from accelerate.utils import broadcast_object_list
 
     plan = run_plan(r.model, r.task, r.recipe, r.seed, len(r.splits['fits']))
+    used = {**r.splits, 'train': r.splits['fits']}
+    del used['fits']
+    plan['fingerprints'] = fingerprints(r.model, r.task, used, r.collate.tokenizer)
     prepare_seconds = time.perf_counter() - start
     there = [begin_run(r.folder, plan, resume) if is_main() else None]
     there = broadcast_object_list(there)  # the first process has looked for all
+    if is_main():
+        point_latest(r.folder)
     return there[0] or carry_out(r, plan, prepare_seconds)
 
 
@@ -673,7 +767,7 @@ def train(
     model: PromptModel | BaselineModel,
     task: Task,
     recipe: Recipe,
-    output_dir: str | Path = 'runs/latest',
+    output_dir: str | Path | None = None,
     seed: int = 0,
     progress: bool = True,
     allow_weak_isolation: bool = False,
@@ -686,7 +780,7 @@ def train(
         model: What is trained
         task: On what
         recipe: What was decided; its `config` should be the model's
-        output_dir: For `adapter/`, `predictions.jsonl`, `result.json`
+        output_dir: For the results; None: a folder of its own in `runs/`
         seed: Order of the data and dropout
         progress: Show progress bars?
         allow_weak_isolation: Run model-written programs without a strong sandbox?
@@ -702,11 +796,12 @@ def train(
     start = time.perf_counter()
     how = execution or Execution()
     check_run(task, recipe, how, allow_weak_isolation)
-    start_of_memory()
-    splits, collate = training_data(model, task)
-    check_answers_unseen(model, splits['fits'], collate)
-    plan = recipe.counted(len(splits['fits']))
     run = partial(run_program, timeout=10.0, allow_weak_isolation=allow_weak_isolation)
-    folder, shown = Path(output_dir), progress and is_main()
-    r = Run(model, task, plan, seed, how, folder, splits, collate, run, shown)
-    return return_or_run(r, resume, start)
+    folder = run_folder(output_dir, task.name, model.adapter_config.method, seed, resume)
+    with holding(folder, model, task):
+        start_of_memory()
+        splits, collate = training_data(model, task)
+        check_answers_unseen(model, splits['fits'], collate)
+        plan, shown = recipe.counted(len(splits['fits'])), progress and is_main()
+        r = Run(model, task, plan, seed, how, folder, splits, collate, run, shown)
+        return return_or_run(r, resume, start)

@@ -9,6 +9,7 @@ __all__ = [
     'RECIPES',
     'FAMILIES',
     'CODE',
+    'shown',
     'check_whole',
     'check_rate',
     'Recipe',
@@ -32,12 +33,35 @@ if TYPE_CHECKING:
     from lopa.model import PromptModel
 
 # %% ../../nbs/train/50_recipes.ipynb #rc-whole
-WHOLE = ('steps', 'batch_size', 'eval_batch_size', 'eval_steps', 'epochs')
-RATES = ('prompt_lr', 'head_lr', 'encoder_lr', 'warmup', 'max_grad_norm', 'weight_decay')
+WHOLE = {
+    'steps': 10**9,
+    'batch_size': 10**6,
+    'eval_batch_size': 10**6,
+    'eval_steps': 10**9,
+    'epochs': 10**6,
+}  # whole number → the most that can be meant; the least is 1
+RATES = dict.fromkeys(('prompt_lr', 'head_lr', 'encoder_lr', 'weight_decay'), 1000)
+RATES |= {'warmup': 1, 'max_grad_norm': 10**9}  # number → the most that can be meant
+
+
+def shown(value: object) -> str:
+    """A value in a message, however long it is
+
+    Args:
+        value: What was received
+
+    Returns:
+        str: At most 80 characters
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return 'a number of thousands of digits'
+    return text if len(text) <= 80 else f'{text[:76]} …'
 
 
 def check_whole(name: str, value: object):
-    """Refuse what is not a whole number of at least 1
+    """Refuse what is not a whole number of at least 1, or more than can be meant
 
     Args:
         name: Of `WHOLE`
@@ -48,9 +72,9 @@ def check_whole(name: str, value: object):
     """
     if value is None and name in ('eval_steps', 'epochs'):
         return
-    if type(value) is not int or value < 1:
-        says = f'{name}: received {value!r}'
-        raise ValueError(f'{says}, expected a whole number of at least 1.')
+    if type(value) is not int or not 1 <= value <= WHOLE[name]:
+        says = f'{name}: received {shown(value)}'
+        raise ValueError(f'{says}, expected a whole number of at least 1, at most {WHOLE[name]:,}.')
 
 
 # %% ../../nbs/train/50_recipes.ipynb #rc-rate
@@ -64,10 +88,10 @@ def check_rate(name: str, value: Any):
     Raises:
         ValueError
     """
-    most = 1.0 if name == 'warmup' else math.inf
-    if type(value) not in (int, float) or not 0 <= value <= most or value == math.inf:
-        expected = 'a number between 0 and 1' if name == 'warmup' else 'a number of at least 0'
-        raise ValueError(f'{name}: received {value!r}, expected {expected}.')
+    most = RATES[name]
+    if type(value) not in (int, float) or not 0 <= value <= most:
+        says = f'{name}: received {shown(value)}'
+        raise ValueError(f'{says}, expected a number between 0 and {most:,}.')
 
 
 # %% ../../nbs/train/50_recipes.ipynb #rc-fields
@@ -81,8 +105,14 @@ def _check_fields(plan):
         check_whole(name, getattr(plan, name))
     for name in RATES:
         check_rate(name, getattr(plan, name))
-    if not isinstance(plan.variant, str):
-        raise ValueError(f'variant: received {plan.variant!r}, expected a name.')
+    if not isinstance(plan.variant, str) or not plan.variant.isprintable():
+        raise ValueError(f'variant: received {shown(plan.variant)}, expected a name.')
+    if plan.schedule not in ('linear', 'constant'):
+        says = f'schedule: received {shown(plan.schedule)}'
+        raise ValueError(f'{says}, expected linear or constant.')
+    if not isinstance(plan.config, (PromptConfig, BaselineConfig)):
+        kinds = 'a PromptConfig or a BaselineConfig'
+        raise ValueError(f'config: received {shown(plan.config)}, expected {kinds}.')
 
 
 # %% ../../nbs/train/50_recipes.ipynb #rc-check
@@ -99,11 +129,6 @@ def _settle(plan):
             f'eval_steps: received {plan.eval_steps}, expected a divisor of the {plan.steps} '
             'steps, so that the last step is looked at.'
         )
-    if plan.schedule not in ('linear', 'constant'):
-        raise ValueError(f'schedule: received {plan.schedule!r}, expected linear or constant.')
-    if not isinstance(plan.config, (PromptConfig, BaselineConfig)):
-        kinds = 'a PromptConfig or a BaselineConfig'
-        raise ValueError(f'config: received {plan.config!r}, expected {kinds}.')
 
 
 def _in_steps(plan, rows):
@@ -306,12 +331,14 @@ def recipe(task: str, method: str = 'lopa', variant: str = 'tuned', **overrides)
     Raises:
         ValueError
     """
-    known = _known(task)
+    known = _known(task) if isinstance(task, str) else {}
     if not known:
-        raise ValueError(f'recipe: received the task {task!r}, expected one of {", ".join(TASKS)}.')
-    if (method, variant) not in known:
+        says = f'recipe: received the task {shown(task)}'
+        raise ValueError(f'{says}, expected one of {", ".join(TASKS)}.')
+    if (method, variant) not in list(known):
         there = '; '.join(', '.join(names) for names in known)
-        raise ValueError(f'recipe: received {method}, {variant}; for {task} there are {there}.')
+        asked = f'{shown(method)}, {shown(variant)}'
+        raise ValueError(f'recipe: received {asked}; for {task} there are {there}.')
     found = known[method, variant]
     changes = {'variant': variant, 'eval_steps': None}
     if 'steps' in overrides:

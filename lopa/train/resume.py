@@ -4,35 +4,48 @@
 
 # %% auto #0
 __all__ = [
+    'STATE_FILES',
     'StepSampler',
     'differences',
+    'comparable',
     'is_same_run',
     'last_checkpoint',
     'step_of',
     'Found',
+    'result_trouble',
     'find_run',
     'Next',
     'what_next',
     'why_work_is_lost',
     'why_other',
+    'needed_files',
+    'check_saved',
+    'check_result',
+    'keep_only',
+    'remove_checkpoints',
+    'make_ready',
+    'refusal',
     'begin_run',
     'SetEpoch',
     'OrderedTrainer',
     'RememberingTrainer',
-    'keep_only',
     'saving',
     'not_written',
+    'begin_part',
     'put_in_place',
     'WholeCheckpoints',
+    'reading',
+    'CheckedTrainer',
     'ResumableTrainer',
 ]
 
 # %% ../../nbs/train/53_resume.ipynb #024343cb
 import contextlib
 import json
-import shutil
+import os
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -42,7 +55,30 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..files import write_files
+from lopa.files import (
+    MARKER,
+    mark,
+    read_json,
+    remove_folder,
+    sweep_up,
+    sync_files,
+    sync_names,
+    write_files,
+    write_whole,
+)
+from lopa.train.folder import (
+    ADAPTER_FILES,
+    KEPT,
+    MANIFEST,
+    RESULT_MANIFEST,
+    check_outputs,
+    is_real_file,
+    manifest_trouble,
+    strangers,
+    write_manifest,
+)
+
+from ..adapter import CONFIG_FILE, WEIGHTS_FILE
 
 
 # %% ../../nbs/train/53_resume.ipynb #3139ca99
@@ -101,7 +137,9 @@ def differences(mine: dict, theirs: dict) -> str:
         there = theirs.get(name)
         if here == there:
             continue
-        if isinstance(here, dict) and isinstance(there, dict):
+        if name == 'fingerprints':
+            parts += strangers(here, there)
+        elif isinstance(here, dict) and isinstance(there, dict):
             parts.append(differences(dict.fromkeys(there) | here, there))
         else:
             parts.append(f'{name} ({there}, here {here})')
@@ -109,6 +147,27 @@ def differences(mine: dict, theirs: dict) -> str:
 
 
 # %% ../../nbs/train/53_resume.ipynb #rs-same
+def comparable(plan: dict, other: dict) -> dict:
+    """Compare only fingerprints that both have: a result keeps the short ones
+
+    Args:
+        plan: What is to be run
+        other: A plan or a result, perhaps of an earlier version
+
+    Returns:
+        dict: The same plan, with the fingerprints that the other one has as well
+    """
+    told = other.get('fingerprints')
+    told = told if isinstance(told, dict) else {}
+    prints = {k: v for k, v in plan.get('fingerprints', {}).items() if k in told}
+    return plan | {'fingerprints': prints} if prints else _named(plan)
+
+
+def _named(plan):
+    "A plan without fingerprints"
+    return {k: v for k, v in plan.items() if k != 'fingerprints'}
+
+
 def is_same_run(plan: dict, other: dict) -> bool:
     """Is it there, and does it agree with the plan?
 
@@ -116,7 +175,7 @@ def is_same_run(plan: dict, other: dict) -> bool:
         plan: What is to be run
         other: A plan or a result; empty if there is none
     """
-    return bool(other) and not differences(plan, other)
+    return bool(other) and not differences(comparable(plan, other), other)
 
 
 # %% ../../nbs/train/53_resume.ipynb #rs-last
@@ -161,20 +220,46 @@ class Found:
     checkpoint: Path | None = None
 
 
+def result_trouble(folder: str | Path) -> str:
+    """What is wrong with the result?
+
+    Args:
+        folder: Where a run came to its end
+
+    Returns:
+        str: Empty if adapter, answers and record are what that run wrote
+    """
+    return manifest_trouble(Path(folder), [*ADAPTER_FILES, 'result.json'], name=RESULT_MANIFEST)
+
+
 def find_run(folder: str | Path) -> Found:
     """Look at what a folder holds
 
     Args:
         folder: Where a run writes
+
+    Raises:
+        ValueError
     """
     checkpoints = Path(folder) / 'checkpoints'
-    result = _read_json(Path(folder) / 'result.json')
-    begun = _read_json(checkpoints / 'plan.json')
+    result = _read_object(Path(folder) / 'result.json', 'the record of a run')
+    begun = _read_object(checkpoints / 'plan.json', 'the plan of a run')
+    if begun and result and result_trouble(folder):
+        result = {}
     return Found(result, begun, last_checkpoint(checkpoints))
 
 
-def _read_json(path):
-    return json.loads(path.read_text()) if path.exists() else {}
+# %% ../../nbs/train/53_resume.ipynb #rs-read-object
+def _read_object(path, what):
+    """A JSON object, empty if there is no file
+
+    Raises:
+        ValueError
+    """
+    said = read_json(path, what) if os.path.lexists(path) else {}
+    if not isinstance(said, dict):
+        raise ValueError(f'{path}: expected {what}, found {str(said)[:50]}; move it away.')
+    return said
 
 
 # %% ../../nbs/train/53_resume.ipynb #rs-next
@@ -186,6 +271,7 @@ class Next(Enum):
     RETURN = 'return the result that is there'
     OTHER_RUN = 'refuse: what was begun is another run'
     WORK_IS_LOST = 'refuse: an unfinished run would be overwritten'
+    NO_PLAN = 'refuse: nobody can tell which run the checkpoints are of'
 
 
 def what_next(found: Found, plan: dict, resume: bool) -> Next:
@@ -196,9 +282,11 @@ def what_next(found: Found, plan: dict, resume: bool) -> Next:
         plan: What is to be run
         resume: Go on, if something is there?
     """
+    if found.checkpoint and not found.begun:
+        return Next.NO_PLAN
     if resume and is_same_run(plan, found.result):
         return Next.RETURN
-    if resume and found.begun:
+    if resume and (found.begun or found.result):
         return Next.GO_ON if is_same_run(plan, found.begun) else Next.OTHER_RUN
     unfinished = found.begun and not is_same_run(found.begun, found.result)
     return Next.WORK_IS_LOST if unfinished and found.checkpoint else Next.BEGIN
@@ -215,33 +303,179 @@ def why_work_is_lost(folder: str | Path, found: Found) -> str:
     Returns:
         str: One sentence
     """
-    begun = found.begun
+    begun, recipe = found.begun, found.begun.get('recipe')
     done = step_of(found.checkpoint) if found.checkpoint else 0
+    steps = recipe.get('steps') if isinstance(recipe, dict) else None
     return (
-        f'{folder} holds an unfinished run ({begun["method"]} on {begun["task"]}, {done} of '
-        f'{begun["recipe"]["steps"]} steps): continue it with --resume (resume=True), name '
+        f'{folder} holds an unfinished run ({begun.get("method")} on {begun.get("task")}, {done} '
+        f'of {steps} steps): continue it with --resume (resume=True), name '
         f'another folder, or delete {Path(folder) / "checkpoints"}.'
     )
 
 
-def why_other(folder: str | Path, plan: dict, begun: dict) -> str:
-    """Say why the run that was begun here cannot go on
+def why_other(folder: str | Path, plan: dict, found: Found) -> str:
+    """Say why what is here cannot be gone on with
 
     Args:
         folder: Where the run would write
         plan: What is to be run
-        begun: Plan of the run that was begun there
+        found: What it holds
 
     Returns:
         str: One sentence
     """
+    there = found.begun or found.result
+    what, place = 'an unfinished run of another kind', Path(folder) / 'checkpoints'
+    if not found.begun:
+        what, place = 'the result of another run', Path(folder) / 'result.json'
+    differing = differences(comparable(plan, there), there)
     return (
-        f'{folder} holds an unfinished run of another kind: {differences(plan, begun)}; '
-        f'change it back, name another folder, or delete {Path(folder) / "checkpoints"}.'
+        f'{folder} holds {what}: {differing}; change it back, name another folder, '
+        f'or delete {place}.'
     )
 
 
+# %% ../../nbs/train/53_resume.ipynb #rs-check
+STATE_FILES = ('kept.json', 'optimizer.pt', 'scheduler.pt', 'trainer_state.json')
+
+
+def needed_files(processes: int = 1, scaled: bool = False) -> list[str]:
+    """Names of all that a checkpoint needs
+
+    Args:
+        processes: How many go on
+        scaled: Does a gradient scaler search for its scale (float16)?
+    """
+    chance = [f'rng_state_{i}.pth' for i in range(processes)]
+    alone = ['rng_state.pth'] if processes == 1 else chance
+    return [CONFIG_FILE, WEIGHTS_FILE, *STATE_FILES, *alone, *['scaler.pt'][: int(scaled)]]
+
+
+def check_saved(folder: Path, needed: Iterable[str], plan: dict):
+    """Refuse what is damaged or was written by another run
+
+    Args:
+        folder: `checkpoint-N` or `best-N`
+        needed: Names of files
+        plan: What is being run
+
+    Raises:
+        ValueError
+    """
+    wrong = manifest_trouble(folder, needed, step_of(folder))
+    if not wrong and (others := differences(plan, _plan_in(folder / MANIFEST))):
+        wrong = f'it belongs to another run ({others})'
+    if wrong:
+        raise ValueError(
+            f'{folder}: the run cannot go on from here, since {wrong}; restore it, or delete '
+            f'{folder.parent} and begin again.'
+        )
+
+
+def _plan_in(manifest):
+    return _read_object(manifest, 'a manifest')['plan']
+
+
+# %% ../../nbs/train/53_resume.ipynb #rs-check-result
+def check_result(folder: str | Path, result: dict, plan: dict):
+    """Refuse a result that is damaged, or of another run than it seems
+
+    Args:
+        folder: Where a run came to its end
+        result: Its record
+        plan: What is to be run
+
+    Raises:
+        ValueError
+    """
+    manifest = Path(folder) / RESULT_MANIFEST
+    if 'fingerprints' not in result and not manifest.exists():
+        warnings.warn(
+            f'{folder}: the result there was written by an earlier version of lopa, without '
+            'fingerprints of its data and models; it is returned since the rest agrees.',
+            stacklevel=2,
+        )
+        return
+    wrong = result_trouble(folder) or differences(plan, _plan_in(manifest))
+    if wrong:
+        raise ValueError(
+            f'{folder}: the result there cannot be returned ({wrong}); name another folder, or '
+            'begin again without --resume.'
+        )
+
+
+# %% ../../nbs/train/53_resume.ipynb #rs-remove
+def keep_only(folder: Path, names: set[str]):
+    """Remove all other checkpoints and adapters
+
+    Args:
+        folder: The folder of checkpoints
+        names: What stays
+    """
+    for path in folder.iterdir():
+        if KEPT.fullmatch(path.name) and path.name not in names:
+            remove_folder(path)
+
+
+def remove_checkpoints(folder: Path):
+    """Remove all that a run has written there, and the folder if nothing else is in it
+
+    Args:
+        folder: The folder of checkpoints; it need not exist
+    """
+    if not folder.exists():
+        return
+    sweep_up(folder)
+    keep_only(folder, set())
+    for name in 'plan.json', MARKER:
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody else's files
+        folder.rmdir()
+
+
+# %% ../../nbs/train/53_resume.ipynb #rs-ready
+def make_ready(checkpoints: Path, plan: dict, afresh: bool):
+    """Make the folder of checkpoints ready
+
+    Args:
+        checkpoints: The folder of checkpoints
+        plan: What is to be run
+        afresh: A new run, or one that goes on?
+    """
+    text = json.dumps(plan, indent=1).encode()
+    if afresh:
+        remove_checkpoints(checkpoints)
+        write_whole(checkpoints, lambda new: write_files(new, {'plan.json': text}))
+    else:
+        sweep_up(checkpoints)
+        remove_folder(checkpoints / 'part')
+
+
 # %% ../../nbs/train/53_resume.ipynb #515d7697
+def refusal(what: Next, folder: str | Path, plan: dict, found: Found) -> str:
+    """Say why a run cannot be begun, if it cannot
+
+    Args:
+        what: From `what_next`
+        folder: Where the run would write
+        plan: What is to be run
+        found: What the folder holds
+
+    Returns:
+        str: One sentence; empty if nothing is refused
+    """
+    if what is Next.OTHER_RUN:
+        return why_other(folder, plan, found)
+    if what is Next.WORK_IS_LOST:
+        return why_work_is_lost(folder, found)
+    if what is Next.NO_PLAN:
+        return (
+            f'{found.checkpoint}: without plan.json beside it nobody can tell which run it is '
+            'of; restore that file, delete the checkpoint, or name another folder.'
+        )
+    return ''
+
+
 def begin_run(folder: str | Path, plan: dict, resume: bool) -> dict | None:
     """Look at what a folder holds, and make it ready
 
@@ -256,18 +490,15 @@ def begin_run(folder: str | Path, plan: dict, resume: bool) -> dict | None:
     Raises:
         ValueError
     """
+    check_outputs(Path(folder))
     found = find_run(folder)
     what = what_next(found, plan, resume)
+    if why := refusal(what, folder, plan, found):
+        raise ValueError(why)
     if what is Next.RETURN:
+        check_result(folder, found.result, plan)
         return found.result
-    if what is Next.OTHER_RUN:
-        raise ValueError(why_other(folder, plan, found.begun))
-    if what is Next.WORK_IS_LOST:
-        raise ValueError(why_work_is_lost(folder, found))
-    if what is Next.BEGIN:
-        checkpoints = Path(folder) / 'checkpoints'
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        write_files(checkpoints, {'plan.json': json.dumps(plan, indent=1).encode()})
+    make_ready(Path(folder) / 'checkpoints', plan, afresh=what is Next.BEGIN)
     return None
 
 
@@ -302,9 +533,10 @@ class OrderedTrainer(Trainer):
 class RememberingTrainer(OrderedTrainer):
     "A Trainer that keeps times, interruptions and scores beside its checkpoints"
 
-    def __init__(self, model, args, folder, batch_size, **kwargs):
+    def __init__(self, model, args, folder, batch_size, plan=None, **kwargs):
         super().__init__(model, args, batch_size, **kwargs)
         self.folder = Path(folder)  # of the checkpoints
+        self.plan = plan or {}  # what is run, for the manifests
         self.started = time.perf_counter()
         self.kept = {'seconds': 0.0, 'resumed_at': [], 'looks': []}  # looks: (step, score, …)
 
@@ -324,18 +556,6 @@ class RememberingTrainer(OrderedTrainer):
 
 
 # %% ../../nbs/train/53_resume.ipynb #rs-clean
-def keep_only(folder: Path, names: set[str]):
-    """Remove everything else
-
-    Args:
-        folder: The folder of checkpoints
-        names: What stays
-    """
-    for path in folder.iterdir():
-        if path.name not in names:
-            shutil.rmtree(path, ignore_errors=True)
-
-
 @contextlib.contextmanager
 def saving(folder: Path, step: int) -> Iterator[None]:
     """If it cannot be written, leave the last good checkpoint, and say what to do
@@ -353,7 +573,8 @@ def saving(folder: Path, step: int) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as e:
-        shutil.rmtree(folder / 'part', ignore_errors=True)
+        with contextlib.suppress(OSError):  # the next writer removes it, or says why not
+            remove_folder(folder / 'part')
         raise OSError(not_written(folder, step, e)) from e
 
 
@@ -378,18 +599,36 @@ def not_written(folder: Path, step: int, error: Exception) -> str:
 
 
 # %% ../../nbs/train/53_resume.ipynb #rs-place
-def put_in_place(folder: Path, name: str, beside: dict[str, bytes]):
+def begin_part(folder: Path, name: str):
+    """Make a place to write to, and remove what an interrupted writer left there
+
+    Args:
+        folder: The folder of checkpoints
+        name: Of the checkpoint that is about to be written
+    """
+    remove_folder(folder / 'part')
+    mark(folder / 'part')
+    mark(folder / 'part' / name)
+
+
+def put_in_place(folder: Path, name: str, beside: dict[str, bytes], plan: dict):
     """Make a checkpoint of it: one rename
 
     Args:
         folder: The folder of checkpoints
         name: Of the checkpoint that is all there, under `part`
         beside: Files to be written beside it
+        plan: What is being run
     """
     part = folder / 'part' / name
     write_files(part, beside)
-    shutil.rmtree(folder / name, ignore_errors=True)
+    files = [path.name for path in part.iterdir() if is_real_file(path)]
+    files.remove(MARKER)
+    sync_files(part)
+    write_manifest(part, files, plan, step_of(part))
+    remove_folder(folder / name)
     part.rename(folder / name)
+    sync_names(folder)
 
 
 # %% ../../nbs/train/53_resume.ipynb #rs-write
@@ -409,34 +648,116 @@ class WholeCheckpoints(RememberingTrainer):
             OSError
         """
         step = self.state.global_step
+        name = f'checkpoint-{step}'
         with saving(self.folder, step):
+            if self.args.should_save:
+                begin_part(self.folder, name)
+            self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            name = f'checkpoint-{step}'
             with saving(self.folder, step):
-                put_in_place(self.folder, name, self.kept_file())
-            keep_only(self.folder, {name, f'best-{self.best_step()}', 'plan.json'})
+                put_in_place(self.folder, name, self.kept_file(), self.plan)
+            keep_only(self.folder, {name, f'best-{self.best_step()}'})
         self.accelerator.wait_for_everyone()
+
+    def save_best(self):
+        """Keep the adapter as it is now, with a manifest
+
+        Raises:
+            OSError
+        """
+        step = self.state.global_step
+
+        def write(new):
+            self.model.save_pretrained(new)
+            write_manifest(new, [CONFIG_FILE, WEIGHTS_FILE], self.plan, step)
+
+        with saving(self.folder, step):
+            write_whole(self.folder / f'best-{step}', write)
+
+
+# %% ../../nbs/train/53_resume.ipynb #rs-reading
+@contextlib.contextmanager
+def reading(checkpoint: str | Path | None) -> Iterator[None]:
+    """Say in one sentence what cannot be loaded all the same, by another torch or for another model
+
+    Args:
+        checkpoint: A folder, whose files are what was written
+
+    Returns:
+        Iterator[None]: A context in which they are loaded
+
+    Raises:
+        ValueError
+    """
+    try:
+        yield
+    except Exception as e:
+        reason = ' '.join(f'{type(e).__name__}: {e}'.split())[:200]
+        raise ValueError(
+            f'{checkpoint}: its optimiser, schedule or random state cannot be loaded ({reason}); '
+            'go on with the versions in its manifest.json, or begin again.'
+        ) from e
 
 
 # %% ../../nbs/train/53_resume.ipynb #rs-read
-class ResumableTrainer(WholeCheckpoints):
+class CheckedTrainer(WholeCheckpoints):
+    "A Trainer that reads only checkpoints of its own run, in which nothing was changed"
+
+    def check(self, checkpoint: Path):
+        """Refuse a checkpoint, or a best adapter, that is damaged or another run's
+
+        Raises:
+            ValueError
+        """
+        scaled = self.accelerator.scaler is not None
+        check_saved(checkpoint, needed_files(self.args.world_size, scaled), self.plan)
+        self.kept = json.loads((checkpoint / 'kept.json').read_bytes())
+        self.check_best()
+
+    def check_best(self):
+        """The same for the best adapter, if there was a look at the validation split
+
+        Raises:
+            ValueError
+        """
+        if self.kept['looks']:
+            check_saved(self.best_folder(), [CONFIG_FILE, WEIGHTS_FILE], self.plan)
+
+    def best_folder(self) -> Path:
+        "Where the best adapter is"
+        return self.folder / f'best-{self.best_step()}'
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        with reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint):
+        with reading(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+
+# %% ../../nbs/train/53_resume.ipynb #rs-read2
+class ResumableTrainer(CheckedTrainer):
     "A Trainer whose checkpoints are whole or not there, and which goes on from one to the last bit"
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         "Take back the adapter, and what else was kept"
         self.model.load_pretrained(resume_from_checkpoint)
-        self.kept = json.loads((Path(resume_from_checkpoint) / 'kept.json').read_text())
+        self.kept = json.loads((Path(resume_from_checkpoint) / 'kept.json').read_bytes())
         self.kept['resumed_at'].append(step_of(resume_from_checkpoint))
 
     def to_the_end(self):
         "Train from the newest checkpoint, or from the beginning, and take back the best adapter"
         last = last_checkpoint(self.folder)
+        if last:
+            self.check(last)
         if last and step_of(last) >= self.args.max_steps:  # killed after the last step
             self._load_from_checkpoint(last)
             self.state = TrainerState.load_from_json(str(last / 'trainer_state.json'))
         else:
             self.train(resume_from_checkpoint=str(last) if last else None)
         if self.kept['looks']:
-            self.model.load_pretrained(self.folder / f'best-{self.best_step()}')
+            self.check_best()
+            self.model.load_pretrained(self.best_folder())
