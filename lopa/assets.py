@@ -606,8 +606,8 @@ def refuse_left_out(model, info: dict):
     Raises:
         ValueError
     """
-    alike = lambda name: re.sub(r'\d+', '#', name)
-    known = {alike(name) for name, _ in model.named_parameters() if alike(name) != name}
+    alike = lambda name: re.sub(r'\d+', '#', name.removeprefix(f'{model.base_model_prefix}.'))
+    known = {alike(name) for name, _ in model.named_parameters() if '#' in alike(name)}
     left_out = sorted(name for name in info['unexpected_keys'] if alike(name) in known)
     if left_out:
         raise ValueError(

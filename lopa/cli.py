@@ -17,6 +17,8 @@ __all__ = [
     'Encoder',
     'Base',
     'DataDir',
+    'MANY',
+    'ROWS',
     'Limit',
     'Json',
     'CHECKPOINTING_HELP',
@@ -26,6 +28,7 @@ __all__ = [
     'SIZE_HELP',
     'PASSES_HELP',
     'BITS_HELP',
+    'FORCE_HELP',
     'BatchSize',
     'Passes',
     'Twice',
@@ -33,6 +36,9 @@ __all__ = [
     'Attention',
     'Bits',
     'Weak',
+    'Force',
+    'DTYPES',
+    'KERNELS',
     'SEED_HELP',
     'STEPS_HELP',
     'RUN_HELP',
@@ -40,6 +46,7 @@ __all__ = [
     'COMPILE_HELP',
     'REPORT_HELP',
     'TRAIN_EXAMPLE',
+    'SEEDS',
     'Seed',
     'Steps',
     'RunFolder',
@@ -49,6 +56,7 @@ __all__ = [
     'ReportTo',
     'ADAPTER_HELP',
     'SAMPLES_HELP',
+    'HEAT_HELP',
     'TOP_P_HELP',
     'EVALUATE_EXAMPLE',
     'Adapter',
@@ -57,7 +65,9 @@ __all__ = [
     'Samples',
     'Temperature',
     'TopP',
+    'SampleSeed',
     'AskedBase',
+    'ANSWERS_HELP',
     'Answers',
     'Judge',
     'SMOKE_HELP',
@@ -68,6 +78,9 @@ __all__ = [
     'TURNS_HELP',
     'RACED_HELP',
     'TOKENS_HELP',
+    'Rounds',
+    'RacedRows',
+    'RacedTokens',
     'RacedBase',
     'Report',
     'GPUS_HELP',
@@ -85,12 +98,20 @@ __all__ = [
     'RESULTS_EXAMPLE',
     'Folders',
     'Csv',
+    'HEAD',
     'PORT_HELP',
     'Port',
     'Browser',
     'OUT_HELP',
     'AllResults',
+    'HERE',
+    'NO_MEMORY',
     'option',
+    'to_path',
+    'path_option',
+    'finite',
+    'bits_of',
+    'asked_for_more',
     'train',
     'evaluate',
     'score',
@@ -101,14 +122,27 @@ __all__ = [
     'results',
     'figures',
     'gallery',
+    'raised_here',
+    'file_of',
+    'address',
+    'bug_report',
+    'out_of_memory',
+    'sentence',
+    'calm_warnings',
     'main',
 ]
 
 # %% ../nbs/96_cli.ipynb #6976ebf4
+import errno
 import json
+import math
 import os
 import sys
-from contextlib import contextmanager
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
@@ -116,6 +150,8 @@ from types import SimpleNamespace
 from typing import Annotated
 
 import typer
+
+import lopa
 
 app = typer.Typer(
     help='Low-Rank Prompt Adaptation of frozen foundation models.',
@@ -133,11 +169,71 @@ def option(help: str, *names: str, **limits):
     Args:
         help: What `--help` says of it
         *names: Other names than that of the parameter
-        **limits: `min`, `max`
+        **limits: `min`, `max`; `callback`, `parser`, as in Typer
     """
     return typer.Option(*names, help=help, **limits)
 
 
+def to_path(text: str | Path) -> Path:
+    """A path that can be told
+
+    Args:
+        text: As it was typed
+
+    Returns:
+        Path: Nothing is looked up
+    """
+    text = os.fspath(text)
+    wrong = ''
+    if not text or not text.isprintable():  # neither is a byte that is no text
+        wrong = 'expected a path, in letters that can be printed'
+    elif max(len(part.encode()) for part in text.split('/')) > 255 or len(text) > 4000:
+        wrong = 'expected names of at most 255 bytes'
+    if wrong:
+        raise typer.BadParameter(f'received {ascii(text[:80])}, {wrong}.')
+    return Path(text)
+
+
+# %% ../nbs/96_cli.ipynb #cli-path
+def path_option(help: str, *names: str):
+    """An option that takes a path
+
+    Args:
+        help: What `--help` says of it
+        *names: Other names than that of the parameter
+    """
+    return option(help, *names, parser=to_path, metavar='PATH')
+
+
+def finite(number: float) -> float:
+    """Refuse what is in every range
+
+    Args:
+        number: Of an option
+
+    Returns:
+        float: The same
+    """
+    if not math.isfinite(number):
+        raise typer.BadParameter(f'received {number}, expected a number.')
+    return number
+
+
+def bits_of(number: int | None) -> int | None:
+    """Four or eight
+
+    Args:
+        number: Of an option
+
+    Returns:
+        int | None: The same
+    """
+    if number not in (None, 4, 8):
+        raise typer.BadParameter(f'received {number}, expected 4 or 8.')
+    return number
+
+
+# %% ../nbs/96_cli.ipynb #cli-tasks
 TASKS_HELP = (
     'Name of a task: rotten_tomatoes, imdb, sst2, mnli, mrpc, qnli, qqp, rte, cruxeval-o, '
     'cruxeval-i, cruxeval-o-paper, cruxeval-i-paper, humaneval-io-o, humaneval-io-i, mbpp or '
@@ -175,8 +271,10 @@ Method = Annotated[str, option(METHODS_HELP)]
 Variant = Annotated[str, option(VARIANTS_HELP)]
 Encoder = Annotated[str | None, option(ENCODER_HELP)]
 Base = Annotated[str, option(BASE_HELP, '--base-model', '--base')]
-DataDir = Annotated[Path | None, option(DATA_HELP)]
-Limit = Annotated[int | None, option('Use only the first N rows of each split.', min=1)]
+DataDir = Annotated[Path | None, path_option(DATA_HELP)]
+MANY = 10**9  # more than any of these counts can be meant to be
+ROWS = 2**20  # of a batch, or tokens of a row
+Limit = Annotated[int | None, option('Use only the first N rows of each split.', min=1, max=MANY)]
 Json = Annotated[bool, option('Print one JSON object and nothing else.', '--json')]
 
 # %% ../nbs/96_cli.ipynb #cli-how
@@ -190,14 +288,16 @@ WEAK_HELP = 'Run model-written programs in a plain child process where nothing s
 SIZE_HELP = 'Examples per optimiser step, instead of those of the recipe.'
 PASSES_HELP = 'Passes that a step is split into: less memory, same result.'
 BITS_HELP = '4 or 8: hold the foundation model quantised, with bitsandbytes.'
+FORCE_HELP = 'Replace a file that is there, even one that lopa did not write.'
 
-BatchSize = Annotated[int | None, option(SIZE_HELP, min=1)]
-Passes = Annotated[int, option(PASSES_HELP, min=1)]
+BatchSize = Annotated[int | None, option(SIZE_HELP, min=1, max=ROWS)]
+Passes = Annotated[int, option(PASSES_HELP, min=1, max=ROWS)]
 Twice = Annotated[bool, option(CHECKPOINTING_HELP, '--gradient-checkpointing')]
 Dtype = Annotated[str | None, option(DTYPE_HELP)]
 Attention = Annotated[str | None, option(KERNELS_HELP)]
-Bits = Annotated[int | None, option(BITS_HELP)]
+Bits = Annotated[int | None, option(BITS_HELP, callback=bits_of)]
 Weak = Annotated[bool, option(WEAK_HELP, '--allow-weak-isolation')]
+Force = Annotated[bool, option(FORCE_HELP, '--force')]
 
 
 # %% ../nbs/96_cli.ipynb #cli-declare
@@ -212,6 +312,12 @@ def _declare(signature, does, example):
     return command
 
 
+# %% ../nbs/96_cli.ipynb #cli-more
+def asked_for_more() -> bool:
+    "Does the user want to see tracebacks, and what libraries say?"
+    return os.environ.get('LOPA_TRACEBACK', '') not in ('', '0')
+
+
 # %% ../nbs/96_cli.ipynb #cli-common
 def _task(name, data_dir, limit):
     "The task, cut to the first rows of each split if that was asked for"
@@ -223,18 +329,60 @@ def _task(name, data_dir, limit):
 
 def _quiet(bars=True):
     "No bar for every tensor that is loaded; with `bars=False` none at all"
-    from datasets import disable_progress_bars
+    import datasets
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     if not bars:
-        disable_progress_bars()
+        datasets.disable_progress_bars()
+    if not asked_for_more():
+        logging.set_verbosity_error()
+        datasets.logging.set_verbosity_error()
 
 
 def _quiet_workers():
     "The same for processes that are started later"
     for bars in 'HF_HUB_DISABLE_PROGRESS_BARS', 'HF_DATASETS_DISABLE_PROGRESS_BARS':
         os.environ.setdefault(bars, '1')
+
+
+# %% ../nbs/96_cli.ipynb #cli-places
+def _check_place(name, path):
+    """Can something be made there? Refuses with the name of the option
+
+    Raises:
+        NotADirectoryError
+        OSError
+    """
+    there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+    if not there.is_dir():
+        kind = 'a link to nowhere' if not there.exists() else 'no folder'
+        says = f'{name}: received {path}, but {there} is {kind}'
+        raise NotADirectoryError(f'{says}; name another place.')
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as e:
+        says = f'{name}: received {path}, but {there} cannot be written ({e.strerror})'
+        raise OSError(f'{says}; name another place.') from None
+
+
+def _check_file(name, path, force=False, ours=None):
+    """Can a file be written there, and may what is there be replaced?
+
+    Raises:
+        NotADirectoryError
+        OSError
+    """
+    from lopa.files import check_replaceable
+
+    _check_place(name, path.absolute().parent)
+    if os.path.lexists(path) and not (path.is_file() or path.is_dir()):
+        says = f'{name}: {path} is no regular file'
+        raise OSError(f'{says}; name another.')
+    try:
+        check_replaceable(path, ours, force)
+    except OSError as e:
+        raise type(e)(f'{name}: {e}') from None
 
 
 # %% ../nbs/96_cli.ipynb #5704fd20
@@ -250,34 +398,34 @@ def _recipe(task, method, variant, encoder, **changes):
     from lopa.train import recipe
 
     plan = recipe(task, method, variant, **{k: v for k, v in changes.items() if v is not None})
-    if not encoder:
+    if encoder is None:
         return plan
+    if not encoder.strip():
+        raise ValueError('--encoder: received nothing, expected a name or a folder.')
     if not getattr(METHODS.get(method), 'uses_instance', False):
         raise ValueError(f'--encoder: {method} does not look at the instance; leave it out.')
     return replace(plan, config=replace(plan.config, encoder_name_or_path=encoder))
 
 
 # %% ../nbs/96_cli.ipynb #cli-loading
+DTYPES = 'float32', 'bfloat16', 'float16'
+KERNELS = 'eager', 'sdpa'
+
+
 def _one_of(name, given, known):
     """Refuse a value that an option does not know
 
     Raises:
         ValueError
     """
-    if given and given not in known:
+    if given is not None and given not in known:
         raise ValueError(f'{name}: received {given!r}, expected {" or ".join(known)}.')
 
 
 def _loading(dtype, attn_implementation):
-    """What `load_foundation_model` is told besides the name
-
-    Raises:
-        ValueError
-    """
+    "What `load_foundation_model` is told besides the name"
     import torch
 
-    _one_of('--dtype', dtype, ('float32', 'bfloat16', 'float16'))
-    _one_of('--attn-implementation', attn_implementation, ('eager', 'sdpa'))
     asked = {}
     if attn_implementation:
         asked['attn_implementation'] = attn_implementation
@@ -294,14 +442,18 @@ def _show_run(result, folder):
     tested = f'test score {show_score(result["test"])}' if 'test' in result else 'no test split'
     parameters, seconds = result['trainable_parameters'], result['seconds']['total']
     print(f'{tested}, {parameters:,} parameters, {seconds:.0f} s')
-    names = sorted(p.name + ('/' if p.is_dir() else '') for p in folder.iterdir())
+    seen = [p for p in sorted(folder.iterdir()) if not p.name.startswith('.')]
+    names = [p.name + ('/' if p.is_dir() else '') for p in seen]
     print(f'{folder.resolve()} holds {", ".join(names)}')
 
 
 # %% ../nbs/96_cli.ipynb #cli-train-options
 SEED_HELP = 'Of the first vectors, the order of the data and dropout.'
 STEPS_HELP = 'Optimiser steps, instead of the length the recipe has.'
-RUN_HELP = 'Where adapter/, result.json and predictions.jsonl go, and checkpoints/ meanwhile.'
+RUN_HELP = (
+    'Where adapter/, result.json and predictions.jsonl go, and checkpoints/ meanwhile; default: '
+    'runs/TASK-METHOD-sSEED-TIME, to which runs/latest is a link.'
+)
 RESUME_HELP = 'Go on where an interrupted run in this folder stopped; begin if there is none.'
 COMPILE_HELP = 'Compile the model, which takes a while before the first step.'
 REPORT_HELP = 'Where to log: tensorboard, trackio, wandb, ...; the package has to be installed.'
@@ -310,43 +462,71 @@ TRAIN_EXAMPLE = (
     '--output-dir runs/lopa-1 --resume'
 )
 
-Seed = Annotated[int, option(SEED_HELP)]
-Steps = Annotated[int | None, option(STEPS_HELP, min=1)]
-RunFolder = Annotated[Path, option(RUN_HELP)]
+SEEDS = 2**32 - 1  # numpy's generator takes no larger one
+Seed = Annotated[int, option(SEED_HELP, min=0, max=SEEDS)]
+Steps = Annotated[int | None, option(STEPS_HELP, min=1, max=MANY)]
+RunFolder = Annotated[Path | None, path_option(RUN_HELP)]
 Resume = Annotated[bool, option(RESUME_HELP, '--resume')]
-SaveSteps = Annotated[int, option('Steps between two checkpoints.', min=1)]
+SaveSteps = Annotated[int, option('Steps between two checkpoints.', min=1, max=MANY)]
 Compile = Annotated[bool, option(COMPILE_HELP, '--torch-compile')]
 ReportTo = Annotated[str, option(REPORT_HELP)]
 
 
 # %% ../nbs/96_cli.ipynb #cli-train-does
-def _train(o):
-    """Train as the options `o` say
+@contextmanager
+def _run_folder(o):
+    "Where a run writes; one made for a run that never began is taken away again"
+    from lopa.train import run_folder
 
-    Raises:
-        ValueError
-    """
+    folder = run_folder(o.output_dir, o.task, o.method, o.seed, o.resume)
+    try:
+        yield folder
+    finally:
+        if o.output_dir is None:
+            with suppress(OSError):
+                folder.rmdir()  # only if nothing is in it
+
+
+def _model(o, plan):
+    "The foundation model with what is to be trained, drawn by the seed"
     from transformers import set_seed
 
     from lopa.assets import load_foundation_model
     from lopa.baselines import adapt_model
+
+    loading = _loading(o.dtype, o.attn_implementation)
+    base = load_foundation_model(o.base_model, bits=o.bits, **loading)
+    set_seed(o.seed)
+    return adapt_model(base, plan.config)
+
+
+# %% ../nbs/96_cli.ipynb #cli-train-do
+def _train(o):
+    """Train as the options `o` say
+
+    Raises:
+        NotADirectoryError
+        OSError
+        ValueError
+    """
     from lopa.train import Execution, is_main, train
 
+    _check_place('--output-dir', o.output_dir or Path('runs', 'new'))
+    _one_of('--dtype', o.dtype, DTYPES)
+    _one_of('--attn-implementation', o.attn_implementation, KERNELS)
     _quiet(bars=not o.as_json and is_main())
     data = _task(o.task, o.data_dir, o.limit)
     changes = dict(steps=o.steps, batch_size=o.batch_size)
     plan = _recipe(o.task, o.method, o.variant, o.encoder, **changes)
-    loading = _loading(o.dtype, o.attn_implementation)
     how = Execution(**{f.name: getattr(o, f.name) for f in fields(Execution)})
-    base = load_foundation_model(o.base_model, bits=o.bits, **loading)
-    set_seed(o.seed)
-    adapted = adapt_model(base, plan.config)
+    adapted = _model(o, plan)
     ask = dict(allow_weak_isolation=o.allow_weak_isolation, resume=o.resume, execution=how)
-    result = train(adapted, data, plan, o.output_dir, o.seed, not o.as_json, **ask)
+    with _run_folder(o) as folder:
+        result = train(adapted, data, plan, folder, o.seed, not o.as_json, **ask)
     if is_main() and o.as_json:
         print(json.dumps(result))
     elif is_main():
-        _show_run(result, o.output_dir)
+        _show_run(result, folder)
 
 
 # %% ../nbs/96_cli.ipynb #cli-train
@@ -358,7 +538,7 @@ def train(
     steps: Steps = None,
     batch_size: BatchSize = None,
     encoder: Encoder = None,
-    output_dir: RunFolder = Path('runs/latest'),
+    output_dir: RunFolder = None,
     resume: Resume = False,
     save_steps: SaveSteps = 50,
     gradient_accumulation_steps: Passes = 1,
@@ -397,25 +577,52 @@ def _adapted(adapter, base_model):
 
 
 # %% ../nbs/96_cli.ipynb #cli-evaluate-does
-def _evaluate(o):
-    """Evaluate as the options `o` say
+def _sampling(o, data):
+    """How texts are sampled; nothing is sampled where the answers are classes
 
     Raises:
         ValueError
     """
-    from lopa.evaluate import evaluate, show_score
-    from lopa.files import check_writable
-
-    _quiet(bars=not o.as_json)
-    if o.predictions:
-        check_writable(o.predictions)
-    data = _task(o.task, o.data_dir, o.limit)
-    if o.split not in data.splits:
-        splits = ', '.join(data.splits)
-        raise ValueError(f'--split: received {o.split!r}, expected one of {splits}.')
-    how = dict(allow_weak_isolation=o.allow_weak_isolation, progress=not o.as_json)
+    asked = dict(samples=o.samples, temperature=o.temperature, top_p=o.top_p, seed=o.seed)
     if data.target:
-        how |= dict(samples=o.samples, temperature=o.temperature, top_p=o.top_p, seed=o.seed)
+        return asked
+    usual = dict(samples=1, temperature=0.0, top_p=0.95)
+    if wrong := [f'--{name}'.replace('_', '-') for name in usual if asked[name] != usual[name]]:
+        says = f'the answers of {data.name} are classes, and are not sampled'
+        raise ValueError(f'{", ".join(wrong)}: {says}; leave it out.')
+    return {}
+
+
+def _check_split(name, data):
+    """Refuse a split that the task does not have
+
+    Raises:
+        ValueError
+    """
+    if name not in data.splits:
+        splits = ', '.join(data.splits)
+        raise ValueError(f'--split: received {name!r}, expected one of {splits}.')
+
+
+# %% ../nbs/96_cli.ipynb #cli-evaluate-do
+def _evaluate(o):
+    """Evaluate as the options `o` say
+
+    Raises:
+        NotADirectoryError
+        OSError
+        ValueError
+    """
+    from lopa.evaluate import check_predictions, evaluate, show_score
+
+    if o.predictions:
+        _check_place('--predictions', o.predictions.absolute().parent)
+        check_predictions(o.predictions, o.force)
+    _quiet(bars=not o.as_json)
+    data = _task(o.task, o.data_dir, o.limit)
+    _check_split(o.split, data)
+    how = dict(allow_weak_isolation=o.allow_weak_isolation, progress=not o.as_json, force=o.force)
+    how |= _sampling(o, data)
     model = _adapted(o.adapter, o.base_model)
     score, _ = evaluate(model, data, o.split, o.predictions, **how)
     adapter = str(o.adapter) if o.adapter else None
@@ -427,17 +634,19 @@ def _evaluate(o):
 # %% ../nbs/96_cli.ipynb #cli-evaluate-options
 ADAPTER_HELP = 'Folder of an adapter; default: none, the bare foundation model.'
 SAMPLES_HELP = 'Texts per question; more than one needs a temperature.'
+HEAT_HELP = 'Of sampling; 0 takes the likeliest token.'
 TOP_P_HELP = 'Share of the probability that is sampled from.'
 EVALUATE_EXAMPLE = (
     'Example:  lopa evaluate --adapter runs/demo/adapter --task rotten_tomatoes --split validation'
 )
 
-Adapter = Annotated[Path | None, option(ADAPTER_HELP)]
+Adapter = Annotated[Path | None, path_option(ADAPTER_HELP)]
 Split = Annotated[str, option('train, validation or test.')]
-Predictions = Annotated[Path | None, option('Save every answer here, as JSON lines.')]
-Samples = Annotated[int, option(SAMPLES_HELP, min=1)]
-Temperature = Annotated[float, option('Of sampling; 0 takes the likeliest token.', min=0)]
-TopP = Annotated[float, option(TOP_P_HELP, min=0, max=1)]
+Predictions = Annotated[Path | None, path_option('Save every answer here, as JSON lines.')]
+Samples = Annotated[int, option(SAMPLES_HELP, min=1, max=10_000)]
+Temperature = Annotated[float, option(HEAT_HELP, min=0, max=100, callback=finite)]
+TopP = Annotated[float, option(TOP_P_HELP, min=0, max=1, callback=finite)]
+SampleSeed = Annotated[int, option('Of sampling.', min=0, max=SEEDS)]
 AskedBase = Annotated[str | None, option('Foundation model; default: the one the adapter names.')]
 
 
@@ -447,10 +656,11 @@ def evaluate(
     task: Task = 'rotten_tomatoes',
     split: Split = 'test',
     predictions: Predictions = None,
+    force: Force = False,
     samples: Samples = 1,
     temperature: Temperature = 0.0,
     top_p: TopP = 0.95,
-    seed: Annotated[int, option('Of sampling.')] = 0,
+    seed: SampleSeed = 0,
     base_model: AskedBase = None,
     data_dir: DataDir = None,
     limit: Limit = None,
@@ -463,7 +673,8 @@ def evaluate(
 _declare(evaluate, _evaluate, EVALUATE_EXAMPLE)
 
 # %% ../nbs/96_cli.ipynb #a4d7ee5a
-Answers = Annotated[Path, typer.Argument(help='A file of `lopa train` or `lopa evaluate`.')]
+ANSWERS_HELP = 'A file of `lopa train` or `lopa evaluate`.'
+Answers = Annotated[Path, typer.Argument(help=ANSWERS_HELP, parser=to_path, metavar='PATH')]
 
 
 Judge = Annotated[bool, option('Judge the texts again, running programs.', '--judge')]
@@ -480,6 +691,16 @@ def _compared(now, saved, show):
 
 
 # %% ../nbs/96_cli.ipynb #cli-score
+def _check_regular(path):
+    """Refuse what is there and is no file: a pipe would be waited for, for ever
+
+    Raises:
+        ValueError
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f'{path}: is no regular file, expected predictions as JSON lines.')
+
+
 @app.command(epilog='Example:  lopa score runs/latest/predictions.jsonl --judge')
 def score(
     predictions: Answers,
@@ -487,12 +708,17 @@ def score(
     allow_weak_isolation: Weak = False,
     as_json: Json = False,
 ):
-    "Recompute a score from saved predictions, without the model."
+    """Recompute a score from saved predictions, without the model.
+
+    Raises:
+        ValueError
+    """
     from functools import partial
 
     from lopa.evaluate import rescore, show_score
     from lopa.sandbox import run_program
 
+    _check_regular(predictions)
     execute = partial(run_program, timeout=10.0, allow_weak_isolation=allow_weak_isolation)
     now, saved = rescore(predictions, judge, execute, progress=not as_json)
     if as_json:
@@ -504,8 +730,8 @@ def score(
 # %% ../nbs/96_cli.ipynb #8db53a9a
 SMOKE_HELP = 'A few hundred sentences and twenty steps: only see that it runs.'
 Smoke = Annotated[bool, option(SMOKE_HELP, '--smoke')]
-DemoFolder = Annotated[Path, option('Where everything is written.')]
-Stored = Annotated[Path, option('Stored runs to quote in the table.')]
+DemoFolder = Annotated[Path, path_option('Where everything is written.')]
+Stored = Annotated[Path, path_option('Stored runs to quote in the table.')]
 
 
 @app.command(epilog='Example:  lopa demo --smoke')
@@ -514,9 +740,15 @@ def demo(
     output_dir: DemoFolder = Path('runs/demo'),
     results: Stored = Path('results/rotten_tomatoes'),
 ):
-    "Train LoPA on real text and compare it with what it has to beat."
+    """Train LoPA on real text and compare it with what it has to beat.
+
+    Raises:
+        NotADirectoryError
+        OSError
+    """
     from lopa.demo import run_demo
 
+    _check_place('--output-dir', output_dir)
     _quiet()
     run_demo(output_dir, smoke, results)
 
@@ -556,10 +788,11 @@ def _bench_sizes(names, rounds, as_json):
 
 
 def _write(path, report):
-    "Write a report whole, or not at all"
-    from lopa.files import write_files
+    "Write a report whole, or not at all, with the words by which we know it as ours"
+    from lopa.files import MARK, write_files
 
-    write_files(path.parent, {path.name: (json.dumps(report, indent=1) + '\n').encode()})
+    told = {'about': f'{MARK} bench.'} | report
+    write_files(path.parent, {path.name: (json.dumps(told, indent=1) + '\n').encode()})
 
 
 # %% ../nbs/96_cli.ipynb #8e4a0003
@@ -580,31 +813,35 @@ def _sized(sizes, *others):
 TURNS_HELP = 'Turns of each competitor.'
 RACED_HELP = 'Examples per step; default: 16.'
 TOKENS_HELP = 'Tokens per example; default: 32.'
+Rounds = Annotated[int, option(TURNS_HELP, min=1, max=MANY)]
+RacedRows = Annotated[int | None, option(RACED_HELP, min=1, max=ROWS)]
+RacedTokens = Annotated[int | None, option(TOKENS_HELP, min=2, max=ROWS)]
 RacedBase = Annotated[str | None, option('Default: smollm2-135m.', '--base-model', '--base')]
-Report = Annotated[Path | None, option('Write the report here, too.')]
+Report = Annotated[Path | None, path_option('Write the report here, too.')]
 
 
 # %% ../nbs/96_cli.ipynb #cli-bench
 @app.command(epilog='Example:  lopa bench --sizes roberta-large --json-file steps.json')
 def bench(
-    rounds: Annotated[int, option(TURNS_HELP, min=1)] = 5,
-    batch_size: Annotated[int | None, option(RACED_HELP, min=1)] = None,
-    length: Annotated[int | None, option(TOKENS_HELP, min=2)] = None,
+    rounds: Rounds = 5,
+    batch_size: RacedRows = None,
+    length: RacedTokens = None,
     base_model: RacedBase = None,
     sizes: Annotated[str | None, option(SIZES_HELP)] = None,
     json_file: Report = None,
+    force: Force = False,
     as_json: Json = False,
 ):
     """Race one training step: LoPA, a bare soft prompt, PEFT, and, with --sizes, a lower limit.
 
     Raises:
+        NotADirectoryError
+        OSError
         ValueError
     """
-    from lopa.files import check_writable
-
     names = None if sizes is None else _sized(sizes, batch_size, length, base_model)
     if json_file:
-        check_writable(json_file)
+        _check_file('--json-file', json_file, force)
     _quiet()
     small = (base_model or 'smollm2-135m', batch_size or 16, length or 32)
     report = (
@@ -657,7 +894,7 @@ def plan(
     gradient_accumulation_steps: Passes = 1,
     gradient_checkpointing: Twice = False,
     bits: Bits = None,
-    length: Annotated[int | None, option(LENGTH_HELP, min=2)] = None,
+    length: Annotated[int | None, option(LENGTH_HELP, min=2, max=ROWS)] = None,
     base_model: Base = 'smollm2-135m',
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -670,25 +907,10 @@ _declare(plan, _plan, PLAN_EXAMPLE)
 
 # %% ../nbs/96_cli.ipynb #f63db96c
 def _grid(path):
-    """A grid from a file, every experiment of it spelt out once
+    "A grid from a file, every experiment of it spelt out once"
+    from lopa.ablate import read_grid
 
-    Raises:
-        FileNotFoundError
-        ValueError
-    """
-    from lopa.ablate import expand, experiment
-
-    expected = f'{path}: expected a JSON file such as {{"rank": [1, 2, 4]}}'
-    if not path.is_file():
-        raise FileNotFoundError(f'{expected}, found none there.')
-    try:
-        grid = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as e:
-        expected = f'{path}: expected JSON such as {{"rank": [1, 2, 4]}}'
-        raise ValueError(f'{expected}, received something else ({e}).') from None
-    for overrides in expand(grid):
-        experiment(overrides)
-    return grid
+    return read_grid(path)
 
 
 # %% ../nbs/96_cli.ipynb #cli-who
@@ -730,12 +952,12 @@ EXECUTOR_HELP = (
 WORKERS_HELP = 'Experiments at the same time; default: one per core.'
 SWEEP_EXAMPLE = 'Example:  lopa sweep grid.json --out runs/ablate --executor processes --workers 2'
 
-Grid = Annotated[Path, typer.Argument(help=GRID_HELP)]
-Results = Annotated[Path, option('Folder of results, a file for each experiment.')]
+Grid = Annotated[Path, typer.Argument(help=GRID_HELP, parser=to_path, metavar='PATH')]
+Results = Annotated[Path, path_option('Folder of results, a file for each experiment.')]
 Keep = Annotated[
     bool, option('Keep the answers of new runs, too, as JSON lines.', '--keep-predictions')
 ]
-Workers = Annotated[int | None, option(WORKERS_HELP, min=1)]
+Workers = Annotated[int | None, option(WORKERS_HELP, min=1, max=1024)]
 
 
 # %% ../nbs/96_cli.ipynb #cli-sweep-command
@@ -752,11 +974,13 @@ def sweep(
     """Carry out all experiments of a grid that have no result yet.
 
     Raises:
-        FileNotFoundError
+        NotADirectoryError
+        OSError
         ValueError
     """
     from lopa.ablate import sweep as carry_out
 
+    _check_place('--out', out)
     _quiet(bars=False)
     _quiet_workers()
     how = dict(keep_predictions=keep_predictions, allow_weak_isolation=allow_weak_isolation)
@@ -804,35 +1028,59 @@ def _show_results(found, problems):
         print(f'{file}: {reason}')
 
 
+def _write_table(path, table):
+    "The whole table, a line per run"
+    from lopa.files import write_files
+
+    rows = table.drop(columns=['history', 'right']).to_csv(index=False)
+    write_files(path.parent, {path.name: rows.encode()})
+
+
+# %% ../nbs/96_cli.ipynb #cli-folders
 FOLDERS_HELP = (
     'Folders of results, or files; published.json among them brings the numbers of the paper.'
 )
 RESULTS_EXAMPLE = (
     'Example:  lopa results results/rotten_tomatoes results/published.json --csv table.csv'
 )
-Folders = Annotated[list[Path], typer.Argument(help=FOLDERS_HELP)]
-Csv = Annotated[Path | None, option('Write the whole table here, a line per run.')]
-
+Folders = Annotated[list[Path], typer.Argument(help=FOLDERS_HELP, parser=to_path, metavar='PATH')]
+Csv = Annotated[Path | None, path_option('Write the whole table here, a line per run.')]
 
 # %% ../nbs/96_cli.ipynb #cli-results
-@app.command(epilog=RESULTS_EXAMPLE)
-def results(folders: Folders, csv: Csv = None, as_json: Json = False):
-    "Show what folders of results hold, averaged over seeds."
-    import warnings
+HEAD = 'source,figure,task,'  # how a table of ours begins
 
+
+def _our_table(path):
+    "Is a file a table that `lopa results` has written?"
+    with path.open('rb') as file:
+        return file.read(len(HEAD)) == HEAD.encode()
+
+
+@app.command(epilog=RESULTS_EXAMPLE)
+def results(folders: Folders, csv: Csv = None, force: Force = False, as_json: Json = False):
+    """Show what folders of results hold, averaged over seeds.
+
+    Raises:
+        NotADirectoryError
+        OSError
+    """
     from lopa.records import average, load_results
 
+    if csv:
+        _check_file('--csv', csv, force, _our_table)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the same is printed below
         table = load_results(*folders)
     found, problems = average(table), table.attrs['problems']
     if csv:
-        table.drop(columns=['history', 'right']).to_csv(csv, index=False)
+        _write_table(csv, table)
     if as_json:
         rows = json.loads(found.to_json(orient='records'))
         print(json.dumps({'results': rows, 'problems': problems}))
     else:
         _show_results(found, problems)
+    if not len(table):
+        raise typer.Exit(1)
 
 
 # %% ../nbs/96_cli.ipynb #8303a601
@@ -851,27 +1099,233 @@ def figures(port: Port = 8866, browser: Browser = True):
 
 # %% ../nbs/96_cli.ipynb #cli-gallery
 OUT_HELP = 'Where the pictures go; default: gallery/ in the folder of results.'
-AllResults = Annotated[Path, option('The folder of results.')]
+AllResults = Annotated[Path, path_option('The folder of results.')]
 
 
 @app.command(epilog='Example:  lopa gallery --results results --out /tmp/figures')
 def gallery(
     results: AllResults = Path('results'),
-    out: Annotated[Path | None, option(OUT_HELP)] = None,
+    out: Annotated[Path | None, path_option(OUT_HELP)] = None,
+    force: Force = False,
 ):
-    "Draw all figures from stored results, as PNG and SVG."
+    """Draw all figures from stored results, as PNG and SVG.
+
+    Raises:
+        NotADirectoryError
+        OSError
+    """
     from lopa.figures import save_gallery
 
-    names = save_gallery(results, out)
     where = out or results / 'gallery'
+    _check_place('--out', where)
+    names = save_gallery(results, out, force=force)
     print(f'{where} holds {len(names)} figures as PNG and SVG, and README.md to look at them')
 
 
+# %% ../nbs/96_cli.ipynb #cli-error-place
+HERE = str(Path(lopa.__file__).parent)
+
+
+def raised_here(error: BaseException) -> bool:
+    """Who raised an error?
+
+    Args:
+        error: What was caught
+
+    Returns:
+        bool: By this package, and not by one that it uses?
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_code.co_filename.startswith(HERE)
+
+
+def file_of(error: BaseException) -> Path | None:
+    """The file that an error is about
+
+    Args:
+        error: What was caught
+
+    Returns:
+        Path | None: None if no function of ours had a path in its hands
+    """
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if frame.f_code.co_filename.startswith(HERE):
+            paths = [value for value in frame.f_locals.values() if isinstance(value, Path)]
+            if paths:
+                return paths[0]
+    return None
+
+
+# %% ../nbs/96_cli.ipynb #cli-error-report
+def address() -> str:
+    """Where to report a bug: the public address of the package
+
+    Returns:
+        str: '' as long as the package has none
+    """
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    try:
+        about = metadata('lopa').json
+    except PackageNotFoundError:
+        return ''
+    named = [url.split(', ')[-1] for url in about.get('project_url', [])]
+    return str(about.get('home_page') or ''.join(named[:1]))
+
+
+def bug_report(error: BaseException, command: str) -> str:
+    """What to report, and how to see more
+
+    Args:
+        error: Not foreseen
+        command: Of `lopa`
+
+    Returns:
+        str: One line
+    """
+    kind, told = type(error).__name__, ' '.join(str(error).split())[:300]
+    place = file_of(error)
+    about = f'{place}: ' if place and str(place) not in told else ''
+    where = f' at {url}' if (url := address()) else ''
+    return (
+        f'{about}lopa {command} did not foresee a {kind} ({told or "without a word"}): please '
+        f'report this line{where}, lopa {lopa.__version__}; LOPA_TRACEBACK=1 shows where it arose.'
+    )
+
+
+# %% ../nbs/96_cli.ipynb #cli-error-sentence
+NO_MEMORY = 'choose a smaller --batch-size, --length or --limit, or a smaller model.'
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Does an error say that there was not enough memory?
+
+    Args:
+        error: What was caught
+
+    Returns:
+        bool: torch's errors are recognised by their words
+    """
+    words = 'out of memory', "can't allocate memory", 'not enough memory'
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in said for word in words)
+    )
+
+
+def sentence(error: Exception, command: str) -> tuple[int, str]:
+    """What went wrong, and what to do
+
+    Args:
+        error: What was caught
+        command: Of `lopa`
+
+    Returns:
+        tuple[int, str]: (exit status, one line)
+    """
+    told = ' '.join(str(error).split())
+    if out_of_memory(error):
+        ours = told and raised_here(error)
+        return 1, told if ours else f'There is not enough memory for this: {NO_MEMORY}'
+    if isinstance(error, RecursionError) and (place := file_of(error)):
+        return 2, f'{place}: is nested too deeply to be read.'
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        return _refused(error)
+    if raised_here(error) and told:
+        if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
+            return 2, told
+        if isinstance(error, FloatingPointError):
+            return 1, told
+    if isinstance(error, (OSError, ModuleNotFoundError)) and told:
+        return 2, told if told.endswith(('.', '!', '?')) else f'{told}.'
+    return 1, bug_report(error, command)
+
+
+# %% ../nbs/96_cli.ipynb #cli-error-refused
+def _refused(error):
+    "What the operating system refuses, in words, with the name of the file"
+    name = error.filename if error.filename is not None else file_of(error)
+    place = os.fsdecode(name) if isinstance(name, (bytes, str, os.PathLike)) else ''
+    place = ' '.join(place.split())
+    reason = error.strerror[0].lower() + error.strerror[1:]
+    status = 1 if error.errno in (errno.ENOSPC, errno.EIO, errno.ENOMEM, errno.EDQUOT) else 2
+    said = f'{place}: {reason}' if place else f'The system refuses: {reason}'
+    return status, f'{said} (expected a place that can be read or written; name another).'
+
+
+# %% ../nbs/96_cli.ipynb #cli-warn
+def _warned_here():
+    "Was `warnings.warn` called by this package?"
+    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_stack(sys._getframe(2))]
+    outside = [name for name in frames if not name.endswith(('/warnings.py', '_py_warnings.py'))]
+    return bool(outside) and outside[0].startswith(HERE)
+
+
+@contextmanager
+def calm_warnings() -> Iterator[None]:
+    "One line for each warning of ours, none for those of others"
+    seen = set()
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        said = ' '.join(str(message).split())
+        if said not in seen and _warned_here():
+            seen.add(said)
+            print('lopa: warning:', said, file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('always')
+        warnings.showwarning = show
+        yield
+
+
 # %% ../nbs/96_cli.ipynb #c29830e2
+def _fail(status, said):
+    "One line on the error stream, and the end"
+    with suppress(OSError):
+        print('lopa:', said, file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+def _silence():
+    "What is still to be printed has no reader"
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _carry_out():
+    "The command; its exit status"
+    for stream in sys.stdout, sys.stderr:
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
+    with nullcontext() if asked_for_more() else calm_warnings():
+        status = app(prog_name='lopa', standalone_mode=False)
+    if sys.stdout:
+        sys.stdout.flush()
+    return status if isinstance(status, int) else 0
+
+
+# %% ../nbs/96_cli.ipynb #cli-main
 def main():
     "Entry point of the `lopa` command"
+    command = ' '.join(sys.argv[1:2])
     try:
-        app()
-    except (ValueError, OSError, ModuleNotFoundError, MemoryError, FloatingPointError) as e:
-        print('lopa:', ' '.join(str(e).split()), file=sys.stderr)
-        sys.exit(2)
+        status = _carry_out()
+    except BrokenPipeError:
+        _silence()
+        sys.exit(1)
+    except (KeyboardInterrupt, typer.Abort):
+        status = 130
+    except Exception as e:
+        if hasattr(e, 'exit_code') and hasattr(e, 'show'):  # Typer's: how the command is called
+            e.show()
+            sys.exit(e.exit_code)
+        if asked_for_more():
+            raise
+        _fail(*sentence(e, command))
+    if status == 130:
+        _fail(status, 'interrupted.')
+    sys.exit(status)
+
+
+if __name__ == '__main__' and __package__ == 'lopa':  # python -m lopa.cli, and not a notebook
+    main()

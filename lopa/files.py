@@ -902,13 +902,12 @@ def hash_of(record: dict) -> str:
     """A fingerprint of all that a record says besides its own hash
 
     Args:
-        record: A result
+        record: As from JSON: with texts as keys, and no tuples
 
     Returns:
         str: As from `hash_bytes`
     """
-    said = json.loads(json.dumps(record))  # texts as keys, lists for tuples
-    said.pop('hash', None)
+    said = {key: value for key, value in record.items() if key != 'hash'}
     return hash_bytes(json.dumps(said, sort_keys=True).encode())
 
 
@@ -921,7 +920,7 @@ def seal(record: dict) -> dict:
     Returns:
         dict: The same, and `hash`
     """
-    return record | {'hash': hash_of(record)}
+    return record | {'hash': hash_of(json.loads(json.dumps(record)))}
 
 
 def is_sealed(record: dict) -> bool:

@@ -752,7 +752,7 @@ def test_encoding_a_data_set(models, tmp_path, monkeypatch, passes):
     assert encode_dataset(data, encoder, letters, 'words', 5, 2)[:] != done[:] and passes
     others = encode_dataset(data, encoder, letters, 'others', 4, 2)['instance_features'][:]
     assert others == done['instance_features'][::-1]
-    assert len(list((cache / 'features').glob('*.arrow'))) == 3
+    assert len(list((cache / 'features').glob('*.safetensors'))) == 3
     passes.clear()
     other = Dataset.from_dict({'words': texts[::-1], 'others': texts, 'label': range(5)})
     turned = encode_dataset(other, encoder, letters, 'words', 4, 2)['instance_features'][:]

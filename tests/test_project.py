@@ -19,7 +19,12 @@ notebooks = sorted(
     for p in (root / 'nbs').rglob('*.ipynb')
     if not any(part[0] in '_.' for part in p.relative_to(root).parts)
 )
-NOT_A_MODULE = {'__init__.py', '_modidx.py', '_moved.py'}  # faces, and what no notebook exports
+NOT_A_MODULE = {
+    '__init__.py',
+    '__main__.py',
+    '_modidx.py',
+    '_moved.py',
+}  # faces, and what no notebook exports
 files = {
     '.'.join(p.relative_to(root / 'lopa').with_suffix('').parts): p
     for p in sorted((root / 'lopa').rglob('*.py'))

@@ -355,7 +355,7 @@ def test_the_key_of_the_cache(reader, tokenizers, tmp_path):
     load_one = lambda **how: tf.AutoModel.from_pretrained(reader, **how)
     frozen = Encoder(load_one())
     encode_dataset(data, frozen, bert)
-    files = lambda: len(list((tmp_path / 'cache' / 'features').glob('*.arrow')))
+    files = lambda: len(list((tmp_path / 'cache' / 'features').glob('*.safetensors')))
     for k, (encoder, tokenizer, length) in enumerate(
         [
             (frozen, bert, 4),

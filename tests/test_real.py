@@ -108,7 +108,7 @@ def test_features_are_computed_once(task, encoder, cache, monkeypatch):
     encode_dataset(rows, encoder, tokenizer, max_length=8)
     encode_dataset(rows.select(range(1, 6)), encoder, tokenizer)
     assert len(calls) == 2
-    assert list((cache / 'features').glob('*.arrow'))
+    assert list((cache / 'features').glob('*.safetensors'))
 
 
 def test_cached_features_are_the_encoders(task, encoder, cache):

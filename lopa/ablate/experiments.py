@@ -76,7 +76,8 @@ def is_model_name(value: Any) -> bool:
     Returns:
         bool: A text of printable characters that is no blank
     """
-    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+    named = isinstance(value, str) and value.isprintable() and len(value) <= 4096
+    return named and bool(value.strip())
 
 
 def is_of_its_kind(key: str, value: Any) -> bool:
@@ -135,7 +136,7 @@ def check_more(changes: dict) -> None:
         ValueError
     """
     for key, value in changes.items():
-        if key not in REAL and type(value) is int and value > 10**9:
+        if type(value) is int and abs(value) > 10**9:
             raise ValueError(f'{key}: received {shown(value)}, expected at most {10**9:,}.')
         if isinstance(value, str) and len(value) > 10**4:
             says = f'{key}: received {shown(value)}'
@@ -193,7 +194,7 @@ def floor_experiment(about: dict, overrides: dict) -> dict:
     check_keys([key for key in overrides if key not in DEFAULT], known)
     encoder = {'encoder_name_or_path': ENCODER, 'encoder_pooling': 'mean'}
     told = encoder | about | overrides
-    check_more({'encoder_name_or_path': told['encoder_name_or_path'] or ''})
+    check_more({key: told[key] or '' for key in encoder})
     check_name('encoder_pooling', told['encoder_pooling'], POOLINGS)
     return {'method': told['method']} | {key: told[key] for key in known}
 

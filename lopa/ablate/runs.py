@@ -50,6 +50,7 @@ from lopa.files import (
     MARKER,
     check_replaceable,
     is_folder,
+    is_sealed,
     make_folder,
     mark,
     remove_folder,
@@ -61,7 +62,7 @@ from lopa.files import (
 from ..assets import check_model_name
 from ..encoders import OWN
 from ..evaluate import encoder_alone, majority, zero_shot
-from ..records import SCHEMA, find, fits, form_trouble, read_result, trouble
+from ..records import SCHEMA, find, form_trouble, is_number, read_result, trouble
 from ..tasks import Task, load_task
 from ..train import Recipe, recipe, train
 from .experiments import FLOOR, check_grid, experiment, file_name, identity
@@ -82,9 +83,11 @@ def result_in(path: str | Path) -> Any:
     newer = wrong.startswith('its schema') and type(found['schema']) is int
     if not wrong or newer:
         return found
-    never = wrong == 'it has no test score' and 'test' not in found
-    never = never and find(found, ['data', 'test']) is None  # nor were there rows to test on
-    return found if never and not form_trouble(found) else None
+    if wrong == 'it has no test score' and 'test' not in found:
+        asked = find(found, ['experiment', 'test_rows']) != 0
+        lost = asked and find(found, ['data', 'test']) is not None
+        return None if lost or form_trouble(found) or not is_sealed(found) else found
+    return None
 
 
 class Busy(Exception):
@@ -157,11 +160,13 @@ def contradicts(about: dict, found: dict) -> list:
         wrong.append('experiment')
     parts = [(wanted, found)]
     parts += [(wanted.get(part, {}), found.get(part) or {}) for part in ('recipe', 'config')]
+    if wanted.get('recipe', {}).get('epochs'):
+        parts[1] = ({k: v for k, v in parts[1][0].items() if 'steps' not in k}, parts[1][1])
     for want, said in parts:
         wrong += [k for k, v in want.items() if k in said and k not in FILLED_IN and v != said[k]]
     for split, had in (found.get('data') or {}).items():
-        asked = about.get(f'{split}_rows')
-        wrong += [f'{split}_rows'] if asked is not None and fits(had, None) and had > asked else []
+        asked = about.get(f'{split}_rows')  # 0 and None are told otherwise
+        wrong += [f'{split}_rows'] if asked and is_number(had) and had > asked else []
     return wrong
 
 

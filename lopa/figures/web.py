@@ -8,14 +8,25 @@ __all__ = [
     'LEFT_OUT',
     'LINK',
     'HOST',
+    'NOBODY',
+    'PATIENCE',
+    'WAIT',
     'find_notebook',
     'for_visitors',
     'page_settings',
+    'free_port',
+    'Queue',
     'serve_figures',
 ]
 
 # %% ../../nbs/figures/86_web.ipynb #55dc176b
+import html
 import re
+import secrets
+import socket
+import threading
+import time
+import webbrowser
 from pathlib import Path
 from typing import Any
 
@@ -74,27 +85,116 @@ def for_visitors(request: Any, notebook: Any, cwd: str):
 
 # %% ../../nbs/figures/86_web.ipynb #512c5228
 HOST = '127.0.0.1'  # this machine, and no other
+NOBODY = 120  # seconds after which a kernel ends that no page is connected to
 
 
-def page_settings(notebook: Path | str, port: int, browser: bool = False) -> dict:
-    """One notebook, on this machine, without its code
+def page_settings(notebook: Path | str, port: int, token: str = '') -> dict:
+    """One notebook, on this machine, for who knows the token, without its code
 
     Args:
         notebook: Path of the notebook
-        port: Where it is served; another nearby if this one is not free
-        browser: Open a browser?
+        port: Where it is served
+        token: Whoever asks has to know it; default: a new one
 
     Returns:
         dict: Voilà's settings, by class
     """
-    where = dict(notebook_path=str(notebook), ip=HOST, port=port, open_browser=browser)
+    where = dict(notebook_path=str(notebook), ip=HOST, port=port, port_retries=0)
+    who = dict(
+        token=token or secrets.token_hex(24), tornado_settings={'allow_remote_access': False}
+    )
     page = dict(strip_sources=True, show_margins=True, show_tracebacks=True)
+    quiet = dict(open_browser=False, config_file_paths=[], log_level='WARN')
     return {
-        'Voila': dict(**where, config_file_paths=[], log_level='WARN'),
+        'Voila': where | who | quiet,
         'VoilaConfiguration': dict(**page, file_allowlist=[], prelaunch_hook=for_visitors),
         'VoilaExecutor': dict(startup_timeout=120, timeout=600),  # seconds: a kernel, a cell
-        'MappingKernelManager': dict(cull_idle_timeout=600, cull_interval=60),
+        'MappingKernelManager': dict(cull_idle_timeout=NOBODY, cull_interval=10),
     }
+
+
+# %% ../../nbs/figures/86_web.ipynb #web-port
+def free_port(wanted: int) -> int:
+    """A port on which one may listen
+
+    Args:
+        wanted: From 1 to 65535
+
+    Returns:
+        int: The same, or one that the system names if it is taken
+
+    Raises:
+        OSError
+        PermissionError
+        ValueError
+    """
+    for port in wanted, 0:
+        try:
+            with socket.create_server((HOST, port)) as there:
+                return there.getsockname()[1]
+        except PermissionError:
+            says = f'port: received {port}, which only the system may use'
+            raise PermissionError(f'{says}; choose one from 1024 to 65535.') from None
+        except OverflowError:
+            raise ValueError(f'port: received {port}, expected 1 to 65535.') from None
+        except OSError:
+            continue
+    raise OSError(f'port: {wanted} is taken, and the system has no other; end another server.')
+
+
+# %% ../../nbs/figures/86_web.ipynb #web-queue
+PATIENCE = 15  # seconds after which somebody who waits has gone
+
+
+class Queue:
+    "Who waits, in the order in which they came"
+
+    def __init__(self):
+        self.waiting = {}  # visitor → when they last asked
+        self.serving = False  # is a page being made?
+
+    def place(self, visitor: str, free: bool, now: float) -> int:
+        "0: it is the visitor's turn; else how many are served before, with who is served now"
+        self.waiting[visitor] = now  # a visitor who waits already keeps the place
+        here = {v: t for v, t in self.waiting.items() if now - t <= PATIENCE}
+        place = list(here).index(visitor)
+        if free and not place:
+            del here[visitor]
+            self.waiting = here
+            return 0
+        self.waiting = here
+        return place + 1
+
+
+# %% ../../nbs/figures/86_web.ipynb #web-handler
+WAIT = """<!DOCTYPE html><meta charset="utf-8"><meta http-equiv="refresh" content="2">
+<title>Please wait</title><p>Somebody else has the figures open: you are number {} in the queue. \
+This page asks again by itself.</p>"""
+
+
+def _handler(queue):
+    "The class that answers requests, one page at a time"
+    from tornado.web import HTTPError, authenticated
+    from voila.tornado.handler import TornadoVoilaHandler
+
+    class Visit(TornadoVoilaHandler):
+        def get_login_url(self):
+            raise HTTPError(403, 'open the address that lopa figures has printed, token and all')
+
+        @authenticated
+        async def get(self, path=None):
+            free = not (queue.serving or list(self.kernel_manager.list_kernel_ids()))
+            if not path and (n := queue.place(self.current_user.username, free, time.monotonic())):
+                self.set_status(503)
+                self.set_header('Retry-After', '2')
+                return self.finish(WAIT.format(n))
+            queue.serving = not path or queue.serving
+            try:
+                await super().get(path)
+            finally:
+                queue.serving = queue.serving and bool(path)
+
+    return Visit
 
 
 # %% ../../nbs/figures/86_web.ipynb #e49b2b5c
@@ -106,20 +206,39 @@ def _application(settings):
     """
     try:
         from voila.app import Voila
+        from voila.tornado.handler import TornadoVoilaHandler
     except ModuleNotFoundError as e:
         says = 'The figures are served by Voila, which is not installed: pip install "lopa[web]".'
         raise ModuleNotFoundError(says) from e
     from traitlets.config import Config
 
-    app = Voila.instance(config=Config(settings))
+    class Figures(Voila):
+        def init_handlers(self):
+            ours = _handler(Queue())
+            handlers = super().init_handlers()
+            return [(p, ours if h is TornadoVoilaHandler else h, *more) for p, h, *more in handlers]
+
+    app = Figures.instance(config=Config(settings))
     app.initialize([])
     return app
 
 
-def _say_where(app, port):
+# %% ../../nbs/figures/86_web.ipynb #web-say
+def _open_browser(folder, address):
+    "Lead a browser to the address by a file in a folder that only its owner may read"
+    page = Path(folder) / 'open.html'
+    there = html.escape(address)
+    page.write_text(f'<meta http-equiv="refresh" content="0; url={there}">', encoding='utf-8')
+    threading.Thread(target=webbrowser.open, args=[page.as_uri()], daemon=True).start()
+
+
+def _say_where(app, port, browser):
     "The address, as soon as somebody listens there"
+    address = f'http://{HOST}:{app.port}/?token={app.token}'
     taken = f'Port {port} is taken. ' if app.port != port else ''
-    print(f'{taken}The figures are at {app.display_url} (Ctrl-C ends this).', flush=True)
+    print(f'{taken}The figures are at {address} (Ctrl-C ends this).', flush=True)
+    if browser:
+        _open_browser(app.connection_dir, address)
 
 
 # %% ../../nbs/figures/86_web.ipynb #web-serve-e
@@ -136,12 +255,15 @@ def serve_figures(port: int = 8866, browser: bool = True) -> None:
     Raises:
         FileNotFoundError
         ModuleNotFoundError
+        OSError
+        PermissionError
+        ValueError
     """
     notebook = find_notebook('.', Path(lopa.__file__).parent)
-    app = _application(page_settings(notebook, port, browser))
+    app = _application(page_settings(notebook, free_port(port)))
     from tornado.ioloop import IOLoop
 
-    IOLoop.current().add_callback(_say_where, app, port)  # runs when Voilà's loop does
+    IOLoop.current().add_callback(_say_where, app, port, browser)  # runs when Voilà's loop does
     try:
         app.start()
     except KeyboardInterrupt:

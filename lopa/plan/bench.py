@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = [
     'NAMES',
+    'SMALL',
     'race',
     'ratio',
     'one_label',
+    'check_memory',
     'bench_steps',
     'bench_report',
     'step_mb',
@@ -46,7 +48,9 @@ from lopa.plan.sizes import (
 from ..assets import default_device, default_dtype, load_foundation_model
 from ..model import get_prompt_model
 from ..prompts import PromptConfig
-from .footprint import watch_step
+from ..train import recipe
+from .estimate import check_countable
+from .footprint import Job, step_memory, watch_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -115,6 +119,37 @@ def one_label(base: 'PreTrainedModel', batch_size: int, length: int) -> dict[str
 
 NAMES = ('LoPA, cached features', 'bare soft prompt', 'PEFT prompt tuning')
 
+# %% ../../nbs/plan/63_bench.ipynb #bn-room
+SMALL = 4096  # tokens: not worth the seconds that the ledger takes
+
+
+def check_memory(base_model: 'PreTrainedModel', batch_size: int, length: int):
+    """Refuse a batch whose step does not fit into the memory that is free
+
+    Args:
+        base_model: On a CPU; elsewhere memory is refused when it is asked for
+        batch_size: b
+        length: t
+
+    Raises:
+        MemoryError
+    """
+    import psutil
+
+    check_countable(batch_size, length)
+    if base_model.device.type != 'cpu' or batch_size * length <= SMALL:
+        return
+    plan = recipe('rotten_tomatoes', 'pt', batch_size=batch_size)
+    job = Job(base_model.config, plan, 'cpu', base_model.dtype, length)
+    needed = step_memory(job, batch_size).peak
+    more = needed.total() - needed['foundation model']
+    free = psutil.virtual_memory().available
+    if more > free:
+        raise MemoryError(
+            f'A step with {batch_size} examples of {length} tokens takes {more / 1e9:.0f} GB, and '
+            f'{free / 1e9:.0f} GB are free: choose a smaller batch_size or length.'
+        )
+
 
 # %% ../../nbs/plan/63_bench.ipynb #bn-steps
 def bench_steps(
@@ -137,8 +172,12 @@ def bench_steps(
 
     Returns:
         dict[str, list[float]]: Name → seconds of each turn
+
+    Raises:
+        MemoryError
     """
     base = base_model or load_foundation_model()
+    check_memory(base, batch_size, length)
     batch = one_label(base, batch_size, length)
     features = torch.randn(batch_size, feature_width, device=base.device)
     bare, lopa = (

@@ -26,6 +26,7 @@ __all__ = [
     'time_bounds',
     'check_bits',
     'estimate_in_words',
+    'check_countable',
     'plan_run',
     'plan_job',
     'described',
@@ -398,6 +399,25 @@ def estimate_in_words(planner: Planner, found: dict, rows: int) -> dict:
     return found | about | times | {'rate': here['rate'], 'rate_source': here['source']}
 
 
+# %% ../../nbs/plan/62_estimate.ipynb #es-count
+def check_countable(batch_size: int, length: int):
+    """Refuse a batch whose tensors have more bytes than 64 bits can count
+
+    Args:
+        batch_size: b
+        length: t
+
+    Raises:
+        ValueError
+    """
+    tokens = batch_size * length
+    if tokens > 2**40 or tokens * length > 2**50:
+        raise ValueError(
+            f'batch_size, length: received {batch_size:.3g} examples of {length:.3g} tokens, more '
+            'than can be counted: choose a smaller batch_size or length.'
+        )
+
+
 # %% ../../nbs/plan/62_estimate.ipynb #530719e5
 def plan_run(
     base: 'str | PretrainedConfig',
@@ -430,10 +450,12 @@ def plan_run(
         ValueError
     """
     check_bits(bits, recipe.config.method)
+    check_countable(max(recipe.batch_size, recipe.eval_batch_size), length or 1)
     dtype = dtype or number_format(device)
     about = read_config(base)
     task = task_shape(task, rows=not length) if isinstance(task, str) else task
     tokens, answer, rows, source = row_shape(task, about, length)
+    check_countable(max(recipe.batch_size, recipe.eval_batch_size), tokens)
     new = 0 if task.verbalizer else task.max_new_tokens
     job = Job(about, recipe, device, dtype, tokens, answer, new, encoder)
     name = base if isinstance(base, str) else about.name_or_path or about.model_type

@@ -58,7 +58,7 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
 # %% ../../nbs/plan/61_footprint.ipynb #fp-imp
-from ..assets import model_class, resolve
+from ..assets import model_class, model_config
 from ..baselines import BaselineConfig, BaselineModel, adapt_model
 from ..encoders import OWN, Encoder
 from ..logits import ask
@@ -235,12 +235,10 @@ def read_config(model: 'str | PretrainedConfig'):
     Raises:
         ValueError
     """
-    from transformers import AutoConfig
-
     if not isinstance(model, str):
         return model
     try:
-        return AutoConfig.from_pretrained(resolve(model))
+        return model_config(model)
     except OSError as e:
         said = ' '.join(str(e).split())[:120]
         raise ValueError(

@@ -110,7 +110,9 @@ def find(record: Any, path: list) -> Any:
         Any: What stands there; None if nothing does
     """
     for key in path:
-        record = record.get(key) if isinstance(record, dict) else None
+        if not isinstance(record, dict):
+            return None
+        record = record.get(key)
     return record
 
 
@@ -232,16 +234,15 @@ def possible(column: str, value: float) -> bool:
     return 0 <= value < 1e18 and (column not in COUNTS or value == int(value))
 
 
-def contradictions(record: dict) -> list:
+def contradictions(told: dict) -> list:
     """Which numbers are impossible?
 
     Args:
-        record: A result, every part of which has the right kind
+        told: Column → what a result says, of the right kind
 
     Returns:
         list: Columns
     """
-    told = {c: find(record, path) for c, path in COLUMNS.items()}
     wrong = [c for c, v in told.items() if is_number(v) and not possible(c, v)]
     right, n = told['right'] or '', told['n']
     if set(right) - {'0', '1'} or (right and n is not None and len(right) != n):
@@ -262,14 +263,15 @@ def form_trouble(record: dict) -> str:
         str: Empty if everything in it has the right kind
     """
     wrong = [part for part in PARTS if not fits(record.get(part), dict)]
-    wrong += [c for c, path in COLUMNS.items() if not fits(find(record, path), KINDS.get(c))]
+    told = {column: find(record, path) for column, path in COLUMNS.items()}
+    wrong += [column for column, value in told.items() if not fits(value, KINDS.get(column))]
     wrong += [key for key in ALONE if not fits(record.get(key), str)]
     if wrong:
         return f'its parts have the wrong form: {", ".join(wrong)}'
-    if wrong := contradictions(record):
+    if wrong := contradictions(told):
         return f'its numbers are impossible: {", ".join(wrong)}'
-    try:
-        json.dumps(record, allow_nan=False)
+    try:  # a loss may be no number, where training went wrong; no score, count or time may
+        json.dumps({k: v for k, v in record.items() if k != 'history'}, allow_nan=False)
     except ValueError:
         return 'its numbers are impossible: one of them is none (NaN), or infinite'
     return ''

@@ -42,9 +42,10 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from lopa.files import (
     check_replaceable,
@@ -215,11 +216,15 @@ def write_manifest(
         step: After which step
         name: Of the manifest
     """
+    import transformers
+
+    import lopa
+
     said = {
         'files': {file: hash_file(Path(folder) / file) for file in sorted(files)},
         'step': step,
         'plan': plan,
-        'versions': {library: version(library) for library in ('lopa', 'torch', 'transformers')},
+        'versions': {m.__name__: m.__version__ for m in (lopa, torch, transformers)},
     }
     write_files(folder, {name: json.dumps(said, indent=1).encode()})
 

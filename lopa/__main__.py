@@ -1,0 +1,5 @@
+"`python -m lopa` is `lopa`"
+
+from .cli import main
+
+main()
