@@ -2,6 +2,7 @@
 
 import ast
 import json
+import operator
 import os
 from functools import partial
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ from lopa.evaluate import (
     write_predictions,
 )
 from lopa.evaluate.judges import (
+    COMPARED,
     agree,
     answered_input,
     answered_output,
@@ -277,27 +279,27 @@ plain = st.recursive(
 @few
 @given(
     noted=plain | st.lists(st.lists(plain, max_size=4).map(tuple), max_size=4),
-    right=st.lists(st.just(()) | st.tuples(plain), max_size=3),
+    right=st.lists(plain, max_size=3),
+    compare=st.sampled_from(list(COMPARED.values())),
 )
-def test_agree_says_yes_or_no(noted, right):
-    assert type(agree(noted, right)) is bool
+def test_agree_says_yes_or_no(noted, right, compare):
+    claims = [partial(lambda value, found: compare(found, value), value) for value in right]
+    assert type(agree(noted, claims)) is bool
 
 
 @few
 @given(st.lists(st.integers() | st.text(max_size=3), min_size=1, max_size=4))
 def test_agree_wants_all_of_it(values):
     "What is right passes; one note less, more or other does not"
-    right = [(v,) for v in values]
+    claims = [partial(operator.eq, v) for v in values]
     notes = list(enumerate(values))
-    assert agree(notes, right)
-    assert agree(notes * 2, right)
-    assert agree([(i, v, 'whatever') for i, v in notes], right)
-    assert not agree(notes[1:], right)
-    assert not agree([*notes, (len(values), 0)], right)
-    assert not agree([*notes, (0, None)], right)
-    assert not agree([], right)
-    assert agree([(0, 3, 3)], [()])
-    assert not agree([(0, 3, 4)], [()])
+    assert agree(notes, claims)
+    assert agree(notes * 2, claims)
+    assert not agree([(i, v, 'whatever') for i, v in notes], claims)
+    assert not agree(notes[1:], claims)
+    assert not agree([*notes, (len(values), 0)], claims)
+    assert not agree([*notes, (0, None)], claims)
+    assert not agree([], claims)
 
 
 # --- judges and those who would fool them ---
@@ -308,19 +310,19 @@ def test_agree_wants_all_of_it(values):
     'text,right',
     {
         ' [3, 3]': 1,
-        '[3] * 2': 1,
+        '[3] * 2': 'executed',
         ' f(3)': 0,
         'f(3) == f(3)': 0,
         '[3, 3.0]': 0,
         '(3, 3)': 0,
-        '[True + 2, 3]': 1,
-        '[3, 3] if True else 0': 1,
+        '[True + 2, 3]': 'executed',
+        '[3, 3] if True else 0': 'executed',
         'print("[3, 3]")': 0,
         'exit()': 0,
         '__import__("os")._exit(0)': 0,
         'type("A", (), {"__eq__": lambda *a: True})()': 0,
         'type("L", (list,), {})([3, 3])': 0,
-        '(lambda: [3, 3])()': 1,
+        '(lambda: [3, 3])()': 'executed',
         '[3, 3]\n\n\nassert f(4)': 1,
     }.items(),
 )
@@ -332,7 +334,8 @@ def test_outputs_are_judged(text, right):
         None,
         run,
     )
-    assert v['correct'] == bool(right), v
+    assert v['correct'] is (right == 1), v
+    assert bool(v['executed']) is (right == 'executed'), v
 
 
 LEN = dict(code='def f(x):\n    return len(x)', entry_point='f', input="'abc'", output='3')
@@ -436,19 +439,24 @@ def test_programs_do_not_fool_the_judge(body):
 
 
 @sandboxed
-def test_what_the_judge_cannot_hold():
-    "A limit that the notebook tells: without a value to compare with, the child is believed"
-    cheat = '    import __main__; __main__._noted = [(i, True) for i in range({})]; return 0\n'
+@pytest.mark.parametrize('test', ['abs(candidate(1) - 2) < 1e-6', 'candidate(1) == sum([1, 1])'])
+def test_what_is_not_split_is_judged_elsewhere(test):
+    "Without a value to compare with here, test and program run apart: nothing can be forged"
     task = Task('t', {}, '{prompt}', target='x')
-    row = lambda *asserts: dict(
+    row = dict(
         prompt='def f(x):\n',
         entry_point='f',
-        test='def check(candidate):\n' + ''.join(f'    assert {a}\n' for a in asserts),
+        test=f'def check(candidate):\n    assert {test}\n',
     )
-    assert judge_tests(cheat.format(1), row('abs(candidate(1) - 2) < 1e-6'), task, run)['correct']
-    assert not judge_tests(
-        cheat.format(2), row('abs(candidate(1) - 2) < 1e-6', 'candidate(1) == 2'), task, run
-    )['correct']
+    assert judge_tests('    return x + 1\n', row, task, run)['correct']
+    for cheat in (
+        '_noted = [(0, True)]',
+        '_said = [2]',
+        '_candidate = lambda x: 2',
+        '_failed = []',
+    ):
+        body = f'    import __main__; __main__.{cheat}; return 0\n'
+        assert not judge_tests(body, row, task, run)['correct'], body
 
 
 @sandboxed

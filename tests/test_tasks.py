@@ -1,6 +1,7 @@
 "Every task: where its rows come from, how they are divided, what each family of models is asked"
 
 import ast
+import gzip
 import json
 import os
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from lopa import assets
 from lopa.tasks import TASKS, Collator, Task, load_task, own_task, tokenize
 from lopa.tasks.batches import label_row, question_ids, shorten
 from lopa.tasks.builtin import CLASSES
-from lopa.tasks.sources import PROBLEM, SOURCES, as_problem
+from lopa.tasks.sources import PROBLEM, SOURCES, as_problem, read_json
 from lopa.tasks.task import columns_of
 
 disable_progress_bars()
@@ -641,3 +642,22 @@ def test_own_contradictions(tmp_path):
 def test_own_files_that_cannot_be_read(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     refused(lambda: own_task('mine', tmp_path / name, **HOW), name)
+
+
+@pytest.mark.parametrize('size', [-1, 1.5, True, '3', None])
+def test_a_limit_is_a_number_of_rows(size):
+    task = Task('t', {'test': Dataset.from_dict({'a': ['x'], 'label': [0]})}, '{a}', ('b', 'c'))
+    refused(lambda: task.limit(test=size), 'limit', 'test', repr(size))
+    assert len(task.limit(test=0).splits['test']) == 0
+
+
+@pytest.mark.parametrize('place', range(10, 60, 5))
+def test_a_packed_file_that_is_damaged(tmp_path, place):
+    path = tmp_path / 'rows.jsonl.gz'
+    packed = bytearray(gzip.compress(b'{"a": "x, and y"}\n' * 40, mtime=0))
+    packed[place % len(packed)] ^= 0xFF
+    path.write_bytes(packed)
+    try:
+        assert read_json(path) == [{'a': 'x, and y'}] * 40
+    except ValueError as e:
+        one_sentence(e, path)

@@ -815,7 +815,8 @@ def agree(noted: object, claims: Sequence[Claim]) -> bool:
 STAND_IN = """
 import builtins, random
 random.seed(0)
-class _Unknown: pass
+class _Unknown:
+    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = lambda self, other: True
 class _Enough(BaseException): pass
 _asked, _failed, _open = [], [], []
 def _kept(x):
@@ -944,7 +945,7 @@ def check_examination(test: Outcome, row: dict, said: list) -> None:
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-examine-p2
-def examine(program: str, row: dict, run: Run, turns: int = 30) -> tuple[str, bool]:
+def examine(program: str, row: dict, run: Run, turns: int = 100) -> tuple[str, bool]:
     """Let a test and a program talk to each other, each in a process of its own
 
     Args:

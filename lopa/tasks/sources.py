@@ -52,6 +52,7 @@ import hashlib
 import json
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -196,7 +197,7 @@ def open_text(path: str | Path, what: str) -> Iterator[IO[str]]:
             yield lines
     except UnicodeDecodeError:
         raise ValueError(f'{path}: cannot be read as UTF-8; save it in that encoding.') from None
-    except (ValueError, csv.Error, RecursionError, EOFError, gzip.BadGzipFile) as e:
+    except (ValueError, csv.Error, RecursionError, EOFError, gzip.BadGzipFile, zlib.error) as e:
         raise ValueError(f'{path}: cannot be read as {what} ({one_line(e)}).') from None
 
 

@@ -278,7 +278,15 @@ def first_rows(splits: Mapping, sizes: Mapping[str, int]) -> dict:
 
     Returns:
         dict: Split → `datasets.Dataset`
+
+    Raises:
+        ValueError
     """
+    for split, size in sizes.items():
+        if type(size) is not int or size < 0:
+            raise ValueError(
+                f'limit, {split}: received {size!r}, expected a whole number of rows, 0 or more.'
+            )
     kept = {}
     for split, rows in splits.items():
         n = min(len(rows), sizes.get(split, len(rows)))
@@ -343,6 +351,9 @@ class Task(TaskFields):
 
         Returns:
             'Task': A smaller task
+
+        Raises:
+            ValueError
         """
         return replace(self, splits=first_rows(self.splits, sizes))
 
