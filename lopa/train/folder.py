@@ -168,6 +168,7 @@ THINGS = {
 }
 
 
+# %% ../../nbs/train/49_folder.ipynb #fo-diff-b
 def alike(mine: Any, theirs: Any) -> bool:
     """Do two fingerprints belong to the same thing, up to rounding?
 
@@ -183,6 +184,7 @@ def alike(mine: Any, theirs: Any) -> bool:
         return False
 
 
+# %% ../../nbs/train/49_folder.ipynb #fo-diff-c
 def strangers(mine: dict, theirs: Any) -> list[str]:
     """Name what is not the same
 
@@ -301,6 +303,7 @@ RUNS = Path('runs')  # where runs go that were given no folder
 TIMED = re.compile(r'.+-s-?\d+-\d{8}-\d{6}(-\d+)?')  # their names
 
 
+# %% ../../nbs/train/49_folder.ipynb #fo-name-b
 def earlier_runs(start: str) -> list[Path]:
     """Folders that were given to runs of this kind, and in which one was begun
 
@@ -315,6 +318,7 @@ def earlier_runs(start: str) -> list[Path]:
     return sorted(path for path in begun if is_folder(path))
 
 
+# %% ../../nbs/train/49_folder.ipynb #fo-name-c
 def new_folder(start: str) -> Path:
     """Make a folder for one run
 
@@ -397,6 +401,7 @@ def point_latest(folder: str | Path):
 PLANNED = {'task', 'method', 'config', 'recipe', 'seed', 'base_model', 'data'}  # of every run
 
 
+# %% ../../nbs/train/49_folder.ipynb #fo-ours-b
 def says(path: Path, keys: set[str]) -> bool:
     """Is it a file of ours, a JSON object with these keys?
 
@@ -411,6 +416,7 @@ def says(path: Path, keys: set[str]) -> bool:
     return isinstance(said, dict) and keys <= said.keys()
 
 
+# %% ../../nbs/train/49_folder.ipynb #fo-ours-c
 def is_predictions(path: Path) -> bool:
     """Does the first line say whose answers follow?
 
@@ -426,6 +432,7 @@ def is_predictions(path: Path) -> bool:
     return isinstance(said, dict) and {'task', 'split'} <= said.keys()
 
 
+# %% ../../nbs/train/49_folder.ipynb #fo-ours-d
 FILES: dict[str, Callable[[Path], bool]] = {
     'result.json': lambda path: says(path, PLANNED),
     RESULT_MANIFEST: lambda path: says(path, {'files', 'plan'}),
@@ -437,6 +444,7 @@ ADAPTER_FILES = (f'adapter/{CONFIG_FILE}', f'adapter/{WEIGHTS_FILE}')
 KEPT = re.compile(r'checkpoint-\d+|best-\d+|part')  # folders within `checkpoints`
 
 
+# %% ../../nbs/train/49_folder.ipynb #fo-folders-b
 def is_our_folder(path: Path) -> bool:
     """Has a run made this folder? An empty one may be taken as well
 
@@ -450,6 +458,7 @@ def is_our_folder(path: Path) -> bool:
     return all(inside) and (is_ours(path) or says(path / 'plan.json', PLANNED))
 
 
+# %% ../../nbs/train/49_folder.ipynb #fo-folders-c
 def check_outputs(folder: Path):
     """Refuse a folder in which something stands in the way that no run has written
 

@@ -94,6 +94,8 @@ from ..attention import describe_attention
 from ..baselines import BaselineModel
 from ..factorize import count_parameters
 from ..model import PromptModel
+
+# %% ../../nbs/train/54_loop.ipynb #tr-imp-b
 from ..sandbox import choose_rung, run_program
 from ..support import check_blind
 from ..tasks import Collator, Task
@@ -424,6 +426,7 @@ def exact_prints(plan: dict) -> dict:
     return {name: prints[name] for name in ('rows', 'task', 'tokenizer') if name in prints}
 
 
+# %% ../../nbs/train/54_loop.ipynb #b16ae448-b
 def record(
     model: PromptModel | BaselineModel,
     task: Task,

@@ -66,6 +66,8 @@ from lopa.files import (
     write_files,
     write_whole,
 )
+
+# %% ../../nbs/train/53_resume.ipynb #024343cb-b
 from lopa.train.folder import (
     ADAPTER_FILES,
     KEPT,
@@ -220,6 +222,7 @@ class Found:
     checkpoint: Path | None = None
 
 
+# %% ../../nbs/train/53_resume.ipynb #rs-found-b
 def result_trouble(folder: str | Path) -> str:
     """What is wrong with the result?
 
@@ -232,6 +235,7 @@ def result_trouble(folder: str | Path) -> str:
     return manifest_trouble(Path(folder), [*ADAPTER_FILES, 'result.json'], name=RESULT_MANIFEST)
 
 
+# %% ../../nbs/train/53_resume.ipynb #rs-found-c
 def find_run(folder: str | Path) -> Found:
     """Look at what a folder holds
 
@@ -313,6 +317,7 @@ def why_work_is_lost(folder: str | Path, found: Found) -> str:
     )
 
 
+# %% ../../nbs/train/53_resume.ipynb #rs-why-b
 def why_other(folder: str | Path, plan: dict, found: Found) -> str:
     """Say why what is here cannot be gone on with
 
@@ -339,6 +344,7 @@ def why_other(folder: str | Path, plan: dict, found: Found) -> str:
 STATE_FILES = ('kept.json', 'optimizer.pt', 'scheduler.pt', 'trainer_state.json')
 
 
+# %% ../../nbs/train/53_resume.ipynb #rs-check-b
 def needed_files(processes: int = 1, scaled: bool = False) -> list[str]:
     """Names of all that a checkpoint needs
 
@@ -351,6 +357,7 @@ def needed_files(processes: int = 1, scaled: bool = False) -> list[str]:
     return [CONFIG_FILE, WEIGHTS_FILE, *STATE_FILES, *alone, *['scaler.pt'][: int(scaled)]]
 
 
+# %% ../../nbs/train/53_resume.ipynb #rs-check-c
 def check_saved(folder: Path, needed: Iterable[str], plan: dict):
     """Refuse what is damaged or was written by another run
 
@@ -372,6 +379,7 @@ def check_saved(folder: Path, needed: Iterable[str], plan: dict):
         )
 
 
+# %% ../../nbs/train/53_resume.ipynb #rs-check-d
 def _plan_in(manifest):
     return _read_object(manifest, 'a manifest')['plan']
 
@@ -476,6 +484,7 @@ def refusal(what: Next, folder: str | Path, plan: dict, found: Found) -> str:
     return ''
 
 
+# %% ../../nbs/train/53_resume.ipynb #515d7697-b
 def begin_run(folder: str | Path, plan: dict, resume: bool) -> dict | None:
     """Look at what a folder holds, and make it ready
 
@@ -612,6 +621,7 @@ def begin_part(folder: Path, name: str):
     mark(folder / 'part' / name)
 
 
+# %% ../../nbs/train/53_resume.ipynb #rs-place-b
 def put_in_place(folder: Path, name: str, beside: dict[str, bytes], plan: dict):
     """Make a checkpoint of it: one rename
 
