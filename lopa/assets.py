@@ -125,6 +125,7 @@ def _hash(path, *_):
     return hash_file(path)
 
 
+# %% ../nbs/04_assets.ipynb #assets-list-2
 def is_as_listed(path: Path, listed: list) -> bool:
     """Is this file what it was?
 
@@ -214,6 +215,7 @@ def sweep_up_earlier(cache: Path):
                 remove_folder(path)
 
 
+# %% ../nbs/04_assets.ipynb #3724fc97-2
 def _smollm2():
     """The converted foundation model; of several processes that ask, one converts it
 
@@ -450,6 +452,7 @@ def one_sentence(name: str, what: str):
         ) from e
 
 
+# %% ../nbs/04_assets.ipynb #assets-sentence-2
 def refuse_remote_code(name: str, config: dict):
     """Refuse, with a `ValueError`, a model that transformers has no class for
 
@@ -527,6 +530,7 @@ def check_model_folder(folder: Path, name: str):
     check_weights(folder)
 
 
+# %% ../nbs/04_assets.ipynb #assets-folder-2
 def check_model_name(name: str, where: dict | None = None, **kwargs):
     """Refuse, with an `OSError` or `ValueError`, what is known not to be a model; load nothing
 
@@ -596,6 +600,7 @@ def refuse_missing(model, info: dict, part: str = 'its language-model head'):
         )
 
 
+# %% ../nbs/04_assets.ipynb #assets-place-p2-2
 def refuse_left_out(model, info: dict):
     """Refuse a folder with layers that its configuration does not mention, with a `ValueError`
 
@@ -702,6 +707,7 @@ def reading_part(model):
     return part
 
 
+# %% ../nbs/04_assets.ipynb #d7045a54-2
 def load_encoder(name_or_path: str = ENCODER, device: str = None, **kwargs):
     """Load a model whose hidden states are turned into one vector per text
 

@@ -662,6 +662,7 @@ def is_whole(header: Any, key: str, shape: tuple) -> bool:
     return tuple(kept.get_shape()) == shape and kept.get_dtype() == 'F32'
 
 
+# %% ../nbs/07_encoders.ipynb #encoders-cache-2
 def stored_features(key: str, shape: tuple) -> Tensor | None:
     """Features from the cache, if they are there and unchanged
 
@@ -688,6 +689,7 @@ def stored_features(key: str, shape: tuple) -> Tensor | None:
     return found if same else None
 
 
+# %% ../nbs/07_encoders.ipynb #encoders-cache-3
 def keep_features(key: str, features: Tensor):
     """Put features into the cache
 
@@ -750,6 +752,7 @@ def with_features(dataset: 'Dataset', features: Tensor, key: str) -> 'Dataset':
     return dataset.add_column('instance_features', column, new_fingerprint=key)
 
 
+# %% ../nbs/07_encoders.ipynb #encoders-dataset-2
 def encode_dataset(
     dataset: 'Dataset',
     encoder: Encoder,

@@ -412,3 +412,24 @@ def test_a_place_that_cannot_be_a_folder(tmp_path, capsys):
     with pytest.raises(SystemExit):
         gpu.main(['--rehearse', '--out', str(tmp_path / 'file'), '--only', 'steps'])
     assert '--out' in capsys.readouterr().err and (tmp_path / 'file').read_text() == 'mine'
+
+
+@pytest.mark.parametrize('name', ['cpu.json', 'cpu-tests.log'])
+@pytest.mark.parametrize('kind', ['folder', 'link', 'foreign'])
+def test_what_is_not_ours_is_not_replaced(tmp_path, monkeypatch, capsys, name, kind):
+    "Neither a report's place nor that of a log, and nothing is run"
+    if (name, kind) == ('cpu-tests.log', 'foreign'):
+        return  # a log has no mark
+    monkeypatch.setattr(gpu, 'carry_out', lambda *_, **__: pytest.fail('something was run'))
+    out = tmp_path / 'out'
+    out.mkdir()
+    (tmp_path / 'mine').write_text('mine')
+    if kind == 'folder':
+        (out / name).mkdir()
+    elif kind == 'link':
+        (out / name).symlink_to('../mine')
+    else:
+        (out / name).write_text('mine')
+    with pytest.raises(SystemExit):
+        gpu.main(['--rehearse', '--only', 'tests', '--out', str(out)])
+    assert name in capsys.readouterr().err and (tmp_path / 'mine').read_text() == 'mine'

@@ -130,12 +130,12 @@ def write(nb, path):
     from nbdev.clean import clean_nb
     from nbdev.config import get_config
 
+    from lopa.files import write_files
+
     nb = loads(nbformat.writes(nb))
     cfg = get_config(path=root)
     clean_nb(nb, allowed_metadata_keys=cfg.allowed_metadata_keys)
-    part = path.with_suffix('.part')
-    part.write_text(nb2str(nb), encoding='utf-8')
-    part.replace(path)
+    write_files(path.parent, {path.name: nb2str(nb).encode()})
 
 
 def shown(path):

@@ -14,7 +14,6 @@ every part, with a log of each beside it: device, versions, what the parts found
 
 import argparse
 import json
-import os
 import re
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from lopa.files import check_replaceable, write_files
 from tools.gpu_parts import PARTS, root
 from tools.gpu_read import left
 from tools.gpu_run import carry_out, environment, last_lines, why
@@ -88,9 +88,24 @@ def attempt(part, log, limit, rehearse):
 
 def write(report, path):
     "The whole report, or the one that was there"
-    part = path.with_name(f'.{path.name}.{os.getpid()}')
-    part.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding='utf-8')
-    part.replace(path)
+    text = json.dumps(report, indent=1, ensure_ascii=False)
+    write_files(path.parent, {path.name: text.encode()})
+
+
+def log_of(path, part):
+    "The log of a part, beside the report"
+    return path.with_name(f'{path.stem}-{part.name}.log')
+
+
+def check_places(path, parts, parser):
+    "Refuse to replace what is no earlier report, or no file, before anything is run"
+    ours = lambda report: '"left_out"' in report.read_text(encoding='utf-8', errors='replace')
+    try:
+        check_replaceable(path, ours, None)
+        for part in parts:
+            check_replaceable(log_of(path, part), lambda log: log.is_file(), None)
+    except OSError as e:
+        parser.error(f'--out: {e}')
 
 
 def tell(part, seconds, out, log):
@@ -110,7 +125,7 @@ def run_parts(parts, report, path, rehearse):
     "Carry out the parts one after the other; the report is on disk after each"
     spare = 0
     for part in parts:
-        log, start = path.with_name(f'{path.stem}-{part.name}.log'), time.perf_counter()
+        log, start = log_of(path, part), time.perf_counter()
         limit = spare + (part.limit_tiny if rehearse else part.limit)
         log.unlink(missing_ok=True)
         report[part.name], out = attempt(part, log, limit, rehearse)
@@ -190,6 +205,7 @@ def main(argv=None):
     if not about:
         raise SystemExit(NO_GPU)
     path = place(args, about['device'], parser)
+    check_places(path, parts, parser)
     report = about | {
         'versions': versions(),
         'date': time.strftime('%Y-%m-%d'),

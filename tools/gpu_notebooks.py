@@ -19,6 +19,7 @@ from pathlib import Path
 
 import nbformat
 
+from lopa.files import check_replaceable, write_files
 from tools.execute import directives, execute, notebooks, root, shown
 
 
@@ -107,14 +108,15 @@ def main(argv=None):
         for place, cell in [(path, cell) for path in cells for cell in cells[path]]:
             print(f'{shown(place)}: cell {cell.id} needs {", ".join(sorted(needs(cell)))}')
         return
+    check_replaceable(args.out, lambda path: path.read_bytes()[:1] in (b'', b'['), None)
     allowed = {'cuda', 'hub'} if hub_answers() else {'cuda'}
-    args.out.write_text('[]', encoding='utf-8')
+    write_files(args.out.parent, {args.out.name: b'[]'})
     for path in cells:
         if not any(needs(cell) <= allowed for cell in cells[path]):
             continue
         print(shown(path), flush=True)
         entries += run_notebook(path, allowed)
-        args.out.write_text(json.dumps(entries), encoding='utf-8')
+        write_files(args.out.parent, {args.out.name: json.dumps(entries).encode()})
 
 
 if __name__ == '__main__':

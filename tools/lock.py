@@ -13,6 +13,8 @@ import tempfile
 from configparser import ConfigParser
 from pathlib import Path
 
+from lopa.files import write_files
+
 root = Path(__file__).resolve().parents[1]
 # Which of these a torch needs depends on its build (CPU or CUDA), and it pins them itself.
 of_torch = re.compile(r'(nvidia|cuda|triton)\b')
@@ -48,7 +50,7 @@ def main(args):
     out = root / 'constraints.txt'
     found = compiled(cfg['DEFAULT'], out, args)
     lines = [line for line in found if line and not of_torch.match(line)]
-    out.write_text('\n'.join([*header, *lines]) + '\n')
+    write_files(root, {out.name: '\n'.join([*header, *lines, '']).encode()})
     print(f'constraints.txt: {len(lines)} lines')
 
 

@@ -2,7 +2,7 @@
 
     python -m tools.many_results 1000 10000
 
-prints the seconds of one core for each number of results: made up, in a folder of their own that is removed.
+prints the seconds of one core for each number of results: made up, in a folder of their own.
 """
 
 import json

@@ -20,6 +20,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from lopa.files import mark, remove_folder
+
 root = Path(__file__).resolve().parents[1]
 MODULES = [
     'factorize',
@@ -83,7 +85,8 @@ def plain(source):
 
 def make_copy(folder, modules):
     "The library and its tests in a folder of their own, with mutmut's settings"
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)
+    mark(folder)
     no_junk = shutil.ignore_patterns('__pycache__', '_proc')
     for name in 'lopa', 'tests':
         shutil.copytree(root / name, folder / name, ignore=no_junk)

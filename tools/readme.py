@@ -11,7 +11,6 @@ settings.ini says.
 
 import base64
 import re
-import shutil
 import sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -19,6 +18,7 @@ from posixpath import normpath
 
 import nbformat
 
+from lopa.files import write_files
 from tools.execute import directives
 
 root = Path(__file__).resolve().parents[1]
@@ -120,11 +120,12 @@ def main(argv):
             raise SystemExit(f'Not what nbs/index.ipynb says: {names}. Run `make readme`.')
         return
     text, images = render()
-    shutil.rmtree(root / 'README_files', ignore_errors=True)
-    (root / 'README.md').write_text(text, encoding='utf-8', newline='\n')
-    for name, content in images.items():
-        (root / name).parent.mkdir(exist_ok=True)
-        (root / name).write_bytes(content)
+    for path in (root / 'README_files').glob('figure-*'):
+        if path.relative_to(root).as_posix() not in images:
+            path.unlink()
+    pictures = {Path(name).name: content for name, content in images.items()}
+    write_files(root / 'README_files', pictures)
+    write_files(root, {'README.md': text.encode()})
     print(f'README.md: {len(text.splitlines())} lines, {len(images)} pictures')
 
 

@@ -258,6 +258,7 @@ def check_workers(workers: object):
         raise ValueError(f'{says}, expected a whole number from 1 to 10,000, or None.')
 
 
+# %% ../../nbs/ablate/71_executors.ipynb #b540a1b9-2
 def make_executor(name: str = 'processes', workers: int | None = None) -> Executor:
     """Somebody to carry out the runs
 

@@ -80,6 +80,7 @@ def is_model_name(value: Any) -> bool:
     return named and bool(value.strip())
 
 
+# %% ../../nbs/ablate/70_experiments.ipynb #70a00003-2
 def is_of_its_kind(key: str, value: Any) -> bool:
     """May this value stand here?
 
@@ -123,6 +124,7 @@ def check_values(about: dict) -> None:
         raise ValueError(f'{says}, expected one of {", ".join(TASKS)}.')
 
 
+# %% ../../nbs/ablate/70_experiments.ipynb #70a00021-2
 def check_more(changes: dict) -> None:
     """Refuse what is beyond all measure, and an encoder without a name
 
@@ -220,6 +222,7 @@ def as_rates(changes: dict) -> dict:
     return {k: float(v) + 0.0 if rate(k, v) else v for k, v in changes.items()}
 
 
+# %% ../../nbs/ablate/70_experiments.ipynb #70a00010-2
 def planned(about: dict, changes: dict) -> Recipe:
     """The recipe of an experiment
 

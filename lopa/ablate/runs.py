@@ -142,6 +142,7 @@ def _asked_in(found):
 FILLED_IN = ('recipe', 'config', 'feature_width')  # not compared as a whole, or not at all
 
 
+# %% ../../nbs/ablate/72_runs.ipynb #72-same-2
 def contradicts(about: dict, found: dict) -> list:
     """In what is this the result of another experiment?
 
@@ -170,6 +171,7 @@ def contradicts(about: dict, found: dict) -> list:
     return wrong
 
 
+# %% ../../nbs/ablate/72_runs.ipynb #72-same-3
 def done(about: dict, out: str | Path, places: dict | None = None) -> Any:
     """The result of an experiment, found by its file name or else by its identity
 
@@ -349,6 +351,7 @@ def check_places(about: dict, out: Path):
         check_replaceable(out / f'{file_name(about)}.{ending}', _is_ours, None)
 
 
+# %% ../../nbs/ablate/72_runs.ipynb #72-places-2
 def work_folder(work: Path) -> Path:
     """A folder for an unfinished run
 
@@ -655,6 +658,7 @@ def check_ready(todo: list, out: str | Path):
         check_model_name(name)
 
 
+# %% ../../nbs/ablate/72_runs.ipynb #72-ready-2
 def tidy(jobs: dict, out: str | Path):
     """Remove the folders of runs whose results are there
 

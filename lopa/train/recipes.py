@@ -60,6 +60,7 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f'{text[:76]} …'
 
 
+# %% ../../nbs/train/50_recipes.ipynb #rc-whole-2
 def check_whole(name: str, value: object):
     """Refuse what is not a whole number of at least 1, or more than can be meant
 
