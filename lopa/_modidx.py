@@ -2257,11 +2257,16 @@ d = {
         'lopa.sandbox.child': {
             'lopa.sandbox.child.adopt': ('sandbox/child.html#adopt', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.answer': ('sandbox/child.html#answer', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.apart': ('sandbox/child.html#apart', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.attempt': ('sandbox/child.html#attempt', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.below': ('sandbox/child.html#below', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.bury': ('sandbox/child.html#bury', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.children': ('sandbox/child.html#children', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.follow': ('sandbox/child.html#follow', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.is_below': ('sandbox/child.html#is_below', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.keep': ('sandbox/child.html#keep', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.message': ('sandbox/child.html#message', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.parent': ('sandbox/child.html#parent', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.python': ('sandbox/child.html#python', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.run_cell': ('sandbox/child.html#run_cell', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.runner': ('sandbox/child.html#runner', 'lopa/sandbox/child.py'),
@@ -2270,18 +2275,67 @@ d = {
                 'sandbox/child.html#show_error',
                 'lopa/sandbox/child.py',
             ),
+            'lopa.sandbox.child.strike': ('sandbox/child.html#strike', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.tell': ('sandbox/child.html#tell', 'lopa/sandbox/child.py'),
         },
         'lopa.sandbox.host': {
             'lopa.sandbox.host.Heard': ('sandbox/host.html#heard', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.Limits': ('sandbox/host.html#limits', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.Outcome': ('sandbox/host.html#outcome', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.Report': ('sandbox/host.html#report', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.Turns': ('sandbox/host.html#turns', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.Turns.__init__': (
+                'sandbox/host.html#turns.__init__',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.Turns.beside': (
+                'sandbox/host.html#turns.beside',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.Watch': ('sandbox/host.html#watch', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.Watch.too_heavy': (
+                'sandbox/host.html#watch.too_heavy',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.ask_to_end': (
+                'sandbox/host.html#ask_to_end',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.check_limits': (
+                'sandbox/host.html#check_limits',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.check_timeout': (
+                'sandbox/host.html#check_timeout',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.claim': ('sandbox/host.html#claim', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.clear': ('sandbox/host.html#clear', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.collect': ('sandbox/host.html#collect', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.command_for': (
                 'sandbox/host.html#command_for',
                 'lopa/sandbox/host.py',
             ),
+            'lopa.sandbox.host.counted_apart': (
+                'sandbox/host.html#counted_apart',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.described': ('sandbox/host.html#described', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.force_to_end': (
+                'sandbox/host.html#force_to_end',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.full_disk': ('sandbox/host.html#full_disk', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.is_doubtful': (
+                'sandbox/host.html#is_doubtful',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.is_ours': ('sandbox/host.html#is_ours', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.judge': ('sandbox/host.html#judge', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.kill_all_in': (
+                'sandbox/host.html#kill_all_in',
+                'lopa/sandbox/host.py',
+            ),
             'lopa.sandbox.host.kill_all_of': (
                 'sandbox/host.html#kill_all_of',
                 'lopa/sandbox/host.py',
@@ -2291,35 +2345,63 @@ d = {
                 'lopa/sandbox/host.py',
             ),
             'lopa.sandbox.host.make_job': ('sandbox/host.html#make_job', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.may_be_apart': (
+                'sandbox/host.html#may_be_apart',
+                'lopa/sandbox/host.py',
+            ),
             'lopa.sandbox.host.may_be_said': (
                 'sandbox/host.html#may_be_said',
                 'lopa/sandbox/host.py',
             ),
+            'lopa.sandbox.host.nameless': ('sandbox/host.html#nameless', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.only_one': ('sandbox/host.html#only_one', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.open_pipes': (
                 'sandbox/host.html#open_pipes',
                 'lopa/sandbox/host.py',
             ),
-            'lopa.sandbox.host.peak_of': ('sandbox/host.html#peak_of', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.out_of_memory': (
+                'sandbox/host.html#out_of_memory',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.own_folder': (
+                'sandbox/host.html#own_folder',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.processes_for': (
+                'sandbox/host.html#processes_for',
+                'lopa/sandbox/host.py',
+            ),
             'lopa.sandbox.host.read_message': (
                 'sandbox/host.html#read_message',
                 'lopa/sandbox/host.py',
             ),
+            'lopa.sandbox.host.read_report': (
+                'sandbox/host.html#read_report',
+                'lopa/sandbox/host.py',
+            ),
+            'lopa.sandbox.host.resident': ('sandbox/host.html#resident', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.rest_of': ('sandbox/host.html#rest_of', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.room_for': ('sandbox/host.html#room_for', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.run_alone': ('sandbox/host.html#run_alone', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.run_in_folder': (
                 'sandbox/host.html#run_in_folder',
                 'lopa/sandbox/host.py',
             ),
             'lopa.sandbox.host.run_on': ('sandbox/host.html#run_on', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.run_once': ('sandbox/host.html#run_once', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.run_twice': ('sandbox/host.html#run_twice', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.share': ('sandbox/host.html#share', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.start': ('sandbox/host.html#start', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.stop': ('sandbox/host.html#stop', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.supervise': ('sandbox/host.html#supervise', 'lopa/sandbox/host.py'),
-            'lopa.sandbox.host.whom_to_tell': (
-                'sandbox/host.html#whom_to_tell',
-                'lopa/sandbox/host.py',
-            ),
+            'lopa.sandbox.host.sweep_up': ('sandbox/host.html#sweep_up', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.weigh': ('sandbox/host.html#weigh', 'lopa/sandbox/host.py'),
         },
         'lopa.sandbox.ladder': {
+            'lopa.sandbox.ladder.check_programs': (
+                'sandbox/ladder.html#check_programs',
+                'lopa/sandbox/ladder.py',
+            ),
             'lopa.sandbox.ladder.choose_rung': (
                 'sandbox/ladder.html#choose_rung',
                 'lopa/sandbox/ladder.py',
@@ -2327,6 +2409,10 @@ d = {
             'lopa.sandbox.ladder.gaps': ('sandbox/ladder.html#gaps', 'lopa/sandbox/ladder.py'),
             'lopa.sandbox.ladder.no_rung': (
                 'sandbox/ladder.html#no_rung',
+                'lopa/sandbox/ladder.py',
+            ),
+            'lopa.sandbox.ladder.outcomes_of': (
+                'sandbox/ladder.html#outcomes_of',
                 'lopa/sandbox/ladder.py',
             ),
             'lopa.sandbox.ladder.probe': ('sandbox/ladder.html#probe', 'lopa/sandbox/ladder.py'),
