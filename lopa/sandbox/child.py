@@ -195,6 +195,8 @@ def apart() -> bytes:
         bytes: `u` and the number of the namespace, for the keeper's report
     """
     ask_kernel('a user namespace', 'unshare', 0x10000000)
+    with open('/proc/sys/user/max_user_namespaces', 'w') as f:
+        f.write('0')
     version_3 = (0x20080522).to_bytes(4, 'little') + bytes(4)
     ask_kernel('no capabilities', 'capset', version_3, bytes(24))
     return b'u%d' % os.stat('/proc/self/ns/user').st_ino
@@ -361,7 +363,10 @@ def keep(pid: int, job: dict) -> None:
         _signal.signal(_signal.SIGALRM, _signal.SIG_IGN)
     _, status, usage = os.wait4(pid, 0)
     milliseconds = 1000 * (usage.ru_utime + usage.ru_stime)
-    os.write(job['report'], b'%d %d %d' % (usage.ru_maxrss, milliseconds, status & 127))
+    try:
+        os.write(job['report'], b'%d %d %d' % (usage.ru_maxrss, milliseconds, status & 127))
+    except OSError:
+        pass  # nobody listens any more
     if job['adopt']:
         bury()
     os._exit(0)
