@@ -2262,6 +2262,7 @@ d = {
             'lopa.sandbox.child.below': ('sandbox/child.html#below', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.bury': ('sandbox/child.html#bury', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.children': ('sandbox/child.html#children', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.confine': ('sandbox/child.html#confine', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.follow': ('sandbox/child.html#follow', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.is_below': ('sandbox/child.html#is_below', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.keep': ('sandbox/child.html#keep', 'lopa/sandbox/child.py'),
@@ -2277,6 +2278,10 @@ d = {
             ),
             'lopa.sandbox.child.strike': ('sandbox/child.html#strike', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.tell': ('sandbox/child.html#tell', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.traceable': (
+                'sandbox/child.html#traceable',
+                'lopa/sandbox/child.py',
+            ),
         },
         'lopa.sandbox.host': {
             'lopa.sandbox.host.Heard': ('sandbox/host.html#heard', 'lopa/sandbox/host.py'),
@@ -2321,6 +2326,10 @@ d = {
                 'lopa/sandbox/host.py',
             ),
             'lopa.sandbox.host.described': ('sandbox/host.html#described', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.environment': (
+                'sandbox/host.html#environment',
+                'lopa/sandbox/host.py',
+            ),
             'lopa.sandbox.host.force_to_end': (
                 'sandbox/host.html#force_to_end',
                 'lopa/sandbox/host.py',
@@ -2477,9 +2486,40 @@ d = {
                 'sandbox/walls.html#call_filter',
                 'lopa/sandbox/walls.py',
             ),
+            'lopa.sandbox.walls.call_number': (
+                'sandbox/walls.html#call_number',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.call_rule': (
+                'sandbox/walls.html#call_rule',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.call_rules': (
+                'sandbox/walls.html#call_rules',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.condition': (
+                'sandbox/walls.html#condition',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.covers': ('sandbox/walls.html#covers', 'lopa/sandbox/walls.py'),
+            'lopa.sandbox.walls.devices': ('sandbox/walls.html#devices', 'lopa/sandbox/walls.py'),
             'lopa.sandbox.walls.enforce': ('sandbox/walls.html#enforce', 'lopa/sandbox/walls.py'),
+            'lopa.sandbox.walls.filter_calls': (
+                'sandbox/walls.html#filter_calls',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.first_tests': (
+                'sandbox/walls.html#first_tests',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.inside': ('sandbox/walls.html#inside', 'lopa/sandbox/walls.py'),
             'lopa.sandbox.walls.instruction': (
                 'sandbox/walls.html#instruction',
+                'lopa/sandbox/walls.py',
+            ),
+            'lopa.sandbox.walls.interpreter_parts': (
+                'sandbox/walls.html#interpreter_parts',
                 'lopa/sandbox/walls.py',
             ),
             'lopa.sandbox.walls.landlock': ('sandbox/walls.html#landlock', 'lopa/sandbox/walls.py'),
@@ -2487,11 +2527,16 @@ d = {
                 'sandbox/walls.html#landlock_rules',
                 'lopa/sandbox/walls.py',
             ),
+            'lopa.sandbox.walls.loaded': ('sandbox/walls.html#loaded', 'lopa/sandbox/walls.py'),
             'lopa.sandbox.walls.map_users': (
                 'sandbox/walls.html#map_users',
                 'lopa/sandbox/walls.py',
             ),
             'lopa.sandbox.walls.mounts': ('sandbox/walls.html#mounts', 'lopa/sandbox/walls.py'),
+            'lopa.sandbox.walls.no_more_namespaces': (
+                'sandbox/walls.html#no_more_namespaces',
+                'lopa/sandbox/walls.py',
+            ),
             'lopa.sandbox.walls.nobody': ('sandbox/walls.html#nobody', 'lopa/sandbox/walls.py'),
             'lopa.sandbox.walls.readable': ('sandbox/walls.html#readable', 'lopa/sandbox/walls.py'),
             'lopa.sandbox.walls.set_limits': (

@@ -27,6 +27,8 @@ __all__ = [
     'strike',
     'bury',
     'keep',
+    'traceable',
+    'confine',
     'serve',
     'runner',
     'python',
@@ -40,14 +42,20 @@ from functools import lru_cache
 from typing import Any, TextIO
 
 from lopa.sandbox.walls import (
-    REFUSED,
+    CLONE3,
+    KERNEL_CALLS,
+    RULES,
     allow,
     as_program,
     ask_kernel,
     bare_python,
     become,
     call_filter,
+    call_rule,
+    condition,
     enforce,
+    filter_calls,
+    first_tests,
     instruction,
     landlock,
     landlock_rules,
@@ -372,29 +380,51 @@ def keep(pid: int, job: dict) -> None:
     os._exit(0)
 
 
+# %% ../../nbs/sandbox/32_child.ipynb #ch-untraceable
+def traceable(yes: bool) -> None:
+    """Let others of this user trace us, or not (Linux)
+
+    Args:
+        yes: May processes of the same user look into this one?
+    """
+    if sys.platform == 'linux':
+        ask_kernel('a keeper of its own', 'prctl', 4, int(yes), 0, 0, 0)
+
+
 # %% ../../nbs/sandbox/32_child.ipynb #4bb331dc
-def serve() -> None:
-    "What a child does, from start to end"
-    job = eval(sys.stdin.buffer.read())
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    if job['adopt']:
-        adopt()
-    pid = os.fork()
-    if pid:
-        keep(pid, job)
-    os.setsid()
-    if job.get('apart'):
-        os.write(job['report'], apart())
+def confine(job: dict) -> None:
+    """Put up all walls of a rung around this process
+
+    Args:
+        job: From `make_job`
+    """
     rules = None
     if job['rung'] == 'landlock':
         rules = landlock(job['readable'], job['folder'])
     set_limits(job['limits'])
     if job['uid']:
         become(job['uid'])
+    if job['rung'] != 'child':
+        enforce(rules)
+
+
+def serve() -> None:
+    "What a child does, from start to end"
+    job = eval(sys.stdin.buffer.read())
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if job['adopt']:
+        adopt()
+    traceable(False)
+    pid = os.fork()
+    if pid:
+        keep(pid, job)
+    traceable(True)
+    os.setsid()
+    if job.get('apart'):
+        os.write(job['report'], apart())
+    confine(job)
     if job['adopt']:
         follow(9)  # whatever happens to the keeper
-    if rules is not None:
-        enforce(rules)
     os.write(job['report'], b'+')
     os.close(job['report'])
     answer(job)
@@ -403,10 +433,10 @@ def serve() -> None:
 # %% ../../nbs/sandbox/32_child.ipynb #ch-parts
 FOR_VALUES = (hexadecimal, encode_scalar, encode)
 FOR_WALLS = (set_limits, become, ask_kernel, landlock_rules, allow, landlock)
-FOR_CALLS = (instruction, call_filter, enforce)
+FOR_CALLS = (instruction, condition, call_rule, first_tests, call_filter, filter_calls, enforce)
 FOR_PROGRAM = (run_cell, show_error, attempt, message, answer)
 FOR_ENDING = (children, below, parent, is_below, tell, strike, bury)
-FOR_KEEPER = (adopt, apart, follow, *FOR_ENDING, keep, serve)
+FOR_KEEPER = (adopt, apart, follow, *FOR_ENDING, keep, traceable, confine, serve)
 PARTS = (*FOR_VALUES, *FOR_WALLS, *FOR_CALLS, *FOR_PROGRAM, *FOR_KEEPER)
 
 
@@ -417,7 +447,7 @@ def runner() -> str:
     Returns:
         str: A Python program
     """
-    return as_program(PARTS, 'serve()', REFUSED=REFUSED)
+    return as_program(PARTS, 'serve()', RULES=RULES, KERNEL_CALLS=KERNEL_CALLS, CLONE3=CLONE3)
 
 
 def python() -> list:

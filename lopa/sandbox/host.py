@@ -40,6 +40,7 @@ __all__ = [
     'make_job',
     'open_pipes',
     'command_for',
+    'environment',
     'start',
     'Heard',
     'room_for',
@@ -725,6 +726,19 @@ def command_for(job: dict, root: bool, theirs: dict) -> tuple[list, list]:
 
 
 # %% ../../nbs/sandbox/33_host.ipynb #8c722544
+def environment(folder: str) -> dict:
+    """All that a child finds in its environment; each thread would reserve memory of its own else
+
+    Args:
+        folder: Where the program may write
+
+    Returns:
+        dict: Name → value
+    """
+    places = dict(PATH=os.defpath, HOME=folder, TMPDIR=folder)
+    return dict(places, LANG='C.UTF-8', MALLOC_ARENA_MAX='1')
+
+
 def start(job: dict, root: bool, theirs: dict) -> subprocess.Popen:
     """Start the keeper
 
@@ -747,7 +761,7 @@ def start(job: dict, root: bool, theirs: dict) -> subprocess.Popen:
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=dict(PATH=os.defpath, HOME=folder, TMPDIR=folder, LANG='C.UTF-8'),
+            env=environment(folder),
             start_new_session=True,
             cwd='/' if job['rung'] == 'bubblewrap' else folder,
             pass_fds=passed,

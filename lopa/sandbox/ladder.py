@@ -107,7 +107,7 @@ YOUR_PROGRAMS = dict(
 )
 GAPS_AS_YOURSELF = dict(  # The same, in addition
     bubblewrap={},
-    landlock=YOUR_FILES,
+    landlock={},
     child={**YOUR_FILES, **YOUR_PROGRAMS},
 )
 
