@@ -763,7 +763,10 @@ OWN_NAMESPACES = (
     '--unshare-user --unshare-ipc --unshare-pid --unshare-net --unshare-uts '
     '--unshare-cgroup-try --as-pid-1 --die-with-parent --new-session'
 ).split()
-EMPTY_HANDS = f'--clearenv --setenv PATH {os.defpath} --setenv HOME /tmp --cap-drop ALL'.split()
+EMPTY_HANDS = (
+    f'--clearenv --setenv PATH {os.defpath} --setenv HOME /tmp --setenv MALLOC_ARENA_MAX 1 '
+    '--cap-drop ALL'
+).split()
 FOR_ROOT = '--cap-add CAP_SETUID --cap-add CAP_SETGID --cap-add CAP_KILL'.split()
 
 
