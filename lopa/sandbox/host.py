@@ -77,6 +77,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -431,6 +432,8 @@ def clear(folder: str) -> None:
     command = 'find "$0" -type d ! -perm -700 -exec chmod 700 {} \\; ; exec rm -rf -- "$0"'
     environment = {'PATH': os.defpath}
     subprocess.run(['/bin/sh', '-c', command, folder], env=environment, stderr=subprocess.DEVNULL)
+    if os.path.lexists(folder):
+        warnings.warn(f'{folder} could not be removed: please do so.', stacklevel=2)
 
 
 # %% ../../nbs/sandbox/33_host.ipynb #ho-claim

@@ -90,6 +90,7 @@ OPEN_IN_A_CHILD = dict(
     readable='reads what everybody may read',
     writable='leaves files where everybody may write (/tmp)',
     processes='sees which programs run',
+    calls='makes every system call that its user may make',
     hidden='keeps memory that no process maps, beyond its limit',
 )
 GAPS = dict(  # Rung → name → what a program still does
@@ -103,7 +104,7 @@ YOUR_FILES = dict(modes='changes mode and time of your files')
 YOUR_PROGRAMS = dict(
     files='reads, changes and deletes your files',
     environment='reads the environment of your programs',
-    signals='ends and slows down your programs, its keeper included',
+    signals='ends and slows down your programs, its keeper too, and may stay then',
 )
 GAPS_AS_YOURSELF = dict(  # The same, in addition
     bubblewrap={},
