@@ -2282,6 +2282,7 @@ d = {
                 'sandbox/child.html#traceable',
                 'lopa/sandbox/child.py',
             ),
+            'lopa.sandbox.child.wait_for': ('sandbox/child.html#wait_for', 'lopa/sandbox/child.py'),
         },
         'lopa.sandbox.host': {
             'lopa.sandbox.host.Heard': ('sandbox/host.html#heard', 'lopa/sandbox/host.py'),
@@ -2289,10 +2290,6 @@ d = {
             'lopa.sandbox.host.Outcome': ('sandbox/host.html#outcome', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.Report': ('sandbox/host.html#report', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.Turns': ('sandbox/host.html#turns', 'lopa/sandbox/host.py'),
-            'lopa.sandbox.host.Turns.__init__': (
-                'sandbox/host.html#turns.__init__',
-                'lopa/sandbox/host.py',
-            ),
             'lopa.sandbox.host.Turns.beside': (
                 'sandbox/host.html#turns.beside',
                 'lopa/sandbox/host.py',
@@ -2335,6 +2332,7 @@ d = {
                 'lopa/sandbox/host.py',
             ),
             'lopa.sandbox.host.full_disk': ('sandbox/host.html#full_disk', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.hand_over': ('sandbox/host.html#hand_over', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.is_doubtful': (
                 'sandbox/host.html#is_doubtful',
                 'lopa/sandbox/host.py',
@@ -2353,6 +2351,7 @@ d = {
                 'sandbox/host.html#limits_for',
                 'lopa/sandbox/host.py',
             ),
+            'lopa.sandbox.host.listen_to': ('sandbox/host.html#listen_to', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.make_job': ('sandbox/host.html#make_job', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.may_be_apart': (
                 'sandbox/host.html#may_be_apart',

@@ -26,6 +26,7 @@ __all__ = [
     'tell',
     'strike',
     'bury',
+    'wait_for',
     'keep',
     'traceable',
     'confine',
@@ -41,6 +42,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TextIO
 
+# %% ../../nbs/sandbox/32_child.ipynb #ch-imports-walls
 from lopa.sandbox.walls import (
     CLONE3,
     KERNEL_CALLS,
@@ -229,7 +231,7 @@ def children(pid: int) -> list:
     Returns:
         list: Those that it has started or adopted
     """
-    found = []
+    found: list = []
     try:
         threads = os.listdir(f'/proc/{pid}/task')
     except OSError:
@@ -243,6 +245,7 @@ def children(pid: int) -> list:
     return found
 
 
+# %% ../../nbs/sandbox/32_child.ipynb #57bf2582-2
 def below(top: int) -> list:
     """All descendants of a process (Linux)
 
@@ -335,6 +338,7 @@ def strike(top: int) -> None:
         tell(pid, 9, is_ours)
 
 
+# %% ../../nbs/sandbox/32_child.ipynb #ch-bury-2
 def bury() -> None:
     "End all that is left below, again and again, until there is nobody"
     import time
@@ -350,6 +354,24 @@ def bury() -> None:
 
 
 # %% ../../nbs/sandbox/32_child.ipynb #ccacaa60
+def wait_for(pid: int) -> tuple:
+    """Wait, and forget the clock while its number still belongs to it
+
+    Args:
+        pid: The process that runs the program
+
+    Returns:
+        tuple: (status, what it took)
+    """
+    import _signal
+
+    if sys.platform == 'linux':
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        _signal.signal(_signal.SIGALRM, _signal.SIG_IGN)
+    return os.wait4(pid, 0)[1:]
+
+
+# %% ../../nbs/sandbox/32_child.ipynb #ch-keep
 def keep(pid: int, job: dict) -> None:
     """Watch over the program, report what it took, and leave nothing behind
 
@@ -364,15 +386,12 @@ def keep(pid: int, job: dict) -> None:
     _signal.setitimer(_signal.ITIMER_REAL, job['timeout'])
     if job['adopt']:
         follow(14)  # SIGALRM
-        if os.getppid() != job['parent']:
-            os.kill(pid, 9)
-    if sys.platform == 'linux':
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its number stays taken
-        _signal.signal(_signal.SIGALRM, _signal.SIG_IGN)
-    _, status, usage = os.wait4(pid, 0)
-    milliseconds = 1000 * (usage.ru_utime + usage.ru_stime)
+    if job['adopt'] and os.getppid() != job['parent']:
+        os.kill(pid, 9)
+    status, usage = wait_for(pid)
+    took = usage.ru_maxrss, 1000 * (usage.ru_utime + usage.ru_stime), status & 127
     try:
-        os.write(job['report'], b'%d %d %d' % (usage.ru_maxrss, milliseconds, status & 127))
+        os.write(job['report'], b'%d %d %d' % took)
     except OSError:
         pass  # nobody listens any more
     if job['adopt']:
@@ -408,6 +427,7 @@ def confine(job: dict) -> None:
         enforce(rules)
 
 
+# %% ../../nbs/sandbox/32_child.ipynb #4bb331dc-2
 def serve() -> None:
     "What a child does, from start to end"
     job = eval(sys.stdin.buffer.read())
@@ -436,7 +456,7 @@ FOR_WALLS = (set_limits, become, ask_kernel, landlock_rules, allow, landlock)
 FOR_CALLS = (instruction, condition, call_rule, first_tests, call_filter, filter_calls, enforce)
 FOR_PROGRAM = (run_cell, show_error, attempt, message, answer)
 FOR_ENDING = (children, below, parent, is_below, tell, strike, bury)
-FOR_KEEPER = (adopt, apart, follow, *FOR_ENDING, keep, traceable, confine, serve)
+FOR_KEEPER = (adopt, apart, follow, *FOR_ENDING, wait_for, keep, traceable, confine, serve)
 PARTS = (*FOR_VALUES, *FOR_WALLS, *FOR_CALLS, *FOR_PROGRAM, *FOR_KEEPER)
 
 

@@ -20,6 +20,7 @@ __all__ = [
     'nameless',
     'weigh',
     'Watch',
+    'listen_to',
     'collect',
     'ask_to_end',
     'force_to_end',
@@ -46,6 +47,7 @@ __all__ = [
     'room_for',
     'Report',
     'read_report',
+    'hand_over',
     'rest_of',
     'supervise',
     'judge',
@@ -80,7 +82,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, BinaryIO
 
@@ -95,6 +97,7 @@ from lopa.sandbox.walls import (
     threads,
 )
 
+# %% ../../nbs/sandbox/33_host.ipynb #ho-imports-lopa
 from .child import apart, below, python, strike, tell
 from .values import decode
 
@@ -237,6 +240,7 @@ def nameless(pids: Iterable[int]) -> int:
     return sum(sizes.values())
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #ho-nameless-2
 def weigh(pids: list[int], most: int) -> int:
     """Memory of all of them
 
@@ -289,6 +293,22 @@ class Watch:
 
 
 # %% ../../nbs/sandbox/33_host.ipynb #ecf745d0
+def listen_to(fds: Iterable[int]) -> selectors.DefaultSelector:
+    """Wait for several pipes
+
+    Args:
+        fds: Pipes
+
+    Returns:
+        selectors.DefaultSelector: Says which of them has something to read
+    """
+    pipes = selectors.DefaultSelector()
+    for fd in fds:
+        pipes.register(fd, selectors.EVENT_READ)
+    return pipes
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-collect-1
 def collect(
     process: subprocess.Popen,
     most: dict[int, int],
@@ -307,9 +327,7 @@ def collect(
         tuple[dict[int, bytearray], str]: (pipe → what came, what was too much)
     """
     kept = {fd: bytearray() for fd in most}
-    with selectors.DefaultSelector() as pipes:
-        for fd in most:
-            pipes.register(fd, selectors.EVENT_READ)
+    with listen_to(most) as pipes:
         while pipes.get_map() and time.monotonic() < deadline:
             ended = process.poll() is not None  # ask first, so that nothing written is missed
             if not ended and too_heavy():
@@ -372,6 +390,7 @@ def kill_all_of(uid: int) -> None:
     )
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #ho-kill-2
 def kill_all_in(space: int) -> None:
     """End all processes in a namespace, again and again, until there is nobody
 
@@ -489,6 +508,7 @@ def is_ours(entry: os.DirEntry) -> bool:
         return True
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #ho-sweep-2
 def sweep_up() -> None:
     "Remove the folders of runs whose parent was killed"
     with os.scandir(tempfile.gettempdir()) as entries:
@@ -549,6 +569,7 @@ def check_timeout(timeout: float) -> None:
         raise kind(f'timeout: received {timeout!r}, expected seconds above 0 and below 1,000,000.')
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #f3f241fd-2
 def check_limits(**limits: int) -> None:
     """Refuse limits that there are not, or that are out of range
 
@@ -646,6 +667,7 @@ def processes_for(rung: str, processes: int, uid: int | None) -> int:
     return processes + threads()
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #ho-job-2
 def make_job(
     rung: str,
     folder: str,
@@ -742,6 +764,7 @@ def environment(folder: str) -> dict:
     return dict(places, LANG='C.UTF-8', MALLOC_ARENA_MAX='1')
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #8c722544-2
 def start(job: dict, root: bool, theirs: dict) -> subprocess.Popen:
     """Start the keeper
 
@@ -851,6 +874,21 @@ def read_report(report: bytes) -> Report:
 
 
 # %% ../../nbs/sandbox/33_host.ipynb #ho-rest
+def hand_over(ours: dict, theirs: dict, uid: int | None) -> None:
+    """What remains to be done for a child that has been started
+
+    Args:
+        ours: From `open_pipes`
+        theirs: From `open_pipes`
+        uid: User to be in a namespace, or None
+    """
+    for end in theirs.values():
+        end.close()
+    if uid:
+        map_users(ours['info'].fileno(), ours['block'].fileno(), uid)
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-rest-2
 def rest_of(pipe: BinaryIO) -> bytes:
     """What is in a pipe, without waiting for more
 
@@ -881,21 +919,19 @@ def supervise(job: dict, uid: int | None, output: int) -> Heard:
     with ExitStack() as stack:
         ours, theirs = open_pipes(stack)
         process = stack.enter_context(start(job, bool(uid), theirs))
+        watch = Watch(process.pid, wrapped, job['limits']['AS'])
         most = room_for(process, ours, output)
         kept = {fd: bytearray() for fd in most}
         report = ours['report'].fileno()
-        watch = Watch(process.pid, wrapped, job['limits']['AS'])
         try:
-            for end in theirs.values():
-                end.close()
-            if uid and wrapped:
-                map_users(ours['info'].fileno(), ours['block'].fileno(), uid)
+            hand_over(ours, theirs, uid if wrapped else None)
             kept, too_much = collect(process, most, begun + job['timeout'] + 5, watch.too_heavy)
             seconds = time.monotonic() - begun
         finally:
             stop(process, wrapped, uid, read_report(bytes(kept[report])).space)
         kept[report] += rest_of(ours['report'])
-    return Heard(*map(bytes, kept.values()), too_much, seconds)
+    out, err, result, said = map(bytes, kept.values())
+    return Heard(out, err, result, said, too_much, seconds)
 
 
 # %% ../../nbs/sandbox/33_host.ipynb #ho-judge
@@ -940,6 +976,7 @@ class Limits:
     processes: int = 32
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #ho-folder-2
 def run_in_folder(rung: str, source: str, limits: Limits) -> tuple[Heard, bytes]:
     """Run a program in a folder that is made for it and removed after it
 
@@ -1018,6 +1055,7 @@ def described(heard: Heard, nonce: bytes, limits: Limits, rung: str) -> Outcome:
     return Outcome(status, value, out, err, heard.seconds, report.peak_mb, rung)
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #ho-once-2
 def run_once(rung: str, source: str, limits: Limits) -> tuple[Outcome, Report]:
     """Run a program, and look whether the machine had room for it
 
@@ -1050,14 +1088,20 @@ def run_once(rung: str, source: str, limits: Limits) -> tuple[Outcome, Report]:
 
 
 # %% ../../nbs/sandbox/33_host.ipynb #ho-turns
+@dataclass
 class Turns:
-    "Who runs beside others, and who alone"
+    """Who runs beside others, and who alone
 
-    def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.running = 0  # How many run
-        self.started = 0  # How many have been started
-        self.alone = 0  # How many want to be alone, or are
+    Attributes:
+        running: How many run
+        started: How many have been started
+        alone: How many want to be alone, or are
+    """
+
+    running: int = 0
+    started: int = 0
+    alone: int = 0
+    changed: threading.Condition = field(default_factory=threading.Condition)
 
     @contextmanager
     def beside(self) -> Iterator[Callable[[], bool]]:
@@ -1101,7 +1145,8 @@ def run_alone(turns: Turns) -> Iterator[None]:
 
 TURNS = Turns()
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=TURNS.__init__)  # the threads that ran are not in a copy
+    # the threads that ran are not in a copy of this process
+    os.register_at_fork(after_in_child=lambda: vars(TURNS).update(vars(Turns())))
 
 
 # %% ../../nbs/sandbox/33_host.ipynb #ho-only
@@ -1176,6 +1221,7 @@ def run_twice(rung: str, source: str, limits: Limits) -> Outcome:
         return run_once(rung, source, limits)[0]
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #0819993c-2
 def run_on(rung: str, source: str, timeout: float = 5.0, **limits: int) -> Outcome:
     """Run a program on one rung of the ladder
 

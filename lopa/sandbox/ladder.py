@@ -261,6 +261,7 @@ def check_programs(
     choose_rung(rung, allow_weak_isolation)
 
 
+# %% ../../nbs/sandbox/34_ladder.ipynb #9df89c16-2
 def run_programs(
     sources: Iterable[str], workers: int = 2, progress: bool = True, **kwargs: Any
 ) -> Iterator[Outcome]:
@@ -283,6 +284,7 @@ def run_programs(
     return outcomes_of(sources, workers, progress, **kwargs)
 
 
+# %% ../../nbs/sandbox/34_ladder.ipynb #9df89c16-3
 def outcomes_of(
     sources: Iterable[str], workers: int, progress: bool, **kwargs: Any
 ) -> Iterator[Outcome]:
