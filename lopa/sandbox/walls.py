@@ -725,7 +725,7 @@ def devices(disk_mb: int) -> list:
     Returns:
         list: Arguments for `bwrap`
     """
-    arguments = ['--proc', '/proc']
+    arguments = ['--proc', '/proc', '--dir', '/dev']
     for path in filter(os.path.exists, LISTS_OF_KEYS):
         arguments += ['--ro-bind', '/dev/null', path]
     for path in DEVICES:
@@ -749,13 +749,12 @@ def mounts(disk_mb: int) -> list:
     folders, others = interpreter_parts()
     paths = [*folders, *others]
     parents = [str(above) for path in paths for above in reversed(Path(path).parents[:-1])]
-    arguments = []
+    arguments = devices(disk_mb)
     for folder in dict.fromkeys(parents):
         arguments += ['--dir', folder]
     for path in paths:
         arguments += ['--ro-bind-try', path, path]
-    arguments += covers(folders) + devices(disk_mb)
-    return [*arguments, '--remount-ro', '/', '--chdir', '/tmp']
+    return [*arguments, *covers(folders), '--remount-ro', '/', '--chdir', '/tmp']
 
 
 # %% ../../nbs/sandbox/31_walls.ipynb #wl-sees
