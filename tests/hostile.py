@@ -97,6 +97,7 @@ STEERS = {  # how another process is to be changed or read → a line
     'compares its files': 'call("kcmp", os.getpid(), VICTIM, 5, 0, 0)',
     'opens a handle on it': 'os.pidfd_open(VICTIM)',
     'its locks': 'call("get_robust_list", VICTIM, bytes(8), bytes(8))',
+    'its processor time': 'call("timer_create", ~VICTIM << 3 | 2, None, bytes(4))',
     'who is killed first': 'open(f"/proc/{VICTIM}/oom_score_adj", "w").write("1000")',
 }
 SIGNALS = {  # 28 is SIGWINCH, which the victim counts

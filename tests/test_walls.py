@@ -213,11 +213,11 @@ def furnish(prefix):
     places += [library / name for name in PACKAGES] + [prefix / 'bin', prefix / 'etc']
     for folder in places:
         folder.mkdir(exist_ok=True)
-        (folder / 'token.py').write_text('SECRET = 1')
+        (folder / 'secret.py').write_text('SECRET = 1')
     link = library / 'linked.py'
     link.unlink(missing_ok=True)
-    link.symlink_to(prefix / 'share' / 'token.py')
-    return [str(folder / 'token.py') for folder in places] + [str(link)], str(
+    link.symlink_to(prefix / 'share' / 'secret.py')
+    return [str(folder / 'secret.py') for folder in places] + [str(link)], str(
         next((prefix / 'bin').glob('python3*'))
     )
 
@@ -245,6 +245,36 @@ def test_a_python_in_the_home_folder_exposes_nothing_else(prefix, where, user):
     for rung, (status, value, errors) in came.items():
         assert status == 'ok', (rung, value, errors)
         assert not any(ast.literal_eval(value).values()), (rung, value)
+
+
+CLIMBS = """
+import glob, os
+ways = [f"/proc/self/fd/{fd}" + "/.." * up for fd in range(20) for up in range(8)]
+places = "secret.py", "*/secret.py", "*/*/secret.py", "*/*/*/secret.py"
+found = []
+for way in ways:
+    for path in (path for place in places for path in glob.glob(f"{way}/{place}")):
+        try: found.append((path, open(path).read()))
+        except OSError: pass
+os.getuid() > 0, "fd" in os.__file__ or any("/fd/" in p for p in __import__("sys").path), found"""
+
+
+def test_the_door_of_root_leads_to_the_library_only(prefix):
+    "On the lowest rung too: up from the library, to what root keeps beside it"
+    home = prefix.parent
+    there = home / '.local'
+    prefix.rename(there)
+    try:
+        _, python = furnish(there)
+        os.chmod(home, 0o700)
+        jobs = [(rung, rung, CLIMBS, {}) for rung in (*rungs(), 'child')]
+        came = as_user(jobs, home.parent, 0, python)
+    finally:
+        os.chmod(home, 0o755)
+        there.rename(prefix)
+    for rung, (status, value, errors) in came.items():
+        assert status == 'ok', (rung, value, errors)
+        assert ast.literal_eval(value) == (True, rung != 'bubblewrap', []), (rung, value)
 
 
 def test_what_is_readable_is_what_the_interpreter_needs():
@@ -337,6 +367,15 @@ POOL = (
     'import multiprocessing\n'
     'with multiprocessing.get_context("fork").Pool(2) as p: x = p.map(abs, [-5])\nx[0]'
 )
+ALONE = {  # where there is nothing else
+    'a copy': 'import shutil\nopen("c1", "w")\nlen(shutil.copy("c1", "c2")) + 3',
+    'a mode': 'import os\nopen("c3", "w")\nos.chmod("c3", 0o500)\nos.utime("c3", (1, 1))\n5',
+    'a terminated process': (
+        'import subprocess\np = subprocess.Popen(["/bin/sh", "-c", "read x"], stdin=-1)\n'
+        'p.terminate()\np.wait() + 20'
+    ),
+    'pool': POOL,
+}
 
 
 @pytest.mark.parametrize('user', WHO, ids=lambda user: 'ordinary' if user else 'as we are')
@@ -344,7 +383,7 @@ POOL = (
 def test_honest_programs_go_on(home, rung, user):
     if rung not in rungs():
         pytest.skip(why_not(rung))
-    programs = {**HONEST, **PROCESSES, **({'pool': POOL} if rung == 'bubblewrap' else {})}
+    programs = {**HONEST, **PROCESSES, **(ALONE if rung == 'bubblewrap' else {})}
     lines = ['came = {}']
     for name, source in programs.items():
         *body, last = source.split('\n')
