@@ -2537,11 +2537,13 @@ d = {
                 'lopa/sandbox/walls.py',
             ),
             'lopa.sandbox.walls.nobody': ('sandbox/walls.html#nobody', 'lopa/sandbox/walls.py'),
+            'lopa.sandbox.walls.outside': ('sandbox/walls.html#outside', 'lopa/sandbox/walls.py'),
             'lopa.sandbox.walls.readable': ('sandbox/walls.html#readable', 'lopa/sandbox/walls.py'),
             'lopa.sandbox.walls.set_limits': (
                 'sandbox/walls.html#set_limits',
                 'lopa/sandbox/walls.py',
             ),
+            'lopa.sandbox.walls.shut': ('sandbox/walls.html#shut', 'lopa/sandbox/walls.py'),
             'lopa.sandbox.walls.threads': ('sandbox/walls.html#threads', 'lopa/sandbox/walls.py'),
             'lopa.sandbox.walls.tmpfs': ('sandbox/walls.html#tmpfs', 'lopa/sandbox/walls.py'),
         },

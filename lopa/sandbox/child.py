@@ -61,7 +61,9 @@ from lopa.sandbox.walls import (
     instruction,
     landlock,
     landlock_rules,
+    outside,
     set_limits,
+    shut,
 )
 
 from .values import encode, encode_scalar, hexadecimal
@@ -420,6 +422,8 @@ def confine(job: dict) -> None:
     rules = None
     if job['rung'] == 'landlock':
         rules = landlock(job['readable'], job['folder'])
+    elif job['rung'] == 'child' and job['uid']:
+        shut(job['readable'])
     set_limits(job['limits'])
     if job['uid']:
         become(job['uid'])
@@ -452,7 +456,7 @@ def serve() -> None:
 
 # %% ../../nbs/sandbox/32_child.ipynb #ch-parts
 FOR_VALUES = (hexadecimal, encode_scalar, encode)
-FOR_WALLS = (set_limits, become, ask_kernel, landlock_rules, allow, landlock)
+FOR_WALLS = (set_limits, become, ask_kernel, landlock_rules, allow, landlock, outside, shut)
 FOR_CALLS = (instruction, condition, call_rule, first_tests, call_filter, filter_calls, enforce)
 FOR_PROGRAM = (run_cell, show_error, attempt, message, answer)
 FOR_ENDING = (children, below, parent, is_below, tell, strike, bury)

@@ -19,7 +19,8 @@ __all__ = [
     'FOR_OTHERS',
     'NAMESPACES',
     'JUDGED',
-    'IN_A_NAMESPACE',
+    'SIGNALS',
+    'OWN_FILES',
     'KERNEL_CALLS',
     'CLONE3',
     'MACHINE',
@@ -43,6 +44,8 @@ __all__ = [
     'landlock_rules',
     'allow',
     'landlock',
+    'outside',
+    'shut',
     'call_number',
     'call_rules',
     'instruction',
@@ -318,8 +321,11 @@ def ask_kernel(what: str, function: str, *values: 'Any') -> int:
 
 
 # %% ../../nbs/sandbox/31_walls.ipynb #f18e3720
-def landlock_rules() -> tuple[int, int]:
+def landlock_rules(only_files: bool = False) -> tuple[int, int]:
     """Ask for as many rules as this kernel knows
+
+    Args:
+        only_files: Leave network and signals as they are?
 
     Returns:
         tuple[int, int]: (a set of rules that allows nothing, rights to files)
@@ -335,8 +341,8 @@ def landlock_rules() -> tuple[int, int]:
         found = version or 'none'
         raise OSError(f'Landlock 3 (Linux 6.2) or newer is needed, found {found}')
     files = (1 << (16 if version >= 5 else 15)) - 1  # 5 adds the control of devices
-    network = 0b11 if version >= 4 else 0  # bind and connect
-    scopes = 0b11 if version >= 6 else 0  # abstract sockets, and signals
+    network = 0b11 if version >= 4 and not only_files else 0  # bind and connect
+    scopes = 0b11 if version >= 6 and not only_files else 0  # abstract sockets, and signals
     handled = b''.join(bits.to_bytes(8, 'little') for bits in (files, network, scopes))
     return ask_kernel('landlock_create_ruleset', 'syscall', 444, handled, 24, 0), files
 
@@ -385,6 +391,50 @@ def landlock(readable: dict, folder: str) -> int:
     return rules
 
 
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-shut
+def outside(path: str) -> list:
+    """What there is on the machine beside the first folder on a path that others cannot enter
+
+    Args:
+        path: Absolute
+
+    Returns:
+        list: Absolute paths; none if others may enter all folders on the way
+    """
+    found = []
+    above = '/'
+    for name in path.strip('/').split('/'):
+        if not os.stat(above).st_mode & 1:
+            return found
+        found += [os.path.join(above, other) for other in os.listdir(above) if other != name]
+        above = os.path.join(above, name)
+    return []
+
+
+def shut(readable: dict) -> None:
+    """Leave of a folder that only root can enter no more than the interpreter, for good
+
+    Args:
+        readable: Files and folders → rights
+
+    Raises:
+        OSError
+    """
+    everything_else = outside(os.path.dirname(os.__file__))
+    if not everything_else:
+        return
+    try:
+        rules, every = landlock_rules(only_files=True)
+    except OSError:
+        return
+    for path in everything_else:
+        allow(rules, path, every)
+    for path, rights in readable.items():
+        allow(rules, path, rights)
+    ask_kernel('landlock_restrict_self', 'syscall', 446, rules, 0)
+    os.close(rules)
+
+
 # %% ../../nbs/sandbox/31_walls.ipynb #4295d68a
 PROCESSORS = 'x86_64', 'aarch64'
 REFUSED = {
@@ -413,11 +463,14 @@ REFUSED = {
 REFUSED |= {
     'hold memory that no limit counts': 'memfd_create 319 279, memfd_secret 447 447',
     'read and leave keys': 'add_key 248 217, request_key 249 218, keyctl 250 219',
-    'change mode, owner, time or labels of files': (
+    'change mode, owner or time of files': (
         'chmod 90 -, fchmod 91 52, fchmodat 268 53, fchmodat2 452 452, chown 92 -, '
         'fchown 93 55, lchown 94 -, fchownat 260 54, utime 132 -, utimes 235 -, '
-        'futimesat 261 -, utimensat 280 88, setxattr 188 5, lsetxattr 189 6, '
-        'fsetxattr 190 7, removexattr 197 14, lremovexattr 198 15, fremovexattr 199 16'
+        'futimesat 261 -, utimensat 280 88'
+    ),
+    'label files': (
+        'setxattr 188 5, lsetxattr 189 6, fsetxattr 190 7, removexattr 197 14, '
+        'lremovexattr 198 15, fremovexattr 199 16'
     ),
     'watch files, or open them without a path': (
         'inotify_init 253 -, inotify_init1 294 26, inotify_add_watch 254 27, '
@@ -484,10 +537,12 @@ JUDGED |= {
     'fcntl 72 25': [(2, 'none of', FOR_OTHERS)],
     'prctl 157 167': [(0, 'none of', [62])],  # PR_SCHED_CORE
     'personality 135 92': [(0, 'one of', [0, 0xFFFF_FFFF])],  # the usual one; ask which
+    'timer_create 222 107': [(0, 'one of', [0, 1, 2, 3, 7])],  # not a clock of another process
     'clone 56 220': [(0, 'no bit of', [NAMESPACES])],
     'mmap 9 222': [(6, 'not all of', [0x01, 0x20])],  # shared and without a file: see below
 }
-IN_A_NAMESPACE = 'kill', 'tkill', 'tgkill'  # reach nobody else if there is nobody else
+SIGNALS = 'kill', 'tkill', 'tgkill'  # reach nobody else if there is nobody else
+OWN_FILES = 'change mode, owner or time of files'  # nor files of others, if there are none
 
 
 # %% ../../nbs/sandbox/31_walls.ipynb #wl-rules2
@@ -510,16 +565,17 @@ def call_rules(machine: str, alone: bool) -> dict:
 
     Args:
         machine: A member of `PROCESSORS`
-        alone: Is the program alone in a namespace of processes?
+        alone: Is it in namespaces where nothing else can be reached?
 
     Returns:
         dict: Number of a system call → conditions, all of which must hold; none: refused
     """
     entries: dict = {}
-    for calls in REFUSED.values():
-        entries |= dict.fromkeys(calls.split(', '), [])
+    for why, calls in REFUSED.items():
+        if not (alone and why == OWN_FILES):
+            entries |= dict.fromkeys(calls.split(', '), [])
     for entry, conditions in JUDGED.items():
-        if not (alone and entry.split()[0] in IN_A_NAMESPACE):
+        if not (alone and entry.split()[0] in SIGNALS):
             entries[entry] = conditions
     rules = {call_number(entry, machine): entries[entry] for entry in entries}
     return {number: rules[number] for number in rules if number is not None}
@@ -643,7 +699,7 @@ def filter_calls(alone: bool) -> None:
     """Put the filter for system calls in force, for good
 
     Args:
-        alone: Is the program alone in a namespace of processes?
+        alone: Is it in namespaces where nothing else can be reached?
 
     Raises:
         OSError
@@ -725,7 +781,7 @@ def devices(disk_mb: int) -> list:
     Returns:
         list: Arguments for `bwrap`
     """
-    arguments = ['--proc', '/proc']
+    arguments = ['--proc', '/proc', '--dir', '/dev']
     for path in filter(os.path.exists, LISTS_OF_KEYS):
         arguments += ['--ro-bind', '/dev/null', path]
     for path in DEVICES:
@@ -749,13 +805,12 @@ def mounts(disk_mb: int) -> list:
     folders, others = interpreter_parts()
     paths = [*folders, *others]
     parents = [str(above) for path in paths for above in reversed(Path(path).parents[:-1])]
-    arguments = []
+    arguments = devices(disk_mb)
     for folder in dict.fromkeys(parents):
         arguments += ['--dir', folder]
     for path in paths:
         arguments += ['--ro-bind-try', path, path]
-    arguments += covers(folders) + devices(disk_mb)
-    return [*arguments, '--remount-ro', '/', '--chdir', '/tmp']
+    return [*arguments, *covers(folders), '--remount-ro', '/', '--chdir', '/tmp']
 
 
 # %% ../../nbs/sandbox/31_walls.ipynb #wl-sees
