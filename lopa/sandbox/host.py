@@ -283,12 +283,12 @@ class Watch:
         Returns:
             bool: Is it more than it may be?
         """
-        now = time.monotonic()
-        if now < self.again or sys.platform != 'linux':
+        if time.monotonic() < self.again or sys.platform != 'linux':
             return False
+        begun = time.thread_time()
         found = weigh(below(self.top)[self.wrapped :], self.most)  # without the keeper
-        seen = time.monotonic()
-        self.again = seen + max(PAUSE, 4 * (seen - now))  # at most a fifth of our time
+        took = time.thread_time() - begun
+        self.again = time.monotonic() + min(max(PAUSE, 4 * took), 10 * PAUSE)
         return found > self.most
 
 
