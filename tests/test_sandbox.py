@@ -1,5 +1,7 @@
 "Programs that cheat, break out or stay: each ends with a status, and leaves us as we were"
 
+import argparse
+import errno
 import json
 import math
 import os
@@ -13,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hostile_runs import TRY_ALL, has_held, marked, new_mark, programs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +39,8 @@ from lopa.sandbox import (
     threads,
     why_not,
 )
+from lopa.sandbox.child import is_below, tell
+from lopa.sandbox.host import Outcome, Report
 from lopa.sandbox.values import decode, encode
 
 root = Path(__file__).resolve().parents[1]
@@ -496,7 +501,7 @@ if os.getpid() != me: time.sleep(99)
 time.sleep(1)
 len(os.read(r, 1000))"""
     o = run(source, rung, timeout=15, processes=20)
-    most = 20 if nobody() else 20 + threads()
+    most = 20 if host.counted_apart(rung) else 20 + threads()
     assert o.status == 'ok' and 2 <= o.value <= most, o
 
 
@@ -597,17 +602,18 @@ def test_environment_and_open_files_stay_here(rung, planted, monkeypatch):
 # ---- gaps: each rung stops what it says, and nothing else is claimed ----
 
 
-fork3 = """
-def fork3():
-    pids = []
+reaches = """
+def keep():
+    "All in one mapping, of which only a page stays mapped"
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     for _ in range(3):
-        pids.append(os.fork())
-        if not pids[-1]:
-            try: x = bytearray(100 << 20)
-            except MemoryError: os._exit(1)
-            time.sleep(.3)
-            os._exit(0)
-    return [os.waitpid(p, 0)[1] for p in pids] == [0]*3
+        block = libc.mmap(None, 100 << 20, 3, 0x21, -1, 0)
+        if block == ctypes.c_void_p(-1).value: raise PermissionError
+        ctypes.memset(ctypes.c_void_p(block), 1, 100 << 20)
+        libc.munmap(block + 4096, (100 << 20) - 4096)
 
 def has(path, word): return None if word in open(path).read() else "no"
 def change(path): os.chmod(path, 0o640); os.utime(path, (1, 1))
@@ -623,7 +629,8 @@ def attacks(folder, sleeper, server):
     "What each gap is about: a program that comes to DONE where the gap is open"
     of_sleeper = f'/proc/{sleeper.pid}'
     tries = dict(
-        total='1 if fork3() else "no"',
+        calls='os.close(os.memfd_create("x"))',
+        hidden='keep()',
         names=f'os.stat("{folder}/public").st_size == 9 and None',
         disk='fill()',
         network=f'socket.create_connection({server.getsockname()}, timeout=5).close()',
@@ -635,7 +642,7 @@ def attacks(folder, sleeper, server):
         environment=f'has("{of_sleeper}/environ", "sesame")',
         signals=f'os.kill({sleeper.pid}, 15)',
     )
-    return {name: f'{attempts}{fork3}attempt(lambda: {code})' for name, code in tries.items()}
+    return {name: f'{attempts}{reaches}attempt(lambda: {code})' for name, code in tries.items()}
 
 
 limits = dict(memory_mb=256, disk_mb=4)
@@ -652,7 +659,7 @@ def test_every_gap_has_its_test(planted):
 @pytest.mark.parametrize('gap', known_gaps)
 def test_gaps(gap, rung, planted):
     o = run(attacks(*planted)[gap], rung, timeout=20, **limits)
-    assert o.status == 'ok' and (o.value in ('DONE', 1)) == (gap in gaps(rung)), (gap, o)
+    assert o.status == 'ok' and (o.value == 'DONE') == (gap in gaps(rung)), (gap, o)
     if gap not in gaps(rung):
         nothing_has_happened(*planted)
 
@@ -682,7 +689,7 @@ for rung, name, source in jobs:
     if why_not(rung): continue
     o = run_program(source, rung=rung, **limits)
     done[rung + ' ' + name] = o.status, repr(o.value)
-print(json.dumps([probe(), done]))
+print(json.dumps([probe(), done, {rung: [*gaps(rung)] for rung in LADDER}]))
 """
 
 
@@ -694,11 +701,17 @@ def all_but_the_sandbox(folder, names):
 
 
 def as_user(jobs, folder):
-    "Run programs as an ordinary user would, with the system's Python: (reasons, what came of each)"
+    "Run programs as an ordinary user would: (reasons, what came of each, gaps)"
+    return by_user(SCRIPT, [jobs, limits], folder)
+
+
+def by_user(script, data, folder):
+    "What an ordinary user's Python prints, as JSON: `script` gets `data` as JSON"
     shutil.copytree(root / 'lopa', folder / 'lib' / 'lopa', ignore=all_but_the_sandbox)
+    shutil.copy(root / 'tests' / 'hostile_runs.py', folder / 'lib')
     ran = subprocess.run(
-        ['/usr/bin/python3', '-c', SCRIPT, str(folder / 'lib')],
-        input=json.dumps([jobs, limits]),
+        ['/usr/bin/python3', '-c', script, str(folder / 'lib')],
+        input=json.dumps(data),
         capture_output=True,
         text=True,
         user=USER,
@@ -721,6 +734,17 @@ def system_python():
     return subprocess.run(['/usr/bin/python3', '-c', is_old]).returncode == 0
 
 
+@pytest.fixture
+def user_folder():
+    "A folder of an ordinary user"
+    if not system_python():
+        pytest.skip('needs root, and a Python of the system that an ordinary user can start')
+    folder = Path(tempfile.mkdtemp(dir='/tmp', prefix='user-'))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
 @linux
 @pytest.mark.skipif(
     not system_python(),
@@ -731,15 +755,15 @@ def test_an_ordinary_user_has_the_gaps_that_we_say(planted):
     "From the highest rung down, so that what a lower one breaks is not missed by a higher one"
     sources = attacks(*planted)
     jobs = [(rung, name, source) for rung in LADDER for name, source in sources.items()]
-    reasons, done = as_user(jobs, planted[0])
+    reasons, done, claims = as_user(jobs, planted[0])
     for rung in LADDER:
         if reasons[rung]:
             continue
         ended = {name: done[f'{rung} {name}'] for name in sources}
         assert {status for status, _ in ended.values()} == {'ok'}, ended
-        succeeded = {name for name, (_, value) in ended.items() if value in ("'DONE'", '1')}
-        claimed = {*GAPS[rung], *GAPS_AS_YOURSELF[rung]} - {'kernel'}
-        assert succeeded == claimed, ended
+        succeeded = {name for name, (_, value) in ended.items() if value == "'DONE'"}
+        assert succeeded == set(claims[rung]) - {'kernel'}, ended
+        assert set(claims[rung]) <= {*GAPS[rung], *GAPS_AS_YOURSELF[rung]}
     assert planted[1].wait(5) == -15  # ended by the lowest rung, as we say
 
 
@@ -806,22 +830,58 @@ def test_reasons(monkeypatch):
 def test_a_sandbox_that_fails_is_not_the_programs_fault(monkeypatch):
     fails = ['/bin/sh', '-c', 'echo no python >&2; exit 1']
     monkeypatch.setattr(host, 'python', lambda: fails)
-    with pytest.raises(RuntimeError, match='did not start: no python'):
-        run_on('child', '1')
+    o = run_on('child', '1')
+    assert o.status == 'unavailable' and o.stderr == 'the sandbox did not start: no python'
 
 
 @pytest.mark.parametrize(
     'kwargs, message',
     [
-        (dict(source=b'1'), 'received bytes, expected the text'),
         (dict(timeout=0), 'timeout: received 0'),
+        (dict(timeout=math.nan), 'timeout: received nan, expected seconds'),
+        (dict(timeout=math.inf), 'timeout: received inf'),
+        (dict(timeout='5'), "timeout: received '5'"),
+        (dict(timeout=True), 'timeout: received True'),
+        (dict(timeout=None), 'timeout: received None'),
         (dict(memory_mb=3), 'at least 64'),
+        (dict(memory_mb=math.inf), 'memory_mb: received inf, expected a whole number'),
+        (dict(memory_mb='512'), "memory_mb: received '512'"),
+        (dict(memory_mb=True), 'memory_mb: received True'),
+        (dict(memory_mb=100.5), 'memory_mb: received 100.5'),
+        (dict(memory_mb=1 << 60), 'memory_mb: received'),
+        (dict(output_kb=-1), 'output_kb: received -1, expected a whole number of at least 0'),
+        (dict(disk_mb=0), 'disk_mb: received 0'),
+        (dict(processes=0), 'processes: received 0'),
+        (dict(speed=9), 'speed: no such limit, expected one of timeout, memory_mb, output_kb'),
         (dict(rung='cellar'), "received 'cellar', expected one of bubblewrap, landlock, child"),
+        (dict(rung=['child']), 'rung: received'),
     ],
 )
 def test_bad_arguments(kwargs, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        run_program(**{'source': '1', **kwargs})
+        run_program('1', **kwargs)
+    with pytest.raises((TypeError, ValueError), match=message):
+        run_programs(['1'], progress=False, **kwargs)
+
+
+@pytest.mark.parametrize('workers', [0, -1, 1.5, True, None, '2', 10**9])
+def test_bad_numbers_of_workers(workers):
+    with pytest.raises((TypeError, ValueError), match='workers: received .* from 1 to 1000'):
+        run_programs(['1'], workers=workers)
+
+
+@pytest.mark.parametrize('sources', ['1 + 1', b'1', 7, None])
+def test_bad_lists_of_programs(sources):
+    with pytest.raises(TypeError, match='sources: received .* expected a list of programs'):
+        run_programs(sources)
+
+
+@pytest.mark.parametrize('source', [None, b'1', 7, ['1'], 'a\0b', '"\ud800" + 1', '\ud800', '('])
+def test_a_source_that_is_no_program_gets_a_verdict(source):
+    o = run(source, strongest)
+    assert o.status == 'error' and o.stderr, o
+    if not isinstance(source, str):
+        assert 'expected the text of a Python program' in o.stderr
 
 
 def test_imports_without_posix():
@@ -835,45 +895,224 @@ print(same_value(1, 1), "torch" in sys.modules, "numpy" in sys.modules)"""
     assert ran.stdout.split() == ['True', 'False', 'False'], ran.stderr
 
 
-SLEEPS = """
-import warnings
-from lopa.sandbox import run_program
+# ---- nothing stays ----
 
-warnings.simplefilter("ignore")
-source = "import time; time.sleep(300)"
-run_program(source, timeout=2, rung="{}", allow_weak_isolation=True, output_kb=64)
-"""
+often_tried = (
+    'a daemon of a thread of a daemon',
+    'always another one',
+    'kills the keeper, and follows nobody',
+    'shared with children',
+    'files in memory',
+)
+ALL = bool(os.environ.get('LOPA_FUZZ'))  # the rest is tried by tools/hostile.py, too
+TRIED = [name for name in programs('') if ALL or name.endswith(often_tried)]
 
 
 def wait_until(holds, seconds):
     "Look often, and give up after a while"
     until = time.monotonic() + seconds
     while not holds() and time.monotonic() < until:
-        time.sleep(0.05)
-
-
-def exists(pid):
-    return Path(f'/proc/{pid}').exists()
+        time.sleep(0.02)
 
 
 @linux
-def test_when_we_are_killed_the_program_goes_too(rung):
-    "The keeper's clock goes on without us"
+@pytest.mark.parametrize('name', TRIED)
+def test_nothing_stays_and_nothing_is_too_heavy(name, rung):
+    mark = new_mark()
+    gap, source, needs = programs(mark)[name]
+    begun = time.monotonic()
+    o = run(source, rung, **needs)
+    assert gap in gaps(rung) or has_held(mark, o.status, o.value), o
+    assert time.monotonic() - begun < needs['timeout'] + 4  # nobody had to be waited for
+
+
+@linux
+def test_nothing_of_an_ordinary_user_stays(user_folder):
+    jobs = [(rung, name, new_mark()) for rung in LADDER for name in TRIED]
+    done = by_user(TRY_ALL, jobs, user_folder)
+    assert len(done) >= len(TRIED)
+    for _rung, name, mark, gap, ended, claims in done:
+        assert gap in claims or has_held(mark, *ended), (name, ended)
+
+
+@linux
+def test_a_signal_reaches_only_our_own(planted):
+    "A number that belongs to somebody else by now"
+    _, sleeper, _ = planted
+    with subprocess.Popen(['/bin/sh', '-c', 'sleep 99 & wait']) as other:
+        wait_until(lambda: below(other.pid), seconds=5)
+        child = below(other.pid)[0]
+        tell(sleeper.pid, 9, lambda pid: is_below(pid, other.pid))
+        tell(other.pid, 9, lambda pid: is_below(pid, child))
+        time.sleep(0.1)
+        assert sleeper.poll() is None and other.poll() is None
+        tell(child, 9, lambda pid: is_below(pid, other.pid))
+        assert other.wait(5) == 0
+
+
+SLEEPS = """
+import warnings
+from lopa.sandbox import run_program
+
+warnings.simplefilter("ignore")
+run_program({!r}, timeout=60, rung="{}", allow_weak_isolation=True, output_kb=64)
+"""
+
+
+def is_of_run(pid):
+    "Is it bwrap, or one of our children for programs?"
+    try:
+        command = Path(f'/proc/{pid}/cmdline').read_text(errors='replace')
+    except OSError:
+        return False
+    return 'def serve()' in command or 'bwrap' in command
+
+
+@linux
+@pytest.mark.parametrize('victim', ['caller', 'topmost', 'keeper'])
+def test_whoever_is_killed_the_program_goes_too(victim, rung):
+    "Us, `bwrap`, or the keeper: of daemons of threads of daemons nothing is left, and no folder"
+    mark = new_mark()
+    source = programs(mark)['stays: a daemon of a thread of a daemon'][1] + '\ntime.sleep(300)'
     caller = subprocess.Popen(
-        [sys.executable, '-c', SLEEPS.format(rung)],
+        [sys.executable, '-c', SLEEPS.format(source, rung)],
         cwd=root,
         env={**os.environ, 'TMPDIR': tempfile.gettempdir()},
         stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
-    wait_until(lambda: any(map(serves, below(caller.pid))), seconds=30)
-    time.sleep(0.5)
-    pids = below(caller.pid)
-    caller.kill()
-    caller.wait()
-    wait_until(lambda: not any(map(exists, pids)), seconds=10)
-    assert pids and not any(map(exists, pids))
-    for folder in Path(tempfile.gettempdir()).iterdir():
-        folder.rmdir()  # the one thing that stays
+    wait_until(lambda: len(set(marked(mark))) >= 5, seconds=30)
+    run_of_it = [pid for pid in below(caller.pid) if is_of_run(pid)]
+    keeper = run_of_it[1 if rung == 'bubblewrap' else 0]
+    os.kill(dict(caller=caller.pid, topmost=run_of_it[0], keeper=keeper)[victim], 9)
+    caller.wait(20)
+    wait_until(lambda: not marked(mark), seconds=5)
+    assert len(run_of_it) >= 2 and marked(mark) == []
+    if victim == 'caller':
+        run('1', 'child')  # and this sweeps up
+    assert os.listdir(tempfile.gettempdir()) == []
+
+
+def test_folders_of_killed_runs_are_swept_up(planted):
+    "Whatever was done to them; but none of a run that lives, none of others, and no link"
+    folder = Path(tempfile.gettempdir())
+    dead, locked, alive = (Path(tempfile.mkdtemp(prefix=host.PREFIX)) for _ in range(3))
+    (dead / 'a').mkdir()
+    (dead / 'a' / 'link').symlink_to(planted[0])
+    locked.chmod(0)
+    handle = host.claim(str(alive))
+    link = folder / f'{host.PREFIX}link'
+    link.symlink_to(planted[0])
+    other = folder / 'lopa-other'
+    other.mkdir()
+    run('1', 'child')
+    assert sorted(folder.iterdir()) == sorted([alive, link, other])
+    assert (planted[0] / 'private').read_text() == 'as it was'
+    os.close(handle)
+    link.unlink()
+    other.rmdir()
+    run('1', 'child')
+
+
+# ---- neighbours, and a machine without room ----
+
+NEIGHBOURS = """
+import json, sys, warnings
+from concurrent.futures import ThreadPoolExecutor
+warnings.simplefilter('ignore')
+sys.path.insert(0, sys.argv[1])
+from lopa.sandbox import *
+bomb, honest, many = json.load(sys.stdin)
+done = []
+def run(source, **needs):
+    return run_program(source, rung=rung, allow_weak_isolation=True, **needs)
+for rung in LADDER:
+    if why_not(rung): continue
+    with ThreadPoolExecutor(4) as pool:
+        bombs = [pool.submit(run, bomb, timeout=1.5)]
+        outcomes = pool.map(lambda source: run(source, timeout=20), [honest] * many)
+        done += [[rung, o.status, o.value, o.stderr] for o in outcomes]
+        for bomb_run in bombs: assert bomb_run.result().status != 'unavailable'
+print(json.dumps(done))
+"""
+BOMB = """
+import os, time
+while True:
+    try: os.fork()
+    except OSError: time.sleep(.01)"""
+MANY_THREADS = """
+import threading, time
+came = []
+def work(n): time.sleep(.1); came.append(n)
+threads = [threading.Thread(target=work, args=(n,)) for n in range(20)]
+for t in threads: t.start()
+for t in threads: t.join()
+len(came)"""
+
+
+@linux
+def test_a_bomb_does_not_disturb_others_of_the_same_user(user_folder):
+    done = by_user(NEIGHBOURS, [BOMB, MANY_THREADS, 4], user_folder)
+    assert len(done) >= 4
+    for _rung, status, value, _err in done:
+        assert (status, value) == ('ok', 20), done
+
+
+def test_without_user_namespaces_programs_take_turns(monkeypatch):
+    "Where processes cannot be counted apart, nobody runs beside others"
+    monkeypatch.setattr(host, 'counted_apart', lambda rung: False)
+    times = 'import time\na = time.time()\ntime.sleep(.1)\na, time.time()'
+    settings = dict(workers=3, progress=False, rung='child', allow_weak_isolation=True, timeout=30)
+    spans = sorted(o.value for o in run_programs([times] * 4, **settings))
+    assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+
+
+def test_a_doubtful_outcome_is_tried_again_alone(monkeypatch):
+    wrong = Outcome('error', stderr="RuntimeError: can't start new thread"), Report(started=True)
+    right = Outcome('ok', 1), Report(started=True)
+    for ways in [wrong, right], [right], [wrong, wrong]:
+        left = list(ways)
+        monkeypatch.setattr(host, 'run_once', lambda *_, left=left: left.pop(0))
+        assert run_on('child', '1') == ways[-1][0] and left == []
+
+
+def fails(number):
+    def raise_error(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    return raise_error
+
+
+WITHOUT_ROOM = [
+    (subprocess, 'Popen', fails(errno.EAGAIN)),
+    (subprocess, 'Popen', fails(errno.ENOMEM)),
+    (os, 'pipe', fails(errno.EMFILE)),
+    (tempfile, 'mkdtemp', fails(errno.ENOSPC)),
+    (tempfile, 'TemporaryFile', fails(errno.ENOSPC)),
+    (shutil, 'disk_usage', lambda folder: argparse.Namespace(free=1 << 20)),
+]
+
+
+@pytest.mark.parametrize('module, name, replaced', WITHOUT_ROOM)
+def test_a_machine_without_room_is_no_verdict(module, name, replaced, monkeypatch):
+    assert run('1', 'child').value == 1
+    with monkeypatch.context() as m:
+        m.setattr(module, name, replaced)
+        ended = [run(source, 'child') for source in ('1', '1/0')]
+    for o in ended:
+        assert o.status == 'unavailable' and o.value is None and o.stderr.count('\n') == 0, o
+    assert run('1', 'child').value == 1
+
+
+def test_a_process_that_the_kernel_ended_is_no_verdict(monkeypatch):
+    "Killed by signal 9 while the kernel counts one more that it ended for lack of memory"
+    counts = iter(range(100))
+    source = 'import os\nos.kill(os.getpid(), 9)'
+    assert run(source, 'child').status == 'exit'
+    monkeypatch.setattr(host, 'out_of_memory', lambda: next(counts))
+    o = run(source, 'child')
+    assert o.status == 'unavailable' and 'ran out of memory' in o.stderr
+    assert run('1/0', 'child').status == 'error'
 
 
 # ---- many ----

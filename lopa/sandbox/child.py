@@ -8,6 +8,7 @@ __all__ = [
     'FOR_WALLS',
     'FOR_CALLS',
     'FOR_PROGRAM',
+    'FOR_ENDING',
     'FOR_KEEPER',
     'PARTS',
     'run_cell',
@@ -16,10 +17,19 @@ __all__ = [
     'message',
     'answer',
     'adopt',
+    'apart',
+    'follow',
+    'children',
     'below',
+    'parent',
+    'is_below',
     'tell',
+    'strike',
     'bury',
+    'wait_for',
     'keep',
+    'traceable',
+    'confine',
     'serve',
     'runner',
     'python',
@@ -28,23 +38,32 @@ __all__ = [
 # %% ../../nbs/sandbox/32_child.ipynb #ch-imports
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TextIO
 
+# %% ../../nbs/sandbox/32_child.ipynb #ch-imports-walls
 from lopa.sandbox.walls import (
-    REFUSED,
+    CLONE3,
+    KERNEL_CALLS,
+    RULES,
     allow,
     as_program,
     ask_kernel,
     bare_python,
     become,
     call_filter,
+    call_rule,
+    condition,
     enforce,
+    filter_calls,
+    first_tests,
     instruction,
     landlock,
     landlock_rules,
+    outside,
     set_limits,
+    shut,
 )
 
 from .values import encode, encode_scalar, hexadecimal
@@ -180,60 +199,183 @@ def adopt() -> None:
     ask_kernel('no new privileges', 'prctl', 38, 1, 0, 0, 0)
 
 
+# %% ../../nbs/sandbox/32_child.ipynb #ch-apart
+def apart() -> bytes:
+    """Be counted apart from others of the same user, in a user namespace without any power in it
+
+    Returns:
+        bytes: `u` and the number of the namespace, for the keeper's report
+    """
+    ask_kernel('a user namespace', 'unshare', 0x10000000)
+    with open('/proc/sys/user/max_user_namespaces', 'w') as f:
+        f.write('0')
+    version_3 = (0x20080522).to_bytes(4, 'little') + bytes(4)
+    ask_kernel('no capabilities', 'capset', version_3, bytes(24))
+    return b'u%d' % os.stat('/proc/self/ns/user').st_ino
+
+
+def follow(sign: int) -> None:
+    """Get a signal when the parent ends
+
+    Args:
+        sign: Number of a signal
+    """
+    ask_kernel('following the parent', 'prctl', 1, sign, 0, 0, 0)
+
+
 # %% ../../nbs/sandbox/32_child.ipynb #57bf2582
-def below(pid: int) -> list:
-    """All descendants of a process (Linux)
+def children(pid: int) -> list:
+    """Children of a process, whichever of its threads they belong to (Linux)
 
     Args:
         pid: A process
 
     Returns:
-        list: Its children, their children, …
+        list: Those that it has started or adopted
     """
+    found: list = []
     try:
-        with open(f'/proc/{pid}/task/{pid}/children') as f:
-            children = [int(child) for child in f.read().split()]
+        threads = os.listdir(f'/proc/{pid}/task')
     except OSError:
         return []
-    found = []
-    for child in children:
-        found += [child, *below(child)]
+    for thread in threads:
+        try:
+            with open(f'/proc/{pid}/task/{thread}/children') as f:
+                found += map(int, f.read().split())
+        except OSError:
+            pass  # it has just ended
     return found
 
 
-# %% ../../nbs/sandbox/32_child.ipynb #ch-tell
-def tell(pids: 'Iterable', sign: int) -> None:
-    """Send a signal to all that still exist
+# %% ../../nbs/sandbox/32_child.ipynb #57bf2582-2
+def below(top: int) -> list:
+    """All descendants of a process (Linux)
 
     Args:
-        pids: Processes
-        sign: Number of a signal
+        top: A process
+
+    Returns:
+        list: Its children, their children, …
     """
-    for pid in pids:
-        try:
+    found = [top]
+    for pid in found:
+        found += [child for child in children(pid) if child not in found]
+    return found[1:]
+
+
+# %% ../../nbs/sandbox/32_child.ipynb #ch-below
+def parent(pid: int) -> int:
+    """Whose child is it?
+
+    Args:
+        pid: A process
+
+    Returns:
+        int: Its parent; 0 if there is none, or the process has ended
+    """
+    try:
+        with open(f'/proc/{pid}/stat', 'rb') as f:
+            return int(f.read().rsplit(b')', 1)[1].split()[1])
+    except OSError:
+        return 0
+
+
+def is_below(pid: int, top: int) -> bool:
+    """Follow the parents of a process upwards
+
+    Args:
+        pid: A process
+        top: Another one
+
+    Returns:
+        bool: Is the first a descendant of the second?
+    """
+    pid = parent(pid)
+    while pid not in (0, top):
+        pid = parent(pid)
+    return pid == top
+
+
+# %% ../../nbs/sandbox/32_child.ipynb #ch-tell
+def tell(pid: int, sign: int, is_ours: 'Callable') -> None:
+    """Send a signal to a process, if it still is one of ours
+
+    Args:
+        pid: A process
+        sign: Number of a signal
+        is_ours: Number of a process → may it get one?
+    """
+    try:
+        handle = ask_kernel('pidfd_open', 'syscall', 434, pid, 0)
+    except OSError as e:
+        if e.errno == 38 and parent(pid) == os.getpid():
             os.kill(pid, sign)
-        except ProcessLookupError:
-            pass
+        return
+    try:
+        if is_ours(pid):
+            ask_kernel('pidfd_send_signal', 'syscall', 424, handle, sign, None, 0)
+    except OSError:
+        pass  # it has just ended
+    finally:
+        os.close(handle)
 
 
 # %% ../../nbs/sandbox/32_child.ipynb #ch-bury
-def bury() -> None:
-    "Freeze all that is left below, then kill it"
+def strike(top: int) -> None:
+    """Freeze all that is below a process, then kill it (Linux)
+
+    Args:
+        top: A process
+    """
+
+    def is_ours(pid):
+        return is_below(pid, top)
+
     frozen: set = set()
-    while new := set(below(os.getpid())) - frozen:
-        tell(new, 19)  # SIGSTOP: whoever is frozen cannot fork
+    while new := set(below(top)) - frozen:
+        for pid in new:
+            tell(pid, 19, is_ours)  # SIGSTOP: whoever is frozen cannot fork
         frozen |= new
-    tell(frozen, 9)
+    for pid in frozen:
+        tell(pid, 9, is_ours)
+
+
+# %% ../../nbs/sandbox/32_child.ipynb #ch-bury-2
+def bury() -> None:
+    "End all that is left below, again and again, until there is nobody"
+    import time
+
     try:
         while True:
-            os.wait()
+            strike(os.getpid())
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+            time.sleep(0.001)
     except ChildProcessError:
         pass
 
 
 # %% ../../nbs/sandbox/32_child.ipynb #ccacaa60
+def wait_for(pid: int) -> tuple:
+    """Wait, and forget the clock while its number still belongs to it
+
+    Args:
+        pid: The process that runs the program
+
+    Returns:
+        tuple: (status, what it took)
+    """
+    import _signal
+
+    if sys.platform == 'linux':
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        _signal.signal(_signal.SIGALRM, _signal.SIG_IGN)
+    return os.wait4(pid, 0)[1:]
+
+
+# %% ../../nbs/sandbox/32_child.ipynb #ch-keep
 def keep(pid: int, job: dict) -> None:
-    """Watch over the program, report its peak of memory, and leave nothing behind
+    """Watch over the program, report what it took, and leave nothing behind
 
     Args:
         pid: The process that runs the program
@@ -244,33 +386,69 @@ def keep(pid: int, job: dict) -> None:
     os.close(job['result'])
     _signal.signal(_signal.SIGALRM, lambda *_: os.kill(pid, 9))
     _signal.setitimer(_signal.ITIMER_REAL, job['timeout'])
-    usage = os.wait4(pid, 0)[2]
-    _signal.setitimer(_signal.ITIMER_REAL, 0)
-    os.write(job['report'], b'%d' % usage.ru_maxrss)
+    if job['adopt']:
+        follow(14)  # SIGALRM
+    if job['adopt'] and os.getppid() != job['parent']:
+        os.kill(pid, 9)
+    status, usage = wait_for(pid)
+    took = usage.ru_maxrss, 1000 * (usage.ru_utime + usage.ru_stime), status & 127
+    try:
+        os.write(job['report'], b'%d %d %d' % took)
+    except OSError:
+        pass  # nobody listens any more
     if job['adopt']:
         bury()
     os._exit(0)
 
 
+# %% ../../nbs/sandbox/32_child.ipynb #ch-untraceable
+def traceable(yes: bool) -> None:
+    """Let others of this user trace us, or not (Linux)
+
+    Args:
+        yes: May processes of the same user look into this one?
+    """
+    if sys.platform == 'linux':
+        ask_kernel('a keeper of its own', 'prctl', 4, int(yes), 0, 0, 0)
+
+
 # %% ../../nbs/sandbox/32_child.ipynb #4bb331dc
+def confine(job: dict) -> None:
+    """Put up all walls of a rung around this process
+
+    Args:
+        job: From `make_job`
+    """
+    rules = None
+    if job['rung'] == 'landlock':
+        rules = landlock(job['readable'], job['folder'])
+    elif job['rung'] == 'child' and job['uid']:
+        shut(job['readable'])
+    set_limits(job['limits'])
+    if job['uid']:
+        become(job['uid'])
+    if job['rung'] != 'child':
+        enforce(rules)
+
+
+# %% ../../nbs/sandbox/32_child.ipynb #4bb331dc-2
 def serve() -> None:
     "What a child does, from start to end"
     job = eval(sys.stdin.buffer.read())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if job['adopt']:
         adopt()
+    traceable(False)
     pid = os.fork()
     if pid:
         keep(pid, job)
+    traceable(True)
     os.setsid()
-    rules = None
-    if job['rung'] == 'landlock':
-        rules = landlock(job['readable'], job['folder'])
-    set_limits(job['limits'])
-    if job['uid']:
-        become(job['uid'])
-    if rules is not None:
-        enforce(rules)
+    if job.get('apart'):
+        os.write(job['report'], apart())
+    confine(job)
+    if job['adopt']:
+        follow(9)  # whatever happens to the keeper
     os.write(job['report'], b'+')
     os.close(job['report'])
     answer(job)
@@ -278,10 +456,11 @@ def serve() -> None:
 
 # %% ../../nbs/sandbox/32_child.ipynb #ch-parts
 FOR_VALUES = (hexadecimal, encode_scalar, encode)
-FOR_WALLS = (set_limits, become, ask_kernel, landlock_rules, allow, landlock)
-FOR_CALLS = (instruction, call_filter, enforce)
+FOR_WALLS = (set_limits, become, ask_kernel, landlock_rules, allow, landlock, outside, shut)
+FOR_CALLS = (instruction, condition, call_rule, first_tests, call_filter, filter_calls, enforce)
 FOR_PROGRAM = (run_cell, show_error, attempt, message, answer)
-FOR_KEEPER = (adopt, below, tell, bury, keep, serve)
+FOR_ENDING = (children, below, parent, is_below, tell, strike, bury)
+FOR_KEEPER = (adopt, apart, follow, *FOR_ENDING, wait_for, keep, traceable, confine, serve)
 PARTS = (*FOR_VALUES, *FOR_WALLS, *FOR_CALLS, *FOR_PROGRAM, *FOR_KEEPER)
 
 
@@ -292,7 +471,7 @@ def runner() -> str:
     Returns:
         str: A Python program
     """
-    return as_program(PARTS, 'serve()', REFUSED=REFUSED)
+    return as_program(PARTS, 'serve()', RULES=RULES, KERNEL_CALLS=KERNEL_CALLS, CLONE3=CLONE3)
 
 
 def python() -> list:

@@ -6,47 +6,100 @@
 __all__ = [
     'STATUSES',
     'SAID_BY_CHILD',
+    'PAUSE',
+    'PREFIX',
     'VALUE_BYTES',
+    'LIMITS',
+    'TURNS',
+    'SHORTAGE',
     'Outcome',
     'may_be_said',
     'read_message',
+    'resident',
+    'share',
+    'nameless',
+    'weigh',
+    'Watch',
+    'listen_to',
     'collect',
-    'whom_to_tell',
+    'ask_to_end',
+    'force_to_end',
     'kill_all_of',
+    'kill_all_in',
     'stop',
     'clear',
+    'claim',
+    'is_ours',
+    'sweep_up',
+    'own_folder',
+    'check_timeout',
+    'check_limits',
     'limits_for',
+    'may_be_apart',
+    'counted_apart',
+    'processes_for',
     'make_job',
     'open_pipes',
     'command_for',
+    'environment',
     'start',
     'Heard',
     'room_for',
+    'Report',
+    'read_report',
+    'hand_over',
     'rest_of',
     'supervise',
     'judge',
-    'peak_of',
+    'Limits',
     'run_in_folder',
+    'full_disk',
+    'out_of_memory',
+    'described',
+    'run_once',
+    'Turns',
+    'run_alone',
+    'only_one',
+    'is_doubtful',
+    'run_twice',
     'run_on',
 ]
 
 # %% ../../nbs/sandbox/33_host.ipynb #ho-imports
+import math
 import os
 import re
 import secrets
 import selectors
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from contextlib import ExitStack
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, BinaryIO
 
-from .child import below, python, tell
+from lopa.sandbox.walls import (
+    as_program,
+    ask_kernel,
+    bare_python,
+    bubblewrap,
+    map_users,
+    nobody,
+    readable,
+    threads,
+)
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-imports-lopa
+from .child import apart, below, python, strike, tell
 from .values import decode
-from .walls import bubblewrap, map_users, nobody, readable, threads
 
 # %% ../../nbs/sandbox/33_host.ipynb #11156cf6
 STATUSES = dict(
@@ -54,10 +107,11 @@ STATUSES = dict(
     error='it raised an exception',
     exit='it ended without a result: `sys.exit`, `os._exit`, a crash, a signal',
     timeout='it was still running when its time was up',
-    memory='it ran out of memory',
+    memory='it, with all that it started, took more memory than it may',
     output='it printed more than it may',
     unserialisable='its value is not plain data, or too large, or nested too deeply',
     forged='something that is not a result came over the pipe for results',
+    unavailable='it could not be run: `stderr` says what was missing; no verdict on the program',
 )
 
 
@@ -126,27 +180,159 @@ def read_message(data: bytes, nonce: bytes) -> tuple:
     return said if may_be_said(said) else ('forged', None)
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #ho-scales
+def resident(pid: int) -> int:
+    """Memory that a process has, shared pages in full
+
+    Args:
+        pid: A process
+
+    Returns:
+        int: Bytes; 0 if it has ended
+    """
+    try:
+        with open(f'/proc/{pid}/statm', 'rb') as f:
+            return int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+    except OSError:
+        return 0
+
+
+def share(pid: int) -> int:
+    """Memory that a process has, its share of shared pages only, if we may look
+
+    Args:
+        pid: A process
+
+    Returns:
+        int: Bytes
+    """
+    try:
+        with open(f'/proc/{pid}/smaps_rollup', 'rb') as f:
+            found = re.search(rb'^Pss: +(\d+) kB', f.read(), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1]) << 10 if found else resident(pid)
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-nameless
+def nameless(pids: Iterable[int]) -> int:
+    """What is in files that processes hold open and that have no name any more
+
+    Args:
+        pids: Processes
+
+    Returns:
+        int: Bytes
+    """
+    sizes = {}
+    for pid in pids:
+        try:
+            handles = os.listdir(f'/proc/{pid}/fd')
+        except OSError:
+            continue  # it has ended, or we may not look
+        for handle in handles:
+            try:
+                found = os.stat(f'/proc/{pid}/fd/{handle}')
+            except OSError:
+                continue
+            if stat.S_ISREG(found.st_mode) and not found.st_nlink:
+                sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
+    return sum(sizes.values())
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-nameless-2
+def weigh(pids: list[int], most: int) -> int:
+    """Memory of all of them
+
+    Args:
+        pids: Processes
+        most: How exact it has to be: below this, shared pages may count more than once
+
+    Returns:
+        int: Bytes
+    """
+    total = sum(map(resident, pids))
+    if total > most:
+        total = sum(map(share, pids))
+    return total + nameless(pids)
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-watch
+PAUSE = 0.01  # Seconds between two looks, at least
+
+
+@dataclass
+class Watch:
+    """Looks at the memory of a run now and then
+
+    Attributes:
+        top: The keeper, or `bwrap` above it
+        wrapped: Is it `bwrap`?
+        most: Bytes that all processes of the program may have
+        again: When to look again, on the clock of `time.monotonic` (seconds)
+    """
+
+    top: int
+    wrapped: bool
+    most: int
+    again: float = 0.0
+
+    def too_heavy(self) -> bool:
+        """Look, unless we have just looked
+
+        Returns:
+            bool: Is it more than it may be?
+        """
+        if time.monotonic() < self.again or sys.platform != 'linux':
+            return False
+        begun = time.thread_time()
+        found = weigh(below(self.top)[self.wrapped :], self.most)  # without the keeper
+        took = time.thread_time() - begun
+        self.again = time.monotonic() + min(max(PAUSE, 4 * took), 10 * PAUSE)
+        return found > self.most
+
+
 # %% ../../nbs/sandbox/33_host.ipynb #ecf745d0
+def listen_to(fds: Iterable[int]) -> selectors.DefaultSelector:
+    """Wait for several pipes
+
+    Args:
+        fds: Pipes
+
+    Returns:
+        selectors.DefaultSelector: Says which of them has something to read
+    """
+    pipes = selectors.DefaultSelector()
+    for fd in fds:
+        pipes.register(fd, selectors.EVENT_READ)
+    return pipes
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-collect-1
 def collect(
-    process: subprocess.Popen, most: dict[int, int], deadline: float
-) -> tuple[dict[int, bytearray], bool]:
-    """Read all pipes side by side
+    process: subprocess.Popen,
+    most: dict[int, int],
+    deadline: float,
+    too_heavy: Callable[[], bool] = lambda: False,
+) -> tuple[dict[int, bytearray], str]:
+    """Read all pipes side by side, until one thing is too much: '' (nothing), 'output' or 'memory'
 
     Args:
         process: The keeper, or `bwrap` above it
         most: Pipe → bytes that may come over it
         deadline: When to stop, on the clock of `time.monotonic` (seconds)
+        too_heavy: Has it more memory than it may?
 
     Returns:
-        tuple[dict[int, bytearray], bool]: (pipe → what came, whether it was too much)
+        tuple[dict[int, bytearray], str]: (pipe → what came, what was too much)
     """
     kept = {fd: bytearray() for fd in most}
-    with selectors.DefaultSelector() as pipes:
-        for fd in most:
-            pipes.register(fd, selectors.EVENT_READ)
+    with listen_to(most) as pipes:
         while pipes.get_map() and time.monotonic() < deadline:
             ended = process.poll() is not None  # ask first, so that nothing written is missed
-            ready = [key.fd for key, _ in pipes.select(0 if ended else 0.05)]
+            if not ended and too_heavy():
+                return kept, 'memory'
+            ready = [key.fd for key, _ in pipes.select(0 if ended else PAUSE)]
             if ended and not ready:
                 break
             for fd in ready:
@@ -155,27 +341,35 @@ def collect(
                 if not got:
                     pipes.unregister(fd)
                 elif len(kept[fd]) > most[fd]:
-                    return kept, True
-    return kept, False
+                    return kept, 'output'
+    return kept, ''
 
 
 # %% ../../nbs/sandbox/33_host.ipynb #8eb5b12d
-def whom_to_tell(pid: int, wrapped: bool, sign: int) -> list:
-    """Who gets a signal, so that nothing of a run is left
+def ask_to_end(process: subprocess.Popen, wrapped: bool) -> None:
+    """Tell the keeper that time is up
 
     Args:
-        pid: The keeper, or `bwrap` above it
+        process: The keeper, or `bwrap` above it
         wrapped: Is it `bwrap`?
-        sign: SIGALRM to ask, SIGKILL to end
-
-    Returns:
-        list: Processes
     """
-    if wrapped:
-        return below(pid)[:1]
-    if sign == signal.SIGALRM:
-        return [pid]
-    return [*below(pid), pid]
+    if not wrapped:
+        process.send_signal(signal.SIGALRM)
+        return
+    keeper = below(process.pid)[:1]
+    for pid in keeper:
+        tell(pid, signal.SIGALRM, lambda pid: pid in below(process.pid)[:1])
+
+
+def force_to_end(process: subprocess.Popen, wrapped: bool) -> None:
+    """Kill all that is below it
+
+    Args:
+        process: The keeper, or `bwrap` above it
+        wrapped: Is it `bwrap`? Makes no difference here
+    """
+    if sys.platform == 'linux':
+        strike(process.pid)
 
 
 # %% ../../nbs/sandbox/33_host.ipynb #ho-kill
@@ -196,19 +390,40 @@ def kill_all_of(uid: int) -> None:
     )
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #ho-kill-2
+def kill_all_in(space: int) -> None:
+    """End all processes in a namespace, again and again, until there is nobody
+
+    Args:
+        space: Number of a user namespace that a run had for itself
+    """
+
+    def is_inside(pid):
+        try:
+            return os.stat(f'/proc/{pid}/ns/user').st_ino == space
+        except OSError:
+            return False
+
+    while inside := [int(p) for p in os.listdir('/proc') if p.isdigit() and is_inside(p)]:
+        for pid in inside:
+            tell(pid, signal.SIGKILL, is_inside)
+        time.sleep(0.001)
+
+
 # %% ../../nbs/sandbox/33_host.ipynb #ho-stop
-def stop(process: subprocess.Popen, wrapped: bool, uid: int | None) -> None:
+def stop(process: subprocess.Popen, wrapped: bool, uid: int | None, space: int = 0) -> None:
     """End a run, and whatever it has left
 
     Args:
         process: The keeper, or `bwrap` above it
         wrapped: Is it `bwrap`?
         uid: Throwaway user, or None
+        space: Its user namespace, if it has one for itself
     """
-    for sign, patience in ((signal.SIGALRM, 0.5), (signal.SIGKILL, 2)):
+    for end, patience in ((ask_to_end, 0.5), (force_to_end, 2)):
         if process.poll() is not None:
             break
-        tell(whom_to_tell(process.pid, wrapped, sign), sign)
+        end(process, wrapped)
         try:
             process.wait(patience)
         except subprocess.TimeoutExpired:
@@ -217,6 +432,8 @@ def stop(process: subprocess.Popen, wrapped: bool, uid: int | None) -> None:
     failed = process.wait() != 0
     if failed and uid and not wrapped:
         kill_all_of(uid)
+    elif failed and space:
+        kill_all_in(space)
 
 
 # %% ../../nbs/sandbox/33_host.ipynb #ho-clear
@@ -234,12 +451,148 @@ def clear(folder: str) -> None:
     command = 'find "$0" -type d ! -perm -700 -exec chmod 700 {} \\; ; exec rm -rf -- "$0"'
     environment = {'PATH': os.defpath}
     subprocess.run(['/bin/sh', '-c', command, folder], env=environment, stderr=subprocess.DEVNULL)
+    if os.path.lexists(folder):
+        warnings.warn(f'{folder} could not be removed: please do so.', stacklevel=2)
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-claim
+PREFIX = 'lopa-run-'  # What the folders of runs are called
+
+
+def claim(folder: str) -> int | None:
+    """Lock a folder, as long as we live
+
+    Args:
+        folder: A folder
+
+    Returns:
+        int | None: An open file that holds the lock; None if somebody else does, or it is gone
+    """
+    import fcntl
+
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), os.lstat(folder)):
+            return handle
+    except OSError:
+        pass
+    os.close(handle)
+    return None
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-sweep
+def is_ours(entry: os.DirEntry) -> bool:
+    """Our own, or (if we are root) that of a user who has no name, as throwaway users have none
+
+    Args:
+        entry: What lies in the folder for temporary files
+
+    Returns:
+        bool: Is it a folder of a run of ours?
+    """
+    import pwd
+
+    if not entry.name.startswith(PREFIX) or not entry.is_dir(follow_symlinks=False):
+        return False
+    owner = entry.stat(follow_symlinks=False).st_uid
+    if owner == os.geteuid() or os.geteuid():
+        return owner == os.geteuid()
+    try:
+        pwd.getpwuid(owner)
+        return False
+    except KeyError:
+        return True
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-sweep-2
+def sweep_up() -> None:
+    "Remove the folders of runs whose parent was killed"
+    with os.scandir(tempfile.gettempdir()) as entries:
+        left = [entry.path for entry in entries if is_ours(entry)]
+    for folder in left:
+        if not os.access(folder, os.R_OK | os.X_OK):
+            os.chmod(folder, 0o700)
+        handle = claim(folder)
+        if handle is not None:
+            clear(folder)
+            os.close(handle)
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-own
+@contextmanager
+def own_folder(uid: int | None) -> Iterator[str]:
+    """Make a folder for one run
+
+    Args:
+        uid: Its owner, or None for ourselves
+
+    Returns:
+        Iterator[str]: The folder, which is gone afterwards
+    """
+    sweep_up()
+    handle = None
+    while handle is None:  # somebody may have swept it up before it was locked
+        folder = tempfile.mkdtemp(prefix=PREFIX)
+        handle = claim(folder)
+    try:
+        if uid:
+            os.chown(folder, uid, uid)
+        yield folder
+    finally:
+        clear(folder)
+        os.close(handle)
 
 
 # %% ../../nbs/sandbox/33_host.ipynb #f3f241fd
 VALUE_BYTES = 1 << 18  # What a value may take, written down
+LIMITS = dict(  # Whole numbers: name → (least, most)
+    memory_mb=(64, 1 << 24),
+    output_kb=(0, 1 << 20),
+    disk_mb=(1, 1 << 24),
+    processes=(1, 1 << 20),
+)
 
 
+def check_timeout(timeout: float) -> None:
+    """Refuse what is no time to wait
+
+    Args:
+        timeout: Seconds
+    """
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if not is_number or not math.isfinite(timeout) or not 0 < timeout < 1e6:
+        kind = TypeError if not is_number else ValueError
+        raise kind(f'timeout: received {timeout!r}, expected seconds above 0 and below 1,000,000.')
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #f3f241fd-2
+def check_limits(**limits: int) -> None:
+    """Refuse limits that there are not, or that are out of range
+
+    Args:
+        **limits: Name → value
+
+    Raises:
+        TypeError
+    """
+    for name, value in limits.items():
+        if name not in LIMITS:
+            known = ', '.join(LIMITS)
+            raise TypeError(f'{name}: no such limit, expected one of timeout, {known}.')
+        least, most = LIMITS[name]
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if not is_whole or not least <= value <= most:
+            kind = ValueError if isinstance(value, (int, float)) else TypeError
+            why = ' (Python itself needs 64)' if name == 'memory_mb' else ''
+            span = f'a whole number of at least {least} and at most {most}{why}'
+            raise kind(f'{name}: received {value!r}, expected {span}.')
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-limits
 def limits_for(timeout: float, memory_mb: int, disk_mb: int, processes: int) -> dict:
     """What the kernel is to count
 
@@ -263,7 +616,58 @@ def limits_for(timeout: float, memory_mb: int, disk_mb: int, processes: int) -> 
     )
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #ho-apart
+@lru_cache
+def may_be_apart() -> bool:
+    """Try it
+
+    Returns:
+        bool: May a process of ours have a user namespace?
+    """
+    tries = bare_python(as_program((ask_kernel, apart), 'apart()'))
+    return subprocess.run(tries, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def counted_apart(rung: str) -> bool:
+    """Is a run safe from what its neighbours start?
+
+    Args:
+        rung: A member of `LADDER`
+
+    Returns:
+        bool: Are processes of one run counted apart from all others?
+    """
+    if nobody() is not None:
+        return True
+    version = re.match(r'(\d+)\.(\d+)', os.uname().release)
+    if sys.platform != 'linux' or not version or tuple(map(int, version.groups())) < (5, 14):
+        return False
+    try:
+        return rung == 'bubblewrap' or may_be_apart()
+    except OSError:
+        return False  # not now
+
+
 # %% ../../nbs/sandbox/33_host.ipynb #ho-job
+def processes_for(rung: str, processes: int, uid: int | None) -> int:
+    """Add those that are counted with them: a keeper inside bubblewrap, or all of your own
+
+    Args:
+        rung: A member of `LADDER`
+        processes: What the program may have
+        uid: Throwaway user, or None
+
+    Returns:
+        int: The limit to set
+    """
+    if uid or sys.platform != 'linux':
+        return processes
+    if counted_apart(rung):
+        return processes + (rung == 'bubblewrap')
+    return processes + threads()
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-job-2
 def make_job(
     rung: str,
     folder: str,
@@ -288,18 +692,19 @@ def make_job(
         dict: All that `serve` needs, without source and pipes
     """
     wrapped = rung == 'bubblewrap'
-    ours = 0 if uid or sys.platform != 'linux' else threads()
     return dict(
         rung=rung,
         folder=folder,
         uid=1 if uid and wrapped else uid,
+        parent=os.getpid(),
         timeout=timeout,
-        limits=limits_for(timeout, memory_mb, disk_mb, processes + ours),
+        limits=limits_for(timeout, memory_mb, disk_mb, processes_for(rung, processes, uid)),
         disk_mb=disk_mb,
         value_bytes=VALUE_BYTES,
         nonce=secrets.token_bytes(16),
         readable=readable(),
         adopt=sys.platform == 'linux' and not wrapped,
+        apart=not uid and not wrapped and counted_apart(rung),
     )
 
 
@@ -346,6 +751,20 @@ def command_for(job: dict, root: bool, theirs: dict) -> tuple[list, list]:
 
 
 # %% ../../nbs/sandbox/33_host.ipynb #8c722544
+def environment(folder: str) -> dict:
+    """All that a child finds in its environment; each thread would reserve memory of its own else
+
+    Args:
+        folder: Where the program may write
+
+    Returns:
+        dict: Name → value
+    """
+    places = dict(PATH=os.defpath, HOME=folder, TMPDIR=folder)
+    return dict(places, LANG='C.UTF-8', MALLOC_ARENA_MAX='1')
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #8c722544-2
 def start(job: dict, root: bool, theirs: dict) -> subprocess.Popen:
     """Start the keeper
 
@@ -368,7 +787,7 @@ def start(job: dict, root: bool, theirs: dict) -> subprocess.Popen:
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=dict(PATH=os.defpath, HOME=folder, TMPDIR=folder, LANG='C.UTF-8'),
+            env=environment(folder),
             start_new_session=True,
             cwd='/' if job['rung'] == 'bubblewrap' else folder,
             pass_fds=passed,
@@ -384,8 +803,8 @@ class Heard:
         out: Standard output
         err: Standard error
         result: What came over the pipe for results
-        report: What the keeper reported: `+`, then the peak of memory
-        too_much: Was it more than allowed, over one of them?
+        report: What the keeper reported: see `read_report`
+        too_much: What was more than allowed: '' (nothing), 'output' or 'memory'
         seconds: Wall time
     """
 
@@ -393,7 +812,7 @@ class Heard:
     err: bytes
     result: bytes
     report: bytes
-    too_much: bool
+    too_much: str
     seconds: float
 
 
@@ -409,11 +828,67 @@ def room_for(process: subprocess.Popen, ours: dict, output: int) -> dict:
         dict: Number of a pipe → bytes that may come over it, in the order of `Heard`
     """
     pipes = (process.stdout, process.stderr, ours['result'], ours['report'])
-    sizes = (output, output, VALUE_BYTES + 24, 20)
+    sizes = (output, output, VALUE_BYTES + 24, 99)
     return {pipe.fileno(): size for pipe, size in zip(pipes, sizes, strict=True)}
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #ho-report
+@dataclass(frozen=True)
+class Report:
+    """What a keeper says
+
+    Attributes:
+        space: The user namespace of the run; 0 if it has none for itself
+        started: Was everything in force, and did the program start?
+        peak_mb: Most memory one process held (MiB); None if nobody could look
+        seconds: Processor time
+        sign: The signal that ended the program, 0 if none did
+    """
+
+    space: int = 0
+    started: bool = False
+    peak_mb: float | None = None
+    seconds: float = 0.0
+    sign: int = 0
+
+
+def read_report(report: bytes) -> Report:
+    """Read what came over the pipe for reports
+
+    Args:
+        report: From the keeper
+
+    Returns:
+        Report: What it says; never raises
+    """
+    found = re.fullmatch(rb'(?:u(\d+))?(\+?)(?:(\d+) (\d+) (\d+))?', report)
+    if not found:
+        return Report()
+    space, plus, *numbers = found.groups()
+    begun = Report(int(space or 0), bool(plus))
+    if numbers[0] is None:
+        return begun
+    peak, milliseconds, sign = map(int, numbers)
+    unit = 1024 if sys.platform == 'linux' else 1 << 20  # KiB, or bytes on macOS
+    return Report(begun.space, begun.started, peak / unit, milliseconds / 1000, sign)
+
+
 # %% ../../nbs/sandbox/33_host.ipynb #ho-rest
+def hand_over(ours: dict, theirs: dict, uid: int | None) -> None:
+    """What remains to be done for a child that has been started
+
+    Args:
+        ours: From `open_pipes`
+        theirs: From `open_pipes`
+        uid: User to be in a namespace, or None
+    """
+    for end in theirs.values():
+        end.close()
+    if uid:
+        map_users(ours['info'].fileno(), ours['block'].fileno(), uid)
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-rest-2
 def rest_of(pipe: BinaryIO) -> bytes:
     """What is in a pipe, without waiting for more
 
@@ -444,19 +919,19 @@ def supervise(job: dict, uid: int | None, output: int) -> Heard:
     with ExitStack() as stack:
         ours, theirs = open_pipes(stack)
         process = stack.enter_context(start(job, bool(uid), theirs))
+        watch = Watch(process.pid, wrapped, job['limits']['AS'])
+        most = room_for(process, ours, output)
+        kept = {fd: bytearray() for fd in most}
+        report = ours['report'].fileno()
         try:
-            for end in theirs.values():
-                end.close()
-            if uid and wrapped:
-                map_users(ours['info'].fileno(), ours['block'].fileno(), uid)
-            most = room_for(process, ours, output)
-            kept, too_much = collect(process, most, begun + job['timeout'] + 5)
+            hand_over(ours, theirs, uid if wrapped else None)
+            kept, too_much = collect(process, most, begun + job['timeout'] + 5, watch.too_heavy)
             seconds = time.monotonic() - begun
         finally:
-            stop(process, wrapped, uid)
-        kept[ours['report'].fileno()] += rest_of(ours['report'])
-    out, err, result, report = map(bytes, kept.values())
-    return Heard(out, err, result, report, too_much, seconds)
+            stop(process, wrapped, uid, read_report(bytes(kept[report])).space)
+        kept[report] += rest_of(ours['report'])
+    out, err, result, said = map(bytes, kept.values())
+    return Heard(out, err, result, said, too_much, seconds)
 
 
 # %% ../../nbs/sandbox/33_host.ipynb #ho-judge
@@ -471,97 +946,301 @@ def judge(heard: Heard, nonce: bytes, timeout: float) -> tuple:
     Returns:
         tuple: (status, value)
     """
+    if heard.too_much == 'memory':
+        return 'memory', None
     if heard.too_much:
-        only_printed = len(heard.result) <= VALUE_BYTES + 24 and len(heard.report) <= 20
-        return ('output' if only_printed else 'forged'), None
+        return ('forged' if len(heard.result) > VALUE_BYTES + 24 else 'output'), None
     status, value = read_message(heard.result, nonce)
     if status == 'exit' and heard.seconds >= timeout:
         return 'timeout', None
     return status, value
 
 
-# %% ../../nbs/sandbox/33_host.ipynb #ho-peak
-def peak_of(report: bytes) -> float | None:
-    """Most memory that one process of a run held
-
-    Args:
-        report: From the keeper
-
-    Returns:
-        float | None: MiB; None if there is none
-    """
-    found = re.fullmatch(rb'\+(\d+)', report)
-    if not found:
-        return None
-    units = 1024 if sys.platform == 'linux' else 1 << 20  # KiB, or bytes on macOS
-    return int(found[1]) / units
-
-
 # %% ../../nbs/sandbox/33_host.ipynb #ho-folder
-def run_in_folder(
-    rung: str, source: str, uid: int | None, output: int, *needs
-) -> tuple[Heard, bytes]:
+@dataclass(frozen=True)
+class Limits:
+    """What one run may take
+
+    Attributes:
+        timeout: Seconds of wall time
+        memory_mb: Of all its processes together, and address space of each (MiB)
+        output_kb: What each stream may print (KiB)
+        disk_mb: Size of a file (MiB)
+        processes: Processes and threads
+    """
+
+    timeout: float = 5.0
+    memory_mb: int = 512
+    output_kb: int = 64
+    disk_mb: int = 16
+    processes: int = 32
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-folder-2
+def run_in_folder(rung: str, source: str, limits: Limits) -> tuple[Heard, bytes]:
     """Run a program in a folder that is made for it and removed after it
 
     Args:
         rung: A member of `LADDER`
         source: A Python program
-        uid: Throwaway user, or None
-        output: Bytes that each stream may print
-        *needs: The other arguments of `make_job`: timeout, memory_mb, disk_mb, processes
+        limits: What it may take
 
     Returns:
         tuple[Heard, bytes]: (what came, nonce of this run)
     """
-    wrapped = rung == 'bubblewrap'
-    folder = '/tmp' if wrapped else tempfile.mkdtemp(prefix='lopa-')
-    try:
-        if uid and not wrapped:
-            os.chown(folder, uid, uid)
+    uid = nobody()
+    needs = limits.timeout, limits.memory_mb, limits.disk_mb, limits.processes
+    with ExitStack() as stack:
+        folder = '/tmp'
+        if rung != 'bubblewrap':
+            folder = stack.enter_context(own_folder(uid))
         job = make_job(rung, folder, uid, *needs)
         job['source'] = source
-        return supervise(job, uid, output), job['nonce']
-    finally:
-        if not wrapped:
-            clear(folder)
+        return supervise(job, uid, limits.output_kb << 10), job['nonce']
 
 
-# %% ../../nbs/sandbox/33_host.ipynb #0819993c
-def run_on(
-    rung: str,
-    source: str,
-    timeout: float = 5.0,
-    memory_mb: int = 512,
-    output_kb: int = 64,
-    disk_mb: int = 16,
-    processes: int = 32,
-) -> Outcome:
-    """Run a program on one rung of the ladder
+# %% ../../nbs/sandbox/33_host.ipynb #ho-lack
+def full_disk(rung: str, disk_mb: int) -> str:
+    """Is there room for the files of a run?
+
+    Args:
+        rung: A member of `LADDER`; inside bubblewrap, files are elsewhere
+        disk_mb: What a program may need (MiB)
+
+    Returns:
+        str: A sentence, '' if there is room
+    """
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free >> 20
+    if rung == 'bubblewrap' or free >= disk_mb:
+        return ''
+    return f'{folder} has {free} MiB free, expected {disk_mb}: make room, or set TMPDIR'
+
+
+def out_of_memory() -> int:
+    """Count how often the kernel has ended a process because memory ran out
+
+    Returns:
+        int: How often, since the machine was started; 0 if that is not known
+    """
+    try:
+        with open('/proc/vmstat') as f:
+            found = re.search(r'^oom_kill (\d+)', f.read(), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1]) if found else 0
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-once
+def described(heard: Heard, nonce: bytes, limits: Limits, rung: str) -> Outcome:
+    """Put into words what was heard
+
+    Args:
+        heard: From `supervise`
+        nonce: Of this run
+        limits: What it was allowed
+        rung: Where it ran
+
+    Returns:
+        Outcome: How it ended
+    """
+    output = limits.output_kb << 10
+    out = heard.out[:output].decode('utf-8', 'replace')
+    err = heard.err[:output].decode('utf-8', 'replace')
+    report = read_report(heard.report)
+    if not report.started:
+        reason = (err.strip() or 'no reason given').splitlines()[-1]
+        return Outcome('unavailable', stderr=f'the sandbox did not start: {reason}', isolation=rung)
+    status, value = judge(heard, nonce, limits.timeout)
+    return Outcome(status, value, out, err, heard.seconds, report.peak_mb, rung)
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-once-2
+def run_once(rung: str, source: str, limits: Limits) -> tuple[Outcome, Report]:
+    """Run a program, and look whether the machine had room for it
 
     Args:
         rung: A member of `LADDER`
         source: A Python program
-        timeout: Seconds
-        memory_mb: Address space of each process (MiB)
-        output_kb: What each stream may print (KiB)
-        disk_mb: Size of a file (MiB)
-        processes: Processes and threads
+        limits: What it may take
+
+    Returns:
+        tuple[Outcome, Report]: (how it ended, what its keeper said)
+    """
+    killed = out_of_memory()
+    try:
+        lacks = full_disk(rung, limits.disk_mb)
+        if not lacks:
+            heard, nonce = run_in_folder(rung, source, limits)
+    except OSError as e:
+        lacks = f'the sandbox did not start: {e}'
+    if lacks:
+        return Outcome('unavailable', stderr=lacks, isolation=rung), Report()
+    outcome = described(heard, nonce, limits, rung)
+    report = read_report(heard.report)
+    if outcome.status == 'exit' and report.sign == 9 and out_of_memory() > killed:
+        lacks = 'the machine ran out of memory: take fewer workers, or a smaller memory_mb'
+    elif outcome.status in ('error', 'exit'):
+        lacks = full_disk(rung, limits.disk_mb)
+    if lacks:
+        return Outcome('unavailable', stderr=lacks, isolation=rung), report
+    return outcome, report
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-turns
+@dataclass
+class Turns:
+    """Who runs beside others, and who alone
+
+    Attributes:
+        running: How many run
+        started: How many have been started
+        alone: How many want to be alone, or are
+    """
+
+    running: int = 0
+    started: int = 0
+    alone: int = 0
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @contextmanager
+    def beside(self) -> Iterator[Callable[[], bool]]:
+        "Run beside others; the function says whether there were any"
+        with self.changed:
+            self.changed.wait_for(lambda: not self.alone)
+            self.running += 1
+            self.started += 1
+            before = self.running, self.started
+        try:
+            yield lambda: before[0] > 1 or self.started > before[1]
+        finally:
+            with self.changed:
+                self.running -= 1
+                self.changed.notify_all()
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-alone
+@contextmanager
+def run_alone(turns: Turns) -> Iterator[None]:
+    """Wait for the others to end, and keep new ones from starting
+
+    Args:
+        turns: Of this process
+
+    Returns:
+        Iterator[None]: Nobody else runs meanwhile
+    """
+    with turns.changed:
+        turns.alone += 1
+        turns.changed.wait_for(lambda: not turns.running)
+        turns.running += 1
+    try:
+        yield
+    finally:
+        with turns.changed:
+            turns.running -= 1
+            turns.alone -= 1
+            turns.changed.notify_all()
+
+
+TURNS = Turns()
+if hasattr(os, 'register_at_fork'):
+    # the threads that ran are not in a copy of this process
+    os.register_at_fork(after_in_child=lambda: vars(TURNS).update(vars(Turns())))
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-only
+@contextmanager
+def only_one() -> Iterator[None]:
+    """Wait for the other processes of this user
+
+    Returns:
+        Iterator[None]: No other process of this user is in here meanwhile
+    """
+    import fcntl
+
+    with ExitStack() as stack:
+        stack.enter_context(run_alone(TURNS))
+        try:
+            home = os.open(os.path.expanduser('~'), os.O_RDONLY)
+            stack.callback(os.close, home)
+            fcntl.flock(home, fcntl.LOCK_EX)
+        except OSError:
+            pass  # no such folder, or no locks there
+        yield
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-doubt
+SHORTAGE = re.compile(
+    "can't start new thread|Resource temporarily unavailable|No space left on device"
+    '|Too many open files in system|Cannot allocate memory'
+)
+
+
+def is_doubtful(outcome: Outcome, report: Report, others: bool) -> bool:
+    """Is an outcome one that is not to be believed?
+
+    Args:
+        outcome: How a program ended
+        report: What its keeper said
+        others: Were there others beside it?
+
+    Returns:
+        bool: May it have been the machine or a neighbour?
+    """
+    if outcome.status == 'error':
+        return bool(SHORTAGE.search(outcome.stderr))
+    if outcome.status == 'timeout':
+        return others and report.seconds < outcome.seconds / 2
+    if outcome.status == 'exit':
+        return others and report.sign == 9
+    return outcome.status == 'unavailable' or (others and outcome.status == 'memory')
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #0819993c
+def run_twice(rung: str, source: str, limits: Limits) -> Outcome:
+    """Run a program beside others, and again alone if that may have been their doing
+
+    Args:
+        rung: A member of `LADDER`
+        source: A Python program
+        limits: What it may take
+
+    Returns:
+        Outcome: How it ended
+    """
+    if not counted_apart(rung):
+        with only_one():
+            return run_once(rung, source, limits)[0]
+    with TURNS.beside() as others:
+        outcome, report = run_once(rung, source, limits)
+        doubtful = is_doubtful(outcome, report, others())
+    if not doubtful:
+        return outcome
+    with run_alone(TURNS):
+        return run_once(rung, source, limits)[0]
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #0819993c-2
+def run_on(rung: str, source: str, timeout: float = 5.0, **limits: int) -> Outcome:
+    """Run a program on one rung of the ladder
+
+    Args:
+        rung: A member of `LADDER`
+        source: A Python program; anything that is not text ends as an `error`
+        timeout: Seconds of wall time
+        **limits: `memory_mb`, `output_kb`, `disk_mb`, `processes`: see `Limits`
 
     Returns:
         Outcome: How it ended
 
     Raises:
-        RuntimeError
+        TypeError
     """
-    output = output_kb << 10
-    needs = timeout, memory_mb, disk_mb, processes
-    heard, nonce = run_in_folder(rung, source, nobody(), output, *needs)
-    out = heard.out[:output].decode('utf-8', 'replace')
-    err = heard.err[:output].decode('utf-8', 'replace')
-    started = heard.report.startswith(b'+')
-    if not started and heard.seconds < timeout:
-        reason = err.strip() or 'no reason given'
-        raise RuntimeError(f'the sandbox did not start: {reason.splitlines()[-1]}')
-    status, value = judge(heard, nonce, timeout)
-    peak = peak_of(heard.report)
-    return Outcome(status, value, out, err, heard.seconds, peak, rung)
+    check_timeout(timeout)
+    check_limits(**limits)
+    if not isinstance(source, str):
+        received = type(source).__name__
+        reason = f'source: received {received}, expected the text of a Python program.\n'
+        return Outcome('error', stderr=reason, isolation=rung)
+    return run_twice(rung, str.__str__(source), Limits(timeout, **limits))

@@ -19,7 +19,9 @@ __all__ = [
     'no_rung',
     'choose_rung',
     'run_program',
+    'check_programs',
     'run_programs',
+    'outcomes_of',
 ]
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #43a26c43
@@ -32,7 +34,7 @@ from collections.abc import Iterable, Iterator, Sized
 from functools import lru_cache
 from typing import Any
 
-from .host import Outcome, run_on
+from .host import Outcome, check_limits, check_timeout, counted_apart, run_on
 from .walls import nobody
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #adaa1a21
@@ -59,10 +61,9 @@ def why_not(rung: str) -> str:
         return f'found {sys.platform}, expected Linux'
     if rung == 'bubblewrap' and not shutil.which('bwrap'):
         return 'found no `bwrap` (try `apt-get install bubblewrap`)'
-    try:
-        tried = run_on(rung, '1 + 1', timeout=30)
-    except (OSError, RuntimeError) as e:
-        return str(e)
+    tried = run_on(rung, '1 + 1', timeout=30)
+    if tried.status == 'unavailable':
+        return tried.stderr
     return '' if tried.value == 2 else f'a trial program ended with {tried.status!r}'
 
 
@@ -78,7 +79,6 @@ def probe() -> dict[str, str]:
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #88f6dcd5
 OPEN_EVERYWHERE = dict(
-    total='takes several times the memory, with several processes',
     kernel='uses a hole in the kernel',
 )
 OPEN_WITHOUT_NAMESPACES = dict(
@@ -90,6 +90,8 @@ OPEN_IN_A_CHILD = dict(
     readable='reads what everybody may read',
     writable='leaves files where everybody may write (/tmp)',
     processes='sees which programs run',
+    calls='makes every system call that its user may make',
+    hidden='keeps memory that no process maps, beyond its limit',
 )
 GAPS = dict(  # Rung → name → what a program still does
     bubblewrap=OPEN_EVERYWHERE,
@@ -102,11 +104,11 @@ YOUR_FILES = dict(modes='changes mode and time of your files')
 YOUR_PROGRAMS = dict(
     files='reads, changes and deletes your files',
     environment='reads the environment of your programs',
-    signals='ends your programs',
+    signals='ends and slows down your programs, its keeper too, and may stay then',
 )
 GAPS_AS_YOURSELF = dict(  # The same, in addition
     bubblewrap={},
-    landlock=YOUR_FILES,
+    landlock={},
     child={**YOUR_FILES, **YOUR_PROGRAMS},
 )
 
@@ -123,6 +125,8 @@ def gaps(rung: str) -> dict[str, str]:
     found = dict(GAPS[rung])
     if nobody() is None:
         found.update(GAPS_AS_YOURSELF[rung])
+        if counted_apart(rung):
+            found.pop('environment', None)
     return found
 
 
@@ -197,39 +201,67 @@ def run_program(
     memory_mb: int = 512,
     rung: str | None = None,
     allow_weak_isolation: bool = False,
-    **limits: Any,
+    **limits: int,
 ) -> Outcome:
     """Run a program that nobody has read
 
     Args:
         source: A Python program; standard library only
         timeout: Seconds of wall time
-        memory_mb: Address space of each process (MiB), at least 64
+        memory_mb: Of all its processes together (MiB), at least 64
         rung: A member of `LADDER`; None for the highest that can be used
         allow_weak_isolation: May it be `child`?
-        **limits: `output_kb`, `disk_mb`, `processes`: see `run_on`
+        **limits: `output_kb`, `disk_mb`, `processes`: see `Limits`
 
     Returns:
         Outcome: How it ended, and on which rung
 
     Raises:
-        TypeError
         ValueError
     """
-    if not isinstance(source, str):
-        received = type(source).__name__
-        raise TypeError(f'source: received {received}, expected the text of a Python program.')
-    if not 0 < timeout < 1e6:
-        raise ValueError(f'timeout: received {timeout!r}, expected seconds above 0.')
-    if memory_mb < 64:
-        raise ValueError(
-            f'memory_mb: received {memory_mb!r}, expected at least 64, which Python itself needs.'
-        )
+    limits['memory_mb'] = memory_mb
+    check_timeout(timeout)
+    check_limits(**limits)
     chosen = choose_rung(rung, allow_weak_isolation)
-    return run_on(chosen, source, timeout, memory_mb, **limits)
+    return run_on(chosen, source, timeout, **limits)
 
 
 # %% ../../nbs/sandbox/34_ladder.ipynb #9df89c16
+def check_programs(
+    sources: Iterable[str],
+    workers: int,
+    timeout: float = 5.0,
+    rung: str | None = None,
+    allow_weak_isolation: bool = False,
+    **limits: int,
+) -> None:
+    """Refuse arguments of `run_programs` that make no sense, before anything runs
+
+    Args:
+        sources: Programs
+        workers: How many run at a time
+        timeout: Of `run_program`
+        rung: Of `run_program`
+        allow_weak_isolation: Of `run_program`
+        **limits: Of `run_program`
+
+    Raises:
+        TypeError
+        ValueError
+    """
+    if isinstance(sources, (str, bytes)) or not isinstance(sources, Iterable):
+        received = type(sources).__name__
+        raise TypeError(f'sources: received {received}, expected a list of programs.')
+    is_whole = isinstance(workers, int) and not isinstance(workers, bool)
+    if not is_whole or not 1 <= workers <= 1000:
+        kind = ValueError if isinstance(workers, (int, float)) else TypeError
+        raise kind(f'workers: received {workers!r}, expected a whole number from 1 to 1000.')
+    check_timeout(timeout)
+    check_limits(**limits)
+    choose_rung(rung, allow_weak_isolation)
+
+
+# %% ../../nbs/sandbox/34_ladder.ipynb #9df89c16-2
 def run_programs(
     sources: Iterable[str], workers: int = 2, progress: bool = True, **kwargs: Any
 ) -> Iterator[Outcome]:
@@ -245,13 +277,32 @@ def run_programs(
         Iterator[Outcome]: One for each program, in order
 
     Raises:
+        TypeError
         ValueError
+    """
+    check_programs(sources, workers, **kwargs)
+    return outcomes_of(sources, workers, progress, **kwargs)
+
+
+# %% ../../nbs/sandbox/34_ladder.ipynb #9df89c16-3
+def outcomes_of(
+    sources: Iterable[str], workers: int, progress: bool, **kwargs: Any
+) -> Iterator[Outcome]:
+    """The part of `run_programs` that waits until it is asked
+
+    Args:
+        sources: Programs
+        workers: How many run at a time
+        progress: Show a progress bar?
+        **kwargs: For `run_program`
+
+    Returns:
+        Iterator[Outcome]: One for each program, in order
     """
     from concurrent.futures import ThreadPoolExecutor
 
     from tqdm.auto import tqdm
 
-    kwargs['rung'] = choose_rung(kwargs.get('rung'), kwargs.get('allow_weak_isolation', False))
     total = len(sources) if isinstance(sources, Sized) else None
     bar = tqdm(total=total, desc='Running programs', disable=not progress, leave=False)
     waiting: deque = deque()

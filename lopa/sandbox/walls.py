@@ -4,8 +4,29 @@
 
 # %% auto #0
 __all__ = [
-    'CALLS',
+    'PACKAGES',
+    'SETTINGS',
+    'READ',
+    'LIST',
+    'PROCESSORS',
     'REFUSED',
+    'ITSELF',
+    'ITSELF_OR_0',
+    'ONE_PROCESS',
+    'TERMINAL',
+    'OWN_FILE',
+    'STREAMS',
+    'FOR_OTHERS',
+    'NAMESPACES',
+    'JUDGED',
+    'SIGNALS',
+    'OWN_FILES',
+    'KERNEL_CALLS',
+    'CLONE3',
+    'MACHINE',
+    'RULES',
+    'DEVICES',
+    'LISTS_OF_KEYS',
     'OWN_NAMESPACES',
     'EMPTY_HANDS',
     'FOR_ROOT',
@@ -15,28 +36,46 @@ __all__ = [
     'threads',
     'nobody',
     'become',
+    'loaded',
+    'interpreter_parts',
+    'inside',
     'readable',
     'ask_kernel',
     'landlock_rules',
     'allow',
     'landlock',
+    'outside',
+    'shut',
+    'call_number',
+    'call_rules',
     'instruction',
+    'condition',
+    'call_rule',
+    'first_tests',
     'call_filter',
+    'filter_calls',
     'enforce',
     'tmpfs',
+    'covers',
+    'devices',
     'mounts',
+    'no_more_namespaces',
     'bubblewrap',
     'map_users',
 ]
 
 # %% ../../nbs/sandbox/31_walls.ipynb #wl-imports
+import ast
 import inspect
 import os
+import platform
 import re
 import secrets
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -136,17 +175,20 @@ def become(uid: int) -> None:
     Args:
         uid: User and group to become
     """
-    home = sys.base_prefix
-    door = os.open(home, os.O_RDONLY)
+    folders = [path for path in sys.path if os.path.isdir(path)]
+    doors = {path: os.open(path, os.O_PATH) for path in folders}
     os.setgroups([])
     os.setgid(uid)
     os.setuid(uid)
-    if os.access(sys.path[-1], os.R_OK):
-        os.close(door)
+    if all(os.access(path, os.R_OK) for path in folders):
+        for door in doors.values():
+            os.close(door)
         return
 
     def through_door(paths):
-        return [path.replace(home, f'/proc/self/fd/{door}', 1) for path in paths]
+        for path, door in doors.items():
+            paths = [there.replace(path, f'/proc/self/fd/{door}', 1) for there in paths]
+        return paths
 
     sys.path[:] = through_door(sys.path)
     for module in list(sys.modules.values()):
@@ -154,17 +196,103 @@ def become(uid: int) -> None:
             module.__path__ = through_door(module.__path__)
 
 
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-loaded
+def loaded() -> list:
+    """Which files does an interpreter load, with all modules of the standard library?
+
+    Returns:
+        list: Paths, and names that are no paths
+    """
+    import ctypes
+
+    class Loaded(ctypes.Structure):
+        _fields_ = [('address', ctypes.c_void_p), ('path', ctypes.c_char_p)]
+
+    folders = [path for path in sys.path if os.path.isdir(path)]
+    modules = [f'{folder}/{name}' for folder in folders for name in os.listdir(folder)]
+    for path in [*modules, 'libgcc_s.so.1']:  # the last is loaded when a thread is ended
+        try:
+            if '.so' in path:
+                ctypes.CDLL(path)
+        except OSError:
+            pass  # for example a graphical module without its libraries
+    found = []
+
+    def note(one, size, data):
+        found.append(os.fsdecode(one.contents.path))
+        return 0
+
+    types = ctypes.c_int, ctypes.POINTER(Loaded), ctypes.c_size_t, ctypes.c_void_p
+    ctypes.CDLL(None).dl_iterate_phdr(ctypes.CFUNCTYPE(*types)(note), None)
+    return found
+
+
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-parts
+PACKAGES = 'site-packages', 'dist-packages'  # beside the standard library, and not part of it
+SETTINGS = '/etc/ld.so.cache /etc/localtime /usr/lib/locale /usr/share/zoneinfo'.split()
+
+
+@lru_cache
+def interpreter_parts() -> tuple[list, list]:
+    """What the interpreter consists of; both are absolute paths
+
+    Returns:
+        tuple[list, list]: (folders of modules, files and other folders)
+
+    Raises:
+        OSError
+    """
+    then = 'print(ascii((sys.path, loaded())))'
+    command = bare_python(as_program([loaded], then))
+    clean = {'PATH': os.defpath}
+    ran = subprocess.run(command, capture_output=True, text=True, env=clean)
+    if ran.returncode:
+        raise OSError(f'{command[0]} does not say what it loads: {ran.stderr.strip()[-200:]}')
+    paths, libraries = ast.literal_eval(ran.stdout)
+    folders = [path for path in paths if os.path.isdir(path)]
+    files = [path for path in paths if os.path.isfile(path)]
+    files += [os.path.normpath(path) for path in libraries if path.startswith('/')]
+    inside = tuple(f'{folder}/' for folder in folders)
+    others = [path for path in files if not path.startswith(inside)]
+    return folders, list(dict.fromkeys([command[0], '/bin/sh', *others, *SETTINGS]))
+
+
 # %% ../../nbs/sandbox/31_walls.ipynb #0f347cbd
-def readable() -> list:
+READ = 0b1101  # execute, read files, list folders
+LIST = 0b1000  # list folders
+
+
+def inside(folder: str) -> list:
+    """What is in a folder, without installed packages and without links that lead out
+
+    Args:
+        folder: Folder of modules
+
+    Returns:
+        list: Absolute paths
+    """
+    here = os.path.realpath(folder) + os.sep
+    paths = [entry.path for entry in os.scandir(folder) if entry.name not in PACKAGES]
+    return [path for path in paths if os.path.realpath(path).startswith(here)]
+
+
+@lru_cache
+def readable() -> dict:
     """Files and folders that the interpreter needs
 
     Returns:
-        list: Absolute paths, some of which may not exist
+        dict: Absolute path → rights; some may not exist
+
+    Raises:
+        OSError
     """
-    libraries = ['/usr', '/bin', '/lib', '/lib32', '/lib64', '/nix/store']
-    settings = ['/etc/ld.so.cache', '/etc/localtime']
-    python = [os.path.realpath(prefix) for prefix in (sys.base_prefix, sys.base_exec_prefix)]
-    return list(dict.fromkeys([*libraries, *settings, *python]))
+    if sys.platform != 'linux':
+        return {}
+    folders, others = interpreter_parts()
+    rules = dict.fromkeys(folders, LIST)
+    for folder in folders:
+        rules.update((path, READ) for path in inside(folder) if path not in rules)
+    return rules | dict.fromkeys(others, READ)
 
 
 # %% ../../nbs/sandbox/31_walls.ipynb #wl-kernel
@@ -193,8 +321,11 @@ def ask_kernel(what: str, function: str, *values: 'Any') -> int:
 
 
 # %% ../../nbs/sandbox/31_walls.ipynb #f18e3720
-def landlock_rules() -> tuple[int, int]:
+def landlock_rules(only_files: bool = False) -> tuple[int, int]:
     """Ask for as many rules as this kernel knows
+
+    Args:
+        only_files: Leave network and signals as they are?
 
     Returns:
         tuple[int, int]: (a set of rules that allows nothing, rights to files)
@@ -210,8 +341,8 @@ def landlock_rules() -> tuple[int, int]:
         found = version or 'none'
         raise OSError(f'Landlock 3 (Linux 6.2) or newer is needed, found {found}')
     files = (1 << (16 if version >= 5 else 15)) - 1  # 5 adds the control of devices
-    network = 0b11 if version >= 4 else 0  # bind and connect
-    scopes = 0b11 if version >= 6 else 0  # abstract sockets, and signals
+    network = 0b11 if version >= 4 and not only_files else 0  # bind and connect
+    scopes = 0b11 if version >= 6 and not only_files else 0  # abstract sockets, and signals
     handled = b''.join(bits.to_bytes(8, 'little') for bits in (files, network, scopes))
     return ask_kernel('landlock_create_ruleset', 'syscall', 444, handled, 24, 0), files
 
@@ -239,11 +370,11 @@ def allow(rules: int, path: str, rights: int) -> None:
 
 
 # %% ../../nbs/sandbox/31_walls.ipynb #wl-landlock
-def landlock(readable: list, folder: str) -> int:
+def landlock(readable: dict, folder: str) -> int:
     """Say which files may still be opened
 
     Args:
-        readable: Files and folders to read and execute
+        readable: Files and folders → rights
         folder: Folder to write in
 
     Returns:
@@ -253,43 +384,202 @@ def landlock(readable: list, folder: str) -> int:
         OSError
     """
     rules, every = landlock_rules()
-    for path in readable:
-        allow(rules, path, 0b1101)  # execute, read files, list folders
-    for path in (folder, '/dev/null', '/dev/zero', '/dev/urandom'):
+    for path, rights in readable.items():
+        allow(rules, path, rights)
+    for path in (folder, '/dev/null', '/dev/urandom'):
         allow(rules, path, every)
     return rules
 
 
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-shut
+def outside(path: str) -> list:
+    """What there is on the machine beside the first folder on a path that others cannot enter
+
+    Args:
+        path: Absolute
+
+    Returns:
+        list: Absolute paths; none if others may enter all folders on the way
+    """
+    found: list = []
+    above = '/'
+    for name in path.strip('/').split('/'):
+        if not os.stat(above).st_mode & 1:
+            return found
+        found += [os.path.join(above, other) for other in os.listdir(above) if other != name]
+        above = os.path.join(above, name)
+    return []
+
+
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-shut-2
+def shut(readable: dict) -> None:
+    """Leave of a folder that only root can enter no more than the interpreter, for good
+
+    Args:
+        readable: Files and folders → rights
+
+    Raises:
+        OSError
+    """
+    everything_else = outside(os.path.dirname(os.__file__))
+    if not everything_else:
+        return
+    try:
+        rules, every = landlock_rules(only_files=True)
+    except OSError:
+        return
+    for path in everything_else:
+        allow(rules, path, every)
+    for path, rights in readable.items():
+        allow(rules, path, rights)
+    ask_kernel('landlock_restrict_self', 'syscall', 446, rules, 0)
+    os.close(rules)
+
+
 # %% ../../nbs/sandbox/31_walls.ipynb #4295d68a
-CALLS = dict(  # System call → its number on x86_64, and on aarch64
-    socket=(41, 198),
-    kill=(62, 129),
-    tkill=(200, 130),
-    rt_sigqueueinfo=(129, 138),
-    rt_tgsigqueueinfo=(297, 240),
-    pidfd_send_signal=(424, 424),
-    ptrace=(101, 117),
-    process_vm_readv=(310, 270),
-    process_vm_writev=(311, 271),
-    pidfd_getfd=(438, 438),
-    shmget=(29, 194),
-    semget=(64, 190),
-    msgget=(68, 186),
-    mq_open=(240, 180),
-    add_key=(248, 217),
-    request_key=(249, 218),
-    keyctl=(250, 219),
-    bpf=(321, 280),
-    perf_event_open=(298, 241),
-    userfaultfd=(323, 282),
-    io_uring_setup=(425, 425),
-)
+PROCESSORS = 'x86_64', 'aarch64'
+REFUSED = {
+    'read, change or trace other processes': (
+        'ptrace 101 117, process_vm_readv 310 270, process_vm_writev 311 271, kcmp 312 272, '
+        'process_madvise 440 440, process_mrelease 448 448, pidfd_open 434 434, '
+        'pidfd_getfd 438 438, get_robust_list 274 100, migrate_pages 256 238, '
+        'move_pages 279 239, ioprio_set 251 30, ioprio_get 252 31'
+    ),
+    'send signals with a message': (
+        'rt_sigqueueinfo 129 138, rt_tgsigqueueinfo 297 240, pidfd_send_signal 424 424'
+    ),
+    'talk to other programs': (
+        'socket 41 198, connect 42 203, accept 43 202, accept4 288 242, bind 49 200, '
+        'listen 50 201, sendmsg 46 211, sendmmsg 307 269'
+    ),
+    'share memory, semaphores and queues with them': (
+        'shmget 29 194, shmat 30 196, shmctl 31 195, shmdt 67 197, semget 64 190, '
+        'semop 65 193, semctl 66 191, semtimedop 220 192, msgget 68 186, msgsnd 69 189, '
+        'msgrcv 70 188, msgctl 71 187, mq_open 240 180, mq_unlink 241 181, '
+        'mq_timedsend 242 182, mq_timedreceive 243 183, mq_notify 244 184, mq_getsetattr 245 185'
+    ),
+}
+
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-refused-files
+REFUSED |= {
+    'hold memory that no limit counts': 'memfd_create 319 279, memfd_secret 447 447',
+    'read and leave keys': 'add_key 248 217, request_key 249 218, keyctl 250 219',
+    'change mode, owner or time of files': (
+        'chmod 90 -, fchmod 91 52, fchmodat 268 53, fchmodat2 452 452, chown 92 -, '
+        'fchown 93 55, lchown 94 -, fchownat 260 54, utime 132 -, utimes 235 -, '
+        'futimesat 261 -, utimensat 280 88'
+    ),
+    'label files': (
+        'setxattr 188 5, lsetxattr 189 6, fsetxattr 190 7, removexattr 197 14, '
+        'lremovexattr 198 15, fremovexattr 199 16'
+    ),
+    'watch files, or open them without a path': (
+        'inotify_init 253 -, inotify_init1 294 26, inotify_add_watch 254 27, '
+        'fanotify_init 300 262, fanotify_mark 301 263, lookup_dcookie 212 18, '
+        'name_to_handle_at 303 264, open_by_handle_at 304 265'
+    ),
+    'build another view of the machine': (
+        'unshare 272 97, setns 308 268, mount 165 40, umount2 166 39, pivot_root 155 41, '
+        'chroot 161 51, open_tree 428 428, move_mount 429 429, fsopen 430 430, '
+        'fsconfig 431 431, fsmount 432 432, fspick 433 433, mount_setattr 442 442'
+    ),
+}
 
 # %% ../../nbs/sandbox/31_walls.ipynb #wl-refused
-REFUSED = dict(  # Processor → numbers of the system calls that are refused
-    x86_64=[x86_64 for x86_64, _ in CALLS.values()],
-    aarch64=[aarch64 for _, aarch64 in CALLS.values()],
-)
+REFUSED |= {
+    'change the machine for everybody': (
+        'acct 163 89, quotactl 179 60, quotactl_fd 443 443, swapon 167 224, swapoff 168 225, '
+        'reboot 169 142, sethostname 170 161, setdomainname 171 162, settimeofday 164 170, '
+        'clock_settime 227 112, adjtimex 159 171, clock_adjtime 305 266, vhangup 153 58, '
+        'syslog 103 116, sync 162 81, syncfs 306 267, init_module 175 105, '
+        'finit_module 313 273, delete_module 176 106, kexec_load 246 104, '
+        'kexec_file_load 320 294, lsm_set_self_attr 460 460'
+    ),
+    'open large and little-used parts of the kernel': (
+        'bpf 321 280, perf_event_open 298 241, userfaultfd 323 282, io_uring_setup 425 425, '
+        'io_uring_enter 426 426, io_uring_register 427 427, io_setup 206 0, io_destroy 207 1, '
+        'io_submit 209 2, io_cancel 210 3, io_getevents 208 4, io_pgetevents 333 292'
+    ),
+    'are leftovers of old kernels': (
+        'create_module 174 -, get_kernel_syms 177 -, query_module 178 -, uselib 134 -, '
+        '_sysctl 156 -, nfsservctl 180 42, vserver 236 -, sysfs 139 -, ustat 136 -, '
+        'modify_ldt 154 -, ioperm 173 -, iopl 172 -, afs_syscall 183 -, tuxcall 184 -, '
+        'security 185 -, getpmsg 181 -, putpmsg 182 -'
+    ),
+}
+
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-judged
+ITSELF = [(0, 'one of', ['self'])]
+ITSELF_OR_0 = [(0, 'one of', [0, 'self'])]
+ONE_PROCESS = [(0, 'one of', [0]), (2, 'one of', [0, 'self'])]  # which: not a group, not a user
+TERMINAL = [0x5401, 0x802C542A, 0x5413]  # is it one, of which size?
+OWN_FILE = [0x5450, 0x5451, 0x5421, 0x541B]  # inherited, waits, how much is there?
+STREAMS = [0x1, 0x801, 0x80001, 0x80801]  # SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
+FOR_OTHERS = [8, 10, 15, 1024, 1026, 1031]  # F_SETOWN, F_SETSIG … F_SETLEASE, F_SETPIPE_SZ
+NAMESPACES = 0x7E02_8000  # the seven CLONE_NEW…, and CLONE_PARENT
+JUDGED = {  # Call and numbers → (word, how it is compared, with what), all of which must hold
+    'kill 62 129': ITSELF,
+    'tkill 200 130': [],
+    'tgkill 234 131': ITSELF,
+    'prlimit64 302 261': ITSELF_OR_0,
+    'sched_setaffinity 203 122': ITSELF_OR_0,
+    'sched_setparam 142 118': ITSELF_OR_0,
+    'sched_setscheduler 144 119': ITSELF_OR_0,
+    'sched_setattr 314 274': ITSELF_OR_0,
+    'setpriority 141 140': ONE_PROCESS,
+    'getpriority 140 141': ONE_PROCESS,
+}
+
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-judged-2
+JUDGED |= {
+    'socketpair 53 199': [(0, 'one of', [1]), (2, 'one of', STREAMS)],  # AF_UNIX
+    'sendto 44 206': [(8, 'one of', [0]), (9, 'one of', [0])],  # without an address
+    'ioctl 16 29': [(2, 'one of', [*TERMINAL, *OWN_FILE])],
+    'fcntl 72 25': [(2, 'none of', FOR_OTHERS)],
+    'prctl 157 167': [(0, 'none of', [62])],  # PR_SCHED_CORE
+    'personality 135 92': [(0, 'one of', [0, 0xFFFF_FFFF])],  # the usual one; ask which
+    'timer_create 222 107': [(0, 'one of', [0, 1, 2, 3, 7])],  # not a clock of another process
+    'clone 56 220': [(0, 'no bit of', [NAMESPACES])],
+    'mmap 9 222': [(6, 'not all of', [0x01, 0x20])],  # shared and without a file: see below
+}
+SIGNALS = 'kill', 'tkill', 'tgkill'  # reach nobody else if there is nobody else
+OWN_FILES = 'change mode, owner or time of files'  # nor files of others, if there are none
+
+
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-rules2
+def call_number(entry: str, machine: str) -> int | None:
+    """Read an entry of the tables
+
+    Args:
+        entry: Name, number on x86_64, number on aarch64
+        machine: A member of `PROCESSORS`
+
+    Returns:
+        int | None: None if there is no such call
+    """
+    number = entry.split()[1 + PROCESSORS.index(machine)]
+    return None if number == '-' else int(number)
+
+
+def call_rules(machine: str, alone: bool) -> dict:
+    """Which system calls are not simply allowed
+
+    Args:
+        machine: A member of `PROCESSORS`
+        alone: Is it in namespaces where nothing else can be reached?
+
+    Returns:
+        dict: Number of a system call → conditions, all of which must hold; none: refused
+    """
+    entries: dict = {}
+    for why, calls in REFUSED.items():
+        if not (alone and why == OWN_FILES):
+            entries |= dict.fromkeys(calls.split(', '), [])
+    for entry, conditions in JUDGED.items():
+        if not (alone and entry.split()[0] in SIGNALS):
+            entries[entry] = conditions
+    rules = {call_number(entry, machine): entries[entry] for entry in entries}
+    return {number: rules[number] for number in rules if number is not None}
 
 
 # %% ../../nbs/sandbox/31_walls.ipynb #wl-instruction
@@ -310,38 +600,107 @@ def instruction(code: int, constant: int, if_true: int = 0, if_false: int = 0) -
 
 
 # %% ../../nbs/sandbox/31_walls.ipynb #wl-filter
-def call_filter(machine: str, refused: list, pid: int) -> bytes:
-    """Write the filter that refuses system calls
+def condition(word: int, how: str, values: list) -> list:
+    """Refuse the call unless a word of its arguments is as it should be
+
+    Args:
+        word: Which half of which argument: 0 is the lower half of the first
+        how: `one of`, `none of`, `no bit of` or `not all of`
+        values: Numbers of 32 bits
+
+    Returns:
+        list: Instructions; behind them the condition holds
+    """
+    equal = 0x15
+    any_bit = 0x45
+    refuse = instruction(0x06, 0x50001)  # the error EPERM
+    steps = [instruction(0x20, 16 + 4 * word)]  # load
+    for at, value in enumerate(values):
+        left = len(values) - at
+        steps += {
+            'one of': [instruction(equal, value, if_true=left)],
+            'not all of': [instruction(any_bit, value, if_false=left)],
+            'none of': [instruction(equal, value, if_false=1), refuse],
+            'no bit of': [instruction(any_bit, value, if_false=1), refuse],
+        }[how]
+    return [*steps, refuse] if how in ('one of', 'not all of') else steps
+
+
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-rule-seccomp
+def call_rule(number: int, conditions: list, pid: int) -> list:
+    """Judge one system call
+
+    Args:
+        number: Of a system call
+        conditions: All must hold; none: the call is refused
+        pid: What `self` stands for
+
+    Returns:
+        list: Instructions; behind them are all other calls
+    """
+    steps: list = []
+    for word, how, values in conditions:
+        known = [pid if value == 'self' else value for value in values]
+        steps += condition(word, how, known)
+    allow_or_refuse = instruction(0x06, 0x7FFF0000 if conditions else 0x50001)
+    return [instruction(0x15, number, if_false=len(steps) + 1), *steps, allow_or_refuse]
+
+
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-head
+KERNEL_CALLS = dict(  # Processor → (its number, calls that never were: from, up to, and from)
+    x86_64=(0xC000003E, 335, 424, 463),
+    aarch64=(0xC00000B7, 295, 424, 463),
+)
+CLONE3 = 435
+
+
+def first_tests(machine: str) -> list:
+    """Sort out foreign and unknown calls
 
     Args:
         machine: `x86_64` or `aarch64`
-        refused: Numbers of system calls
-        pid: Process that may send signals to its own threads
+
+    Returns:
+        list: Instructions; behind them the register holds the number of a call that we know
+    """
+    architecture, hole, after, newer = KERNEL_CALLS[machine]
+    load = 0x20
+    equal = 0x15
+    at_least = 0x35
+    refuse = instruction(0x06, 0x50001)
+    unknown = instruction(0x06, 0x50026)  # the error ENOSYS
+    steps = [instruction(load, 4), instruction(equal, architecture, if_true=1), refuse]
+    steps += [instruction(load, 0), instruction(at_least, 1 << 30, if_false=1), refuse]  # x32
+    steps += [instruction(at_least, newer, if_false=1), unknown]
+    steps += [instruction(at_least, after, if_true=2)]
+    steps += [instruction(at_least, hole, if_false=1), unknown]
+    return [*steps, instruction(equal, CLONE3, if_false=1), unknown]
+
+
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-whole
+def call_filter(machine: str, rules: dict, pid: int) -> bytes:
+    """Write the filter that judges system calls
+
+    Args:
+        machine: `x86_64` or `aarch64`
+        rules: From `call_rules`
+        pid: The program's process
 
     Returns:
         bytes: A program for the kernel: 8 bytes an instruction
     """
-    architecture, tgkill = dict(x86_64=(0xC000003E, 234), aarch64=(0xC00000B7, 131))[machine]
-    load = 0x20
-    equal = 0x15
-    at_least = 0x35
-    end = 0x06
-    refuse = instruction(end, 0x50001)  # the error EPERM
-    steps = [instruction(load, 4), instruction(equal, architecture, if_true=1), refuse]
-    steps += [instruction(load, 0), instruction(at_least, 1 << 30, if_false=1), refuse]  # x32
-    for number in refused:
-        steps += [instruction(equal, number, if_false=1), refuse]
-    steps += [instruction(equal, tgkill, if_false=3)]
-    steps += [instruction(load, 16), instruction(equal, pid, if_true=1), refuse]
-    return b''.join([*steps, instruction(end, 0x7FFF0000)])  # allow
+    steps = first_tests(machine)
+    for number, conditions in rules.items():
+        steps += call_rule(number, conditions, pid)
+    return b''.join([*steps, instruction(0x06, 0x7FFF0000)])  # allow
 
 
 # %% ../../nbs/sandbox/31_walls.ipynb #6aae8dc2
-def enforce(rules: int) -> None:
-    """Put Landlock and seccomp in force, for good
+def filter_calls(alone: bool) -> None:
+    """Put the filter for system calls in force, for good
 
     Args:
-        rules: From `landlock`
+        alone: Is it in namespaces where nothing else can be reached?
 
     Raises:
         OSError
@@ -349,16 +708,34 @@ def enforce(rules: int) -> None:
     import ctypes
 
     machine = os.uname().machine
-    if machine not in REFUSED:
-        known = ', '.join(REFUSED)
+    if machine not in KERNEL_CALLS:
+        known = ', '.join(KERNEL_CALLS)
         raise OSError(f'no list of system calls for {machine}, only for {known}')
-    ask_kernel('landlock_restrict_self', 'syscall', 446, rules, 0)
-    program = call_filter(machine, REFUSED[machine], os.getpid())
+    program = call_filter(machine, RULES[alone], os.getpid())
     text = ctypes.create_string_buffer(program)
     length = len(program) // 8
     where = length.to_bytes(8, 'little') + ctypes.addressof(text).to_bytes(8, 'little')
     ask_kernel('seccomp', 'prctl', 22, 2, where)  # PR_SET_SECCOMP, a filter
-    os.close(rules)
+
+
+def enforce(rules: int | None) -> None:
+    """Put Landlock and seccomp in force, for good
+
+    Args:
+        rules: From `landlock`; None where namespaces take its place
+
+    Raises:
+        OSError
+    """
+    if rules is not None:
+        ask_kernel('landlock_restrict_self', 'syscall', 446, rules, 0)
+        os.close(rules)
+    filter_calls(alone=rules is None)
+
+
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-rules-here
+MACHINE = platform.machine()
+RULES = {alone: call_rules(MACHINE, alone) for alone in (True, False) if MACHINE in PROCESSORS}
 
 
 # %% ../../nbs/sandbox/31_walls.ipynb #wl-mounts
@@ -375,24 +752,67 @@ def tmpfs(at: str, disk_mb: int) -> list:
     return ['--perms', '1777', '--size', str(disk_mb << 20), '--tmpfs', at]
 
 
-def mounts(disk_mb: int) -> list:
-    """What the file system inside consists of
+def covers(folders: list) -> list:
+    """Empty folders in place of installed packages
 
     Args:
-        disk_mb: Room in each of its writable folders (MiB)
+        folders: Of modules
 
     Returns:
         list: Arguments for `bwrap`
     """
     arguments = []
-    for path in readable():
-        for folder in reversed(Path(path).parents[:-1]):
-            arguments += ['--dir', str(folder)]
-    for path in readable():
+    for path in (f'{folder}/{name}' for folder in folders for name in PACKAGES):
+        if os.path.isdir(path) and not os.path.islink(path):
+            arguments += ['--size', '4096', '--tmpfs', path, '--remount-ro', path]
+    return arguments
+
+
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-devices
+DEVICES = '/dev/null /dev/full /dev/random /dev/urandom'.split()
+LISTS_OF_KEYS = '/proc/keys', '/proc/key-users'
+
+
+def devices(disk_mb: int) -> list:
+    """Processes, devices, and where to write
+
+    Args:
+        disk_mb: Room in `/tmp` (MiB)
+
+    Returns:
+        list: Arguments for `bwrap`
+    """
+    arguments = ['--proc', '/proc', '--dir', '/dev']
+    for path in filter(os.path.exists, LISTS_OF_KEYS):
+        arguments += ['--ro-bind', '/dev/null', path]
+    for path in DEVICES:
+        arguments += ['--dev-bind', path, path]
+    arguments += ['--symlink', '/proc/self/fd', '/dev/fd', '--symlink', '/tmp', '/dev/shm']
+    return arguments + tmpfs('/tmp', disk_mb)
+
+
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-mounts-2
+def mounts(disk_mb: int) -> list:
+    """What the file system inside consists of
+
+    Args:
+        disk_mb: Room in its writable folder (MiB)
+
+    Returns:
+        list: Arguments for `bwrap`
+
+    Raises:
+        OSError
+    """
+    folders, others = interpreter_parts()
+    paths = [*folders, *others]
+    parents = [str(above) for path in paths for above in reversed(Path(path).parents[:-1])]
+    arguments = devices(disk_mb)
+    for folder in dict.fromkeys(parents):
+        arguments += ['--dir', folder]
+    for path in paths:
         arguments += ['--ro-bind-try', path, path]
-    arguments += ['--proc', '/proc', '--dev', '/dev']
-    arguments += tmpfs('/tmp', disk_mb) + tmpfs('/dev/shm', disk_mb)
-    return [*arguments, '--chdir', '/tmp']
+    return [*arguments, *covers(folders), '--remount-ro', '/', '--chdir', '/tmp']
 
 
 # %% ../../nbs/sandbox/31_walls.ipynb #wl-sees
@@ -400,8 +820,24 @@ OWN_NAMESPACES = (
     '--unshare-user --unshare-ipc --unshare-pid --unshare-net --unshare-uts '
     '--unshare-cgroup-try --as-pid-1 --die-with-parent --new-session'
 ).split()
-EMPTY_HANDS = '--clearenv --setenv PATH /usr/bin --setenv HOME /tmp --cap-drop ALL'.split()
+EMPTY_HANDS = (
+    f'--clearenv --setenv PATH {os.defpath} --setenv HOME /tmp --setenv MALLOC_ARENA_MAX 1 '
+    '--cap-drop ALL'
+).split()
 FOR_ROOT = '--cap-add CAP_SETUID --cap-add CAP_SETGID --cap-add CAP_KILL'.split()
+
+
+@lru_cache
+def no_more_namespaces() -> list:
+    """Forbid namespaces inside, if that is possible here
+
+    Returns:
+        list: Arguments for `bwrap`
+    """
+    forbid = ['--disable-userns']
+    tried = [shutil.which('bwrap') or 'bwrap', '--unshare-user', *forbid, '--ro-bind', '/', '/']
+    works = subprocess.run([*tried, '/bin/sh', '-c', ':'], capture_output=True).returncode == 0
+    return forbid if works else []
 
 
 # %% ../../nbs/sandbox/31_walls.ipynb #43592e86
@@ -411,15 +847,20 @@ def bubblewrap(root: bool, fds: tuple, disk_mb: int) -> list:
     Args:
         root: Are we root?
         fds: If so: where `bwrap` says its child's number, and where it waits for the users
-        disk_mb: Room in each of its writable folders (MiB)
+        disk_mb: Room in its writable folder (MiB)
 
     Returns:
         list: A command, without what is to be run
+
+    Raises:
+        OSError
     """
     command = [shutil.which('bwrap') or 'bwrap', *OWN_NAMESPACES, *EMPTY_HANDS]
     if root:
         info, block = fds
         command += ['--info-fd', str(info), '--userns-block-fd', str(block), *FOR_ROOT]
+    else:
+        command += no_more_namespaces()
     return command + mounts(disk_mb)
 
 
