@@ -401,7 +401,7 @@ def outside(path: str) -> list:
     Returns:
         list: Absolute paths; none if others may enter all folders on the way
     """
-    found = []
+    found: list = []
     above = '/'
     for name in path.strip('/').split('/'):
         if not os.stat(above).st_mode & 1:
@@ -411,6 +411,7 @@ def outside(path: str) -> list:
     return []
 
 
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-shut-2
 def shut(readable: dict) -> None:
     """Leave of a folder that only root can enter no more than the interpreter, for good
 
@@ -790,6 +791,7 @@ def devices(disk_mb: int) -> list:
     return arguments + tmpfs('/tmp', disk_mb)
 
 
+# %% ../../nbs/sandbox/31_walls.ipynb #wl-mounts-2
 def mounts(disk_mb: int) -> list:
     """What the file system inside consists of
 
