@@ -4,6 +4,7 @@ In all of them, MARK is replaced by a name of at most 15 letters, which they and
 carry, so that `marked` finds whoever is left.
 """
 
+import glob
 import os
 import time
 from pathlib import Path
@@ -249,7 +250,8 @@ def programs(mark):
 def marked(mark):
     "Processes that still carry a mark, in one of their threads"
     found = []
-    for task in Path('/proc').glob('[0-9]*/task/*'):
+    for path in glob.iglob('/proc/[0-9]*/task/*'):  # which minds no process that has just ended
+        task = Path(path)
         try:
             names = (task / 'comm').read_text() + (task / 'cmdline').read_text(errors='replace')
             if mark in names and not is_zombie(task):
