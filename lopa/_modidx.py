@@ -3580,16 +3580,25 @@ d = {
             'lopa.train.recipes.shown': ('train/recipes.html#shown', 'lopa/train/recipes.py'),
         },
         'lopa.train.resume': {
+            'lopa.train.resume.BestKept': ('train/resume.html#bestkept', 'lopa/train/resume.py'),
+            'lopa.train.resume.BestKept.save_best': (
+                'train/resume.html#bestkept.save_best',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.CarefulTrainer': (
+                'train/resume.html#carefultrainer',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.CarefulTrainer._load_optimizer_and_scheduler': (
+                'train/resume.html#carefultrainer._load_optimizer_and_scheduler',
+                'lopa/train/resume.py',
+            ),
+            'lopa.train.resume.CarefulTrainer._load_rng_state': (
+                'train/resume.html#carefultrainer._load_rng_state',
+                'lopa/train/resume.py',
+            ),
             'lopa.train.resume.CheckedTrainer': (
                 'train/resume.html#checkedtrainer',
-                'lopa/train/resume.py',
-            ),
-            'lopa.train.resume.CheckedTrainer._load_optimizer_and_scheduler': (
-                'train/resume.html#checkedtrainer._load_optimizer_and_scheduler',
-                'lopa/train/resume.py',
-            ),
-            'lopa.train.resume.CheckedTrainer._load_rng_state': (
-                'train/resume.html#checkedtrainer._load_rng_state',
                 'lopa/train/resume.py',
             ),
             'lopa.train.resume.CheckedTrainer.best_folder': (
@@ -3693,10 +3702,6 @@ d = {
             ),
             'lopa.train.resume.WholeCheckpoints._save_checkpoint': (
                 'train/resume.html#wholecheckpoints._save_checkpoint',
-                'lopa/train/resume.py',
-            ),
-            'lopa.train.resume.WholeCheckpoints.save_best': (
-                'train/resume.html#wholecheckpoints.save_best',
                 'lopa/train/resume.py',
             ),
             'lopa.train.resume._named': ('train/resume.html#_named', 'lopa/train/resume.py'),

@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+# %% ../../nbs/train/49_folder.ipynb #fo-imports-x
 from lopa.files import (
     check_replaceable,
     hash_bytes,

@@ -80,6 +80,8 @@ from lopa.train.folder import (
     run_folder,
     write_manifest,
 )
+
+# %% ../../nbs/train/54_loop.ipynb #tr-imp-b-x
 from lopa.train.hardware import (
     Execution,
     disk_needed,

@@ -34,8 +34,10 @@ __all__ = [
     'begin_part',
     'put_in_place',
     'WholeCheckpoints',
+    'BestKept',
     'reading',
     'CheckedTrainer',
+    'CarefulTrainer',
     'ResumableTrainer',
 ]
 
@@ -80,6 +82,7 @@ from lopa.train.folder import (
     write_manifest,
 )
 
+# %% ../../nbs/train/53_resume.ipynb #024343cb-x
 from ..adapter import CONFIG_FILE, WEIGHTS_FILE
 
 
@@ -672,6 +675,11 @@ class WholeCheckpoints(RememberingTrainer):
             keep_only(self.folder, {name, f'best-{self.best_step()}'})
         self.accelerator.wait_for_everyone()
 
+
+# %% ../../nbs/train/53_resume.ipynb #rs-best
+class BestKept(WholeCheckpoints):
+    "It keeps the best adapter in the same way"
+
     def save_best(self):
         """Keep the adapter as it is now, with a manifest
 
@@ -713,7 +721,7 @@ def reading(checkpoint: str | Path | None) -> Iterator[None]:
 
 
 # %% ../../nbs/train/53_resume.ipynb #rs-read
-class CheckedTrainer(WholeCheckpoints):
+class CheckedTrainer(BestKept):
     "A Trainer that reads only checkpoints of its own run, in which nothing was changed"
 
     def check(self, checkpoint: Path):
@@ -740,6 +748,11 @@ class CheckedTrainer(WholeCheckpoints):
         "Where the best adapter is"
         return self.folder / f'best-{self.best_step()}'
 
+
+# %% ../../nbs/train/53_resume.ipynb #rs-careful
+class CarefulTrainer(CheckedTrainer):
+    "It says in one sentence what cannot be loaded"
+
     def _load_optimizer_and_scheduler(self, checkpoint):
         with reading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
@@ -750,7 +763,7 @@ class CheckedTrainer(WholeCheckpoints):
 
 
 # %% ../../nbs/train/53_resume.ipynb #rs-read2
-class ResumableTrainer(CheckedTrainer):
+class ResumableTrainer(CarefulTrainer):
     "A Trainer whose checkpoints are whole or not there, and which goes on from one to the last bit"
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
