@@ -19,7 +19,6 @@ __all__ = [
 ]
 
 # %% ../../nbs/train/50_recipes.ipynb #c27f959a
-import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
