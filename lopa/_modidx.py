@@ -291,6 +291,7 @@ d = {
             'lopa.assets.convert_gguf': ('assets.html#convert_gguf', 'lopa/assets.py'),
             'lopa.assets.default_device': ('assets.html#default_device', 'lopa/assets.py'),
             'lopa.assets.default_dtype': ('assets.html#default_dtype', 'lopa/assets.py'),
+            'lopa.assets.how_to_load': ('assets.html#how_to_load', 'lopa/assets.py'),
             'lopa.assets.is_as_listed': ('assets.html#is_as_listed', 'lopa/assets.py'),
             'lopa.assets.is_converted': ('assets.html#is_converted', 'lopa/assets.py'),
             'lopa.assets.list_files': ('assets.html#list_files', 'lopa/assets.py'),

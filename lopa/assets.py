@@ -37,6 +37,7 @@ __all__ = [
     'model_config',
     'refuse_missing',
     'refuse_left_out',
+    'how_to_load',
     'load_foundation_model',
     'without_pooler',
     'reading_part',
@@ -56,6 +57,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# %% ../nbs/04_assets.ipynb #8cf24429-s2
 from lopa.files import (
     MARKED,
     MARKER,
@@ -621,6 +623,31 @@ def refuse_left_out(model, info: dict):
         )
 
 
+# %% ../nbs/04_assets.ipynb #assets-how
+def how_to_load(kwargs: dict, device: str, dtype: 'torch.dtype', bits: int | None) -> dict:
+    """Say how a foundation model is to be loaded: from safetensors only
+
+    Args:
+        kwargs: What the caller passes on to `from_pretrained`
+        device: `cpu`, `cuda`, …
+        dtype: Of the weights
+        bits: 4 or 8: quantise
+
+    Returns:
+        dict: All that `from_pretrained` is told
+
+    Raises:
+        ModuleNotFoundError
+        ValueError
+    """
+    kwargs = {'use_safetensors': True} | kwargs | {'dtype': dtype, 'output_loading_info': True}
+    if device == 'cpu':
+        kwargs.setdefault('attn_implementation', 'eager')
+    if bits:
+        kwargs |= {'quantization_config': quantisation(bits, dtype), 'device_map': {'': device}}
+    return kwargs
+
+
 # %% ../nbs/04_assets.ipynb #assets-load
 def load_foundation_model(
     name_or_path: str = FOUNDATION_MODEL,
@@ -652,12 +679,8 @@ def load_foundation_model(
     dtype = dtype or default_dtype(device)
     where = place(name_or_path, kwargs)
     check_model_name(name_or_path, where, **kwargs)
-    if device == 'cpu':
-        kwargs.setdefault('attn_implementation', 'eager')
-    if bits:
-        kwargs |= {'quantization_config': quantisation(bits, dtype), 'device_map': {'': device}}
+    kwargs = how_to_load(kwargs, device, dtype, bits)
     kind = getattr(transformers, model_class(model_config(name_or_path, **where)))
-    kwargs = {'use_safetensors': True} | kwargs | {'dtype': dtype, 'output_loading_info': True}
     with one_sentence(name_or_path, 'the model'):
         model, info = kind.from_pretrained(resolve(name_or_path), **kwargs)
     model.config._name_or_path = model.name_or_path = str(name_or_path)
@@ -730,10 +753,9 @@ def load_encoder(name_or_path: str = ENCODER, device: str = None, **kwargs):
     check_model_name(name_or_path, where, **kwargs)
     model_config(name_or_path, **where)  # refuses code of its own
     with one_sentence(name_or_path, 'the encoder'):
-        loaded = AutoModel.from_pretrained(
+        whole, info = AutoModel.from_pretrained(
             resolve(name_or_path), output_loading_info=True, **kwargs
         )
-    whole, info = loaded
     info = without_pooler(whole, info)
     model = reading_part(whole)
     names = {id(p): name for name, p in whole.named_parameters()}

@@ -91,19 +91,10 @@ def test_killed_at_file_operations(killed, tmp_path):
         assert ending(tmp_path / f'operation-{k}') == ending(killed[0] / 'whole'), k
 
 
-@pytest.mark.skipif(
-    shutil.which('bwrap') is None, reason='needs bubblewrap for a small file system'
-)
-def test_disk_that_is_full(killed, tmp_path):
-    "Too small: refused at once; filled up by others: the last checkpoint goes on elsewhere"
-    small = ['bwrap', '--dev-bind', '/', '/', '--size', str(40 << 20)]
-    small += ['--tmpfs', str(tmp_path / 'small'), '--']
-    (tmp_path / 'small').mkdir()
-    (tmp_path / 'out').mkdir()
-    script = f"""
-import sys; sys.path.insert(0, {str(HERE)!r})
+FILL_UP = """
+import sys; sys.path.insert(0, sys.argv[1])
 import errno, interrupted, lopa.train.resume, shutil
-small = interrupted.Path({str(tmp_path / 'small')!r})
+small = interrupted.Path(sys.argv[2])
 put_in_place = lopa.train.resume.put_in_place
 def and_fill(*args):
     put_in_place(*args)
@@ -115,15 +106,26 @@ def and_fill(*args):
 lopa.train.resume.put_in_place = and_fill
 try: interrupted.run(small / 'run')
 except OSError as e: print(e)
-shutil.copytree(small / 'run', {str(tmp_path / 'out' / '0')!r})
+shutil.copytree(small / 'run', sys.argv[3])
 shutil.rmtree(small / 'run')
 try: interrupted.run(small / 'run')
 except OSError as e: print(e)
 assert not (small / 'run' / 'checkpoints').exists()
 """
-    ran = subprocess.run(
-        [*small, sys.executable, '-c', script], capture_output=True, text=True, env=ENV
-    )
+
+
+@pytest.mark.skipif(
+    shutil.which('bwrap') is None, reason='needs bubblewrap for a small file system'
+)
+def test_disk_that_is_full(killed, tmp_path):
+    "Too small: refused at once; filled up by others: the last checkpoint goes on elsewhere"
+    small = ['bwrap', '--dev-bind', '/', '/', '--size', str(40 << 20)]
+    small += ['--tmpfs', str(tmp_path / 'small'), '--']
+    (tmp_path / 'small').mkdir()
+    (tmp_path / 'out').mkdir()
+    out = tmp_path / 'out' / '0'
+    fill_up = [sys.executable, '-c', FILL_UP, str(HERE), str(tmp_path / 'small'), str(out)]
+    ran = subprocess.run([*small, *fill_up], capture_output=True, text=True, env=ENV)
     if 'bwrap:' in ran.stderr:
         pytest.skip(f'bubblewrap does not work here: {ran.stderr.strip()[:200]}')
     later, at_once = ran.stdout.strip().splitlines()

@@ -215,8 +215,9 @@ def test_nothing_runs_code_from_files(name):
     "Models and prompts are read as data: no pickles, no code of others"
     code = source(name)
     assert 'pickle' not in {n.split('.')[0] for n in imported(ast.parse(code))}
-    for danger in ('trust_remote_code', 'torch.load('):
-        assert danger not in code, f'lopa/{name}.py: {danger}'
+    assert 'torch.load(' not in code
+    said = [line for line in code.splitlines() if 'trust_remote_code' in line]
+    assert not [line for line in said if re.search(r"trust_remote_code'?\s*[=:]\s*True", line)]
 
 
 def test_metadata():

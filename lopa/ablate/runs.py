@@ -6,6 +6,7 @@
 __all__ = [
     'FILLED_IN',
     'SETTINGS',
+    'SHOWN',
     'result_in',
     'Busy',
     'places_in',
@@ -59,10 +60,13 @@ from lopa.files import (
     write_files,
 )
 
+# %% ../../nbs/ablate/72_runs.ipynb #b2270559-s2
 from ..assets import check_model_name
 from ..encoders import OWN
 from ..evaluate import encoder_alone, majority, zero_shot
 from ..records import SCHEMA, find, form_trouble, is_number, read_result, trouble
+
+# %% ../../nbs/ablate/72_runs.ipynb #b2270559-s3
 from ..tasks import Task, load_task
 from ..train import Recipe, recipe, train
 from .experiments import FLOOR, check_grid, experiment, file_name, identity
@@ -678,6 +682,9 @@ def tidy(jobs: dict, out: str | Path):
 
 
 # %% ../../nbs/ablate/72_runs.ipynb #72a00016
+SHOWN: dict = {'desc': 'Sweep', 'unit': 'run', 'smoothing': 0}  # the progress bar
+
+
 def book(report: dict, job: dict, outcome: str, error: str | None, bar: Any) -> None:
     """Count an outcome, and show it
 
@@ -730,8 +737,7 @@ def sweep(
     check_ready(todo, out)
     tidy(jobs, out)
     report: dict = {'done': 0, 'skipped': len(jobs) - len(todo), 'failed': {}}
-    shown = {'desc': 'Sweep', 'unit': 'run', 'smoothing': 0, 'disable': not progress}
-    with tqdm(total=len(jobs), initial=report['skipped'], **shown) as bar:
+    with tqdm(total=len(jobs), initial=report['skipped'], disable=not progress, **SHOWN) as bar:
         for wait in (False, True):  # at the end: wait for what others are at
             left, todo = todo, []
             for job, outcome, error in outcomes(left, out, executor, wait, how):

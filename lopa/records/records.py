@@ -188,7 +188,7 @@ def fits(value: Any, kind: type | None) -> bool:
         return True
     if kind is None:
         return is_number(value) and value == value and abs(value) != math.inf
-    return isinstance(value, kind) and (kind is not str or value.isprintable())
+    return isinstance(value, kind) and (not isinstance(value, str) or value.isprintable())
 
 
 # %% ../../nbs/records/66_records.ipynb #66a00009
