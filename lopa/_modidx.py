@@ -3284,10 +3284,6 @@ d = {
                 'train/folder.html#is_our_folder',
                 'lopa/train/folder.py',
             ),
-            'lopa.train.folder.is_predictions': (
-                'train/folder.html#is_predictions',
-                'lopa/train/folder.py',
-            ),
             'lopa.train.folder.is_real_file': (
                 'train/folder.html#is_real_file',
                 'lopa/train/folder.py',

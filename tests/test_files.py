@@ -73,7 +73,9 @@ def thesis(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'do', [remove_folder, mark, lambda f: write_whole(f, lambda new: None)], ids=str
+    'do',
+    [remove_folder, mark, lambda f: write_whole(f, lambda new: None)],
+    ids=['remove_folder', 'mark', 'write_whole'],
 )
 @pytest.mark.parametrize('marker', [None, b'', b'[settings of another program]'])
 def test_a_foreign_folder_stays(thesis, do, marker):

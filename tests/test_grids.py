@@ -59,7 +59,7 @@ def every_field():
             yield method, key
 
 
-@pytest.mark.parametrize(('method', 'key'), every_field())
+@pytest.mark.parametrize(('method', 'key'), list(every_field()))
 def test_values_of_every_field(method, key):
     "Refused in one sentence that names the field, or one of the few that may stand there"
     allowed = possible(key)

@@ -17,6 +17,7 @@ from .predict import classify, encode_rows, prepare
 from .predictions import (
     check_predictions,
     check_scoring,
+    is_predictions,
     judging,
     read_predictions,
     rescore,
@@ -38,6 +39,7 @@ __all__ = [
     'encoder_alone',
     'error_gallery',
     'evaluate',
+    'is_predictions',
     'judging',
     'linear_probe',
     'main_score',

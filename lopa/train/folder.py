@@ -30,7 +30,6 @@ __all__ = [
     'run_folder',
     'point_latest',
     'says',
-    'is_predictions',
     'is_our_folder',
     'check_outputs',
 ]
@@ -47,7 +46,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-# %% ../../nbs/train/49_folder.ipynb #fo-imports-x
 from lopa.files import (
     check_replaceable,
     hash_bytes,
@@ -62,6 +60,9 @@ from lopa.files import (
 
 from ..adapter import CONFIG_FILE, WEIGHTS_FILE, same_model, signature
 from ..encoders import OWN
+
+# %% ../../nbs/train/49_folder.ipynb #fo-imports-x
+from ..evaluate import is_predictions
 from ..tasks import Task
 
 if TYPE_CHECKING:
@@ -415,22 +416,6 @@ def says(path: Path, keys: set[str]) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(said, dict) and keys <= said.keys()
-
-
-# %% ../../nbs/train/49_folder.ipynb #fo-ours-c
-def is_predictions(path: Path) -> bool:
-    """Does the first line say whose answers follow?
-
-    Args:
-        path: A file
-    """
-    with path.open('rb') as file:
-        first = file.readline(1 << 20)
-    try:
-        said = json.loads(first)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(said, dict) and {'task', 'split'} <= said.keys()
 
 
 # %% ../../nbs/train/49_folder.ipynb #fo-ours-d
