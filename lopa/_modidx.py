@@ -2060,6 +2060,7 @@ d = {
             'lopa.peft.name_adapters': ('peft.html#name_adapters', 'lopa/peft.py'),
             'lopa.peft.our_words': ('peft.html#our_words', 'lopa/peft.py'),
             'lopa.peft.place_of': ('peft.html#place_of', 'lopa/peft.py'),
+            'lopa.peft.read_checked': ('peft.html#read_checked', 'lopa/peft.py'),
             'lopa.peft.refuse_empty': ('peft.html#refuse_empty', 'lopa/peft.py'),
             'lopa.peft.refuse_missing': ('peft.html#refuse_missing', 'lopa/peft.py'),
             'lopa.peft.refuse_several': ('peft.html#refuse_several', 'lopa/peft.py'),

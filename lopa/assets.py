@@ -648,17 +648,18 @@ def refuse_no_numbers(model):
                 )
 
 
-def check_loaded(model, info: dict):
-    """Refuse what is not whole: with a `ValueError`
+def check_loaded(model, info: dict, part: str = 'its language-model head'):
+    """Refuse what is not whole, with a `ValueError`
 
     Args:
-        model: A transformers language model that has just been loaded
+        model: A transformers model that has just been loaded
         info: What transformers says about it
+        part: What a complete one would have
 
     Raises:
         ValueError
     """
-    refuse_missing(model, info)
+    refuse_missing(model, info, part)
     refuse_left_out(model, info)
     refuse_no_numbers(model)
 
@@ -801,10 +802,7 @@ def load_encoder(name_or_path: str = ENCODER, device: str = None, **kwargs):
     names = {id(p): name for name, p in whole.named_parameters()}
     kept = {names[id(p)] for p in model.parameters()}
     model.config._name_or_path = model.name_or_path = whole.name_or_path = str(name_or_path)
-    of_it = {'missing_keys': kept & info['missing_keys']}
-    refuse_missing(whole, of_it, 'the encoder')
-    refuse_left_out(whole, info)
-    refuse_no_numbers(model)
+    check_loaded(whole, info | {'missing_keys': kept & info['missing_keys']}, 'the encoder')
     model.loaded_from = where
     return model.to(device or default_device())
 

@@ -11,6 +11,7 @@ __all__ = [
     'check_files',
     'place_of',
     'our_words',
+    'read_checked',
     'LopaConfig',
     'check_adapter',
     'refuse_empty',
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 # %% ../nbs/15_peft.ipynb #peft-imports
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -191,6 +193,27 @@ def our_words(path: Path):
         raise not_ours(path, e) from None
 
 
+def read_checked(read: Callable, name: str | Path, **kwargs: Any) -> 'LopaConfig':
+    """Read a configuration and check the numbers beside it; a `ValueError` if they are damaged
+
+    Args:
+        read: PEFT's way to read a configuration
+        name: A folder, or a hub id
+        **kwargs: What PEFT was handed
+
+    Returns:
+        'LopaConfig': It fits the numbers beside it
+
+    Raises:
+        ValueError
+    """
+    folder, hub = place_of(name, **kwargs)
+    with our_words(folder / CONFIG_FILE):
+        config = read(name, **kwargs)
+    check_files(config, folder, hub)
+    return config
+
+
 # %% ../nbs/15_peft.ipynb #peft-config
 @dataclass
 class LopaConfig(PeftConfig, PromptConfig):
@@ -219,11 +242,7 @@ class LopaConfig(PeftConfig, PromptConfig):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, subfolder=None, **kwargs):
         name, kwargs = pretrained_model_name_or_path, kwargs | {'subfolder': subfolder}
-        folder, hub = place_of(name, **kwargs)
-        with our_words(folder / CONFIG_FILE):
-            config = super().from_pretrained(name, **kwargs)
-        check_files(config, folder, hub)
-        return config
+        return read_checked(super().from_pretrained, name, **kwargs)
 
 
 # %% ../nbs/15_peft.ipynb #peft-check
