@@ -16,6 +16,7 @@ __all__ = [
     'NAMELESS',
     'TRAINER_FILE',
     'SAID',
+    'READS',
     'OTHER_TENSORS',
     'signs',
     'digest',
@@ -72,6 +73,8 @@ __all__ = [
     'is_checkpoint',
     'read_about',
     'read_adapter',
+    'encoder_signature',
+    'check_encoder',
     'describe',
     'check_state',
     'extra_state',
@@ -104,7 +107,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from .attention import evaluating
-from .encoders import without_autocast
+from .encoders import OWN, without_autocast
 from .files import check_replaceable, moves, parse_json, read_file, settle, write_files
 
 if TYPE_CHECKING:
@@ -1170,6 +1173,52 @@ def read_adapter(folder: str | Path) -> tuple:
     return check_numbers(about, state, Path(folder))
 
 
+# %% ../nbs/10_adapter.ipynb #adapter-encoder
+READS = 'encoder'  # where a configuration keeps the signature of a frozen encoder
+
+
+def encoder_signature(model: Any) -> dict | None:
+    """Tell a frozen encoder by its weights rather than by its name
+
+    Args:
+        model: An adapted model
+
+    Returns:
+        dict | None: None if there is no encoder that is only named
+    """
+    encoder = getattr(model, 'encoder', None)
+    if encoder is None or encoder.tuned or model.adapter_config.encoder_name_or_path in OWN:
+        return None
+    return signature(encoder.model)
+
+
+# %% ../nbs/10_adapter.ipynb #adapter-encoder-b
+def check_encoder(theirs: Any, model: Any, folder: str | Path):
+    """Refuse an adapter whose frozen encoder has other weights now, with a `ValueError`
+
+    Args:
+        theirs: Signature of the encoder that an adapter was trained with; None: not known
+        model: The adapted model that was made for it
+        folder: Where the adapter came from, for the message
+
+    Raises:
+        ValueError
+    """
+    mine = encoder_signature(model)
+    if theirs is None or mine is None:
+        return
+    try:
+        same = same_model(mine, theirs)
+    except Exception as e:  # whatever stands there is no signature
+        raise not_ours(Path(folder) / CONFIG_FILE, e) from None
+    if not same:
+        raise ValueError(
+            f'{folder}: the adapter was trained with an encoder '
+            f'{model.adapter_config.encoder_name_or_path!r} that had other weights than the one '
+            'of that name has now: put the encoder back that it was trained with.'
+        )
+
+
 # %% ../nbs/10_adapter.ipynb #adapter-describe
 def describe(model: 'StoredAdapter') -> dict:
     """Say what was adapted, and how
@@ -1180,11 +1229,13 @@ def describe(model: 'StoredAdapter') -> dict:
     Returns:
         dict: What `adapter_config.json` says
     """
+    reads = encoder_signature(model)
     return {
         'base_model_name_or_path': model.base_model.name_or_path,
         'task_type': model.task_type,
         'config': asdict(model.adapter_config),
         'base_model': model.signature,
+        **({READS: reads} if reads else {}),
     }
 
 
@@ -1237,6 +1288,7 @@ def check_extra_state(model: 'StoredAdapter', state: Tensor):
     theirs = unpack(state, path)
     config = read_config(theirs, type(model.adapter_config), path)  # new settings: their defaults
     check_state({**theirs, 'config': asdict(config)}, model.about(), path)
+    check_encoder(theirs.get(READS), model, path)
 
 
 # %% ../nbs/10_adapter.ipynb #adapter-files

@@ -37,11 +37,14 @@ __all__ = [
     'model_config',
     'refuse_missing',
     'refuse_left_out',
+    'refuse_no_numbers',
+    'check_loaded',
     'how_to_load',
     'load_foundation_model',
     'without_pooler',
     'reading_part',
     'load_encoder',
+    'came_from',
     'load_tokenizer',
     'load_tokenizers',
     'movie_reviews',
@@ -51,11 +54,12 @@ __all__ = [
 import contextlib
 import functools
 import json
+import math
 import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # %% ../nbs/04_assets.ipynb #8cf24429-s2
 from lopa.files import (
@@ -410,23 +414,24 @@ def model_class(config: 'PretrainedConfig') -> str:
 
 
 # %% ../nbs/04_assets.ipynb #assets-place
-LOADED: dict = {}  # Name of a model → what else says where it lies
+LOADED: dict = {}  # Name of a model → the places that it was loaded from
 SAYS_WHERE = ('revision', 'subfolder', 'cache_dir', 'token')
 
 
-def place(name: str, settings: dict | None = None) -> dict:
-    """Where a model lies, beside its name
+def place(name: str, settings: dict) -> dict:
+    """Note where a model lies, beside its name
 
     Args:
         name: As it is loaded
-        settings: For `from_pretrained`; None: as it was loaded before
+        settings: For `from_pretrained`
 
     Returns:
         dict: Those of `SAYS_WHERE`
     """
-    if settings is not None:
-        LOADED[str(name)] = {k: v for k, v in settings.items() if k in SAYS_WHERE}
-    return LOADED.get(str(name), {})
+    where = {k: v for k, v in settings.items() if k in SAYS_WHERE}
+    of_it = LOADED.setdefault(str(name), {})
+    of_it[tuple(str(where.get(k)) for k in SAYS_WHERE[:3])] = where  # another token: same place
+    return where
 
 
 # %% ../nbs/04_assets.ipynb #assets-sentence
@@ -623,6 +628,42 @@ def refuse_left_out(model, info: dict):
         )
 
 
+# %% ../nbs/04_assets.ipynb #assets-numbers
+def refuse_no_numbers(model):
+    """Refuse weights that are NaN or infinite, with a `ValueError`
+
+    Args:
+        model: A transformers model that has just been loaded
+
+    Raises:
+        ValueError
+    """
+    for name, weight in model.named_parameters():
+        wide = weight.is_floating_point() and weight.itemsize > 1
+        if wide and weight.numel() and not weight.is_meta:
+            if not all(math.isfinite(x.item()) for x in weight.aminmax()):
+                raise ValueError(
+                    f'{model.name_or_path}: {name} holds numbers that are NaN or infinite, so '
+                    'every answer would be wrong: copy or download the model again.'
+                )
+
+
+def check_loaded(model, info: dict, part: str = 'its language-model head'):
+    """Refuse what is not whole, with a `ValueError`
+
+    Args:
+        model: A transformers model that has just been loaded
+        info: What transformers says about it
+        part: What a complete one would have
+
+    Raises:
+        ValueError
+    """
+    refuse_missing(model, info, part)
+    refuse_left_out(model, info)
+    refuse_no_numbers(model)
+
+
 # %% ../nbs/04_assets.ipynb #assets-how
 def how_to_load(kwargs: dict, device: str, dtype: 'torch.dtype', bits: int | None) -> dict:
     """Say how a foundation model is to be loaded: from safetensors only
@@ -684,8 +725,8 @@ def load_foundation_model(
     with one_sentence(name_or_path, 'the model'):
         model, info = kind.from_pretrained(resolve(name_or_path), **kwargs)
     model.config._name_or_path = model.name_or_path = str(name_or_path)
-    refuse_missing(model, info)
-    refuse_left_out(model, info)
+    model.loaded_from = where
+    check_loaded(model, info)
     model = model if 'device_map' in kwargs else model.to(device)
     return model.requires_grad_(False).eval()
 
@@ -749,7 +790,7 @@ def load_encoder(name_or_path: str = ENCODER, device: str = None, **kwargs):
     from transformers import AutoModel
 
     kwargs = {'use_safetensors': True} | without_remote_code(kwargs)
-    where = {k: v for k, v in kwargs.items() if k in SAYS_WHERE}
+    where = place(name_or_path, kwargs)
     check_model_name(name_or_path, where, **kwargs)
     model_config(name_or_path, **where)  # refuses code of its own
     with one_sentence(name_or_path, 'the encoder'):
@@ -761,18 +802,45 @@ def load_encoder(name_or_path: str = ENCODER, device: str = None, **kwargs):
     names = {id(p): name for name, p in whole.named_parameters()}
     kept = {names[id(p)] for p in model.parameters()}
     model.config._name_or_path = model.name_or_path = whole.name_or_path = str(name_or_path)
-    of_it = {'missing_keys': kept & info['missing_keys']}
-    refuse_missing(whole, of_it, 'the encoder')
-    refuse_left_out(whole, info)
+    check_loaded(whole, info | {'missing_keys': kept & info['missing_keys']}, 'the encoder')
+    model.loaded_from = where
     return model.to(device or default_device())
 
 
+# %% ../nbs/04_assets.ipynb #assets-came
+def came_from(model: Any, given: dict) -> tuple:
+    """Where a tokenizer lies: where its model came from
+
+    Args:
+        model: A name, or a model that was loaded by `load_foundation_model` or `load_encoder`
+        given: For `from_pretrained`
+
+    Returns:
+        tuple: (its name, `given` and what else says where it lies)
+
+    Raises:
+        ValueError
+    """
+    name = str(getattr(model, 'name_or_path', model))
+    told = getattr(model, 'loaded_from', None)
+    if told is not None:
+        return name, told | given
+    agree = lambda where: all(where.get(k, v) == v for k, v in given.items())
+    places = [where | given for where in LOADED.get(name, {}).values() if agree(where)]
+    if any(place != places[0] for place in places):
+        raise ValueError(
+            f'{name}: was loaded from {len(places)} places (revision, subfolder or cache_dir), and '
+            'their tokenizers may differ: pass the model in place of its name, or name the place.'
+        )
+    return name, places[0] if places else given
+
+
 # %% ../nbs/04_assets.ipynb #dded2068
-def load_tokenizer(name_or_path: str = FOUNDATION_MODEL, padding_side: str = 'left', **kwargs):
+def load_tokenizer(name_or_path: Any = FOUNDATION_MODEL, padding_side: str = 'left', **kwargs):
     """Load the tokenizer of a model
 
     Args:
-        name_or_path: A packaged name, a hub id or a folder
+        name_or_path: A packaged name, hub id or folder; or a loaded model
         padding_side: `left` for causal models, `right` for encoders
         **kwargs: Passed on to `from_pretrained`; default: from where the model came
 
@@ -784,8 +852,8 @@ def load_tokenizer(name_or_path: str = FOUNDATION_MODEL, padding_side: str = 'le
     """
     from transformers import AutoTokenizer
 
-    where = without_remote_code(place(name_or_path) | kwargs)
-    folder = resolve(name_or_path)
+    name_or_path, where = came_from(name_or_path, kwargs)
+    where, folder = without_remote_code(where), resolve(name_or_path)
     with one_sentence(name_or_path, 'the tokenizer'):
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side=padding_side, **where)
     if tokenizer.pad_token is None:
@@ -795,13 +863,13 @@ def load_tokenizer(name_or_path: str = FOUNDATION_MODEL, padding_side: str = 'le
 
 # %% ../nbs/04_assets.ipynb #dded2068-p2
 def load_tokenizers(
-    name_or_path: str = FOUNDATION_MODEL, encoder_name_or_path: str | None = ENCODER
+    name_or_path: Any = FOUNDATION_MODEL, encoder_name_or_path: Any = ENCODER
 ) -> tuple:
     """Load both tokenizers
 
     Args:
-        name_or_path: The foundation model
-        encoder_name_or_path: The encoder, or None
+        name_or_path: The foundation model, or its name
+        encoder_name_or_path: The encoder or its name, or None
 
     Returns:
         tuple: (tokenizer of the foundation model, tokenizer of the encoder or None)

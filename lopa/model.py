@@ -82,7 +82,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 # %% ../nbs/13_model.ipynb #model-rooms
 from lopa.adapter import (
     OTHER_TENSORS,
+    READS,
     check_base,
+    check_encoder,
     read_about,
     read_config,
     signature,
@@ -1421,6 +1423,7 @@ def load_prompt_model(
     table: Any = base_model.get_input_embeddings().weight
     start = torch.zeros(config.num_virtual_tokens, table.shape[1])
     model = build(base_model, config, start, kind)
+    check_encoder(about.get(READS), model, path)
     model.load_pretrained(path)
     return model
 
@@ -1496,7 +1499,7 @@ def get_prompt_model(base_model: 'PreTrainedModel', config: PromptConfig) -> Pro
     check_config(config, PromptConfig)
     base_model = freeze(base_model)
     words = config.init.startswith('text:')
-    tokenizer = load_tokenizer(str(base_model.name_or_path)) if words else None
+    tokenizer = load_tokenizer(base_model) if words else None
     size = len(base_model.get_input_embeddings().weight)
 
     def embed(ids: Tensor) -> Tensor:  # words as the model sees them

@@ -10,6 +10,8 @@ __all__ = [
     'check_shapes',
     'check_files',
     'place_of',
+    'our_words',
+    'read_checked',
     'LopaConfig',
     'check_adapter',
     'refuse_empty',
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 # %% ../nbs/15_peft.ipynb #peft-imports
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -53,13 +56,18 @@ from torch.nn import functional as F
 
 # %% ../nbs/15_peft.ipynb #peft-rooms
 from lopa.adapter import (
+    CONFIG_FILE,
     OTHER_TENSORS,
     PICKLES,
+    READS,
     SEAL,
     WEIGHTS_FILE,
     check_base,
+    check_encoder,
     check_formats,
     check_numbers,
+    encoder_signature,
+    not_ours,
     read_header,
     read_tensors,
     refuse_none,
@@ -67,6 +75,7 @@ from lopa.adapter import (
     signature,
 )
 
+from .files import read_json
 from .hub import adapter_folder
 from .logits import decoder_start, task_type
 from .model import PromptModel, get_prompt_model, in_front, keeping_format
@@ -167,6 +176,44 @@ def place_of(name: str | Path, subfolder: str | None = None, **kwargs: Any) -> t
     return folder, folder != Path(name) / (subfolder or '')
 
 
+# %% ../nbs/15_peft.ipynb #peft-words
+@contextmanager
+def our_words(path: Path):
+    """Say in one sentence what PEFT's reading and making of a configuration came to
+
+    Args:
+        path: The configuration that PEFT is about to read
+    """
+    if not path.is_file():
+        refuse_none(path.parent, path.name)
+    read_json(path, 'the configuration of an adapter')
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+        raise not_ours(path, e) from None
+
+
+def read_checked(read: Callable, name: str | Path, **kwargs: Any) -> 'LopaConfig':
+    """Read a configuration and check the numbers beside it; a `ValueError` if they are damaged
+
+    Args:
+        read: PEFT's way to read a configuration
+        name: A folder, or a hub id
+        **kwargs: What PEFT was handed
+
+    Returns:
+        'LopaConfig': It fits the numbers beside it
+
+    Raises:
+        ValueError
+    """
+    folder, hub = place_of(name, **kwargs)
+    with our_words(folder / CONFIG_FILE):
+        config = read(name, **kwargs)
+    check_files(config, folder, hub)
+    return config
+
+
 # %% ../nbs/15_peft.ipynb #peft-config
 @dataclass
 class LopaConfig(PeftConfig, PromptConfig):
@@ -195,9 +242,7 @@ class LopaConfig(PeftConfig, PromptConfig):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, subfolder=None, **kwargs):
         name, kwargs = pretrained_model_name_or_path, kwargs | {'subfolder': subfolder}
-        config = super().from_pretrained(name, **kwargs)
-        check_files(config, *place_of(name, **kwargs))
-        return config
+        return read_checked(super().from_pretrained, name, **kwargs)
 
 
 # %% ../nbs/15_peft.ipynb #peft-check
@@ -460,7 +505,9 @@ def make_adapter(
     trainable = adapter_name in tuner.active_adapters and not loaded
     tuner.tensors.add(adapter_name, made, trainable)
     tuner.prompt_models[adapter_name] = made
-    config = replace(made.adapter_config, init=config.init, made_for=signature(model))
+    check_encoder((config.made_for or {}).get(READS), made, f'adapter {adapter_name!r}')
+    made_for = {**signature(model), READS: encoder_signature(made)}
+    config = replace(made.adapter_config, init=config.init, made_for=made_for)
     tuner.peft_config[adapter_name] = config
 
 

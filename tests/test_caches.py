@@ -323,7 +323,20 @@ def without_a_layer(folder):
     save_file(kept, folder / 'model.safetensors', {'format': 'pt'})
 
 
+def with_number(value):
+    "The last number of a matrix becomes this one"
+
+    def spoil(folder):
+        weights = load_file(folder / 'model.safetensors')
+        weights['model.layers.1.mlp.up_proj.weight'][-1, -1] = value
+        save_file(weights, folder / 'model.safetensors', {'format': 'pt'})
+
+    return spoil
+
+
 REFUSED = {
+    'NaN': (with_number(float('nan')), 'layers.1.mlp.up_proj'),
+    'infinite': (with_number(-float('inf')), 'layers.1.mlp.up_proj'),
     'no weights': (lambda f: (f / 'model.safetensors').unlink(), 'weights'),
     'no configuration': (lambda f: (f / 'config.json').unlink(), 'config.json'),
     'no JSON': (lambda f: (f / 'config.json').write_text('{"a": '), 'config.json'),

@@ -24,7 +24,8 @@ from lopa.peft import LopaConfig
 from lopa.prompts import METHODS
 
 pytestmark = pytest.mark.filterwarnings('ignore')
-FORMS = [*METHODS, *BASELINES, 'tuned encoder', 'checkpoint', 'PEFT']
+ENCODERS = {'tuned encoder': True, 'frozen encoder': False}
+FORMS = [*METHODS, *BASELINES, *ENCODERS, 'checkpoint', 'PEFT']
 GIB = 2**30
 SHARE = SEEDS if 'LOPA_FUZZ' in os.environ else range(4)
 
@@ -46,13 +47,13 @@ def made(form, encoder_folder):
     if form == 'PEFT':
         config = LopaConfig('lopa', num_virtual_tokens=3, rank=2, head_width=8, feature_width=16)
         return get_peft_model(tiny(), config).eval()
-    if form == 'tuned encoder':
-        return prompted(tiny(), encoder_name_or_path=encoder_folder, train_encoder=True)
+    if form in ENCODERS:
+        return prompted(tiny(), encoder_name_or_path=encoder_folder, train_encoder=ENCODERS[form])
     return adapted('llama', 'lopa' if form == 'checkpoint' else form)
 
 
 def batch_for(model, form):
-    if form == 'tuned encoder':
+    if form in ENCODERS:
         ids = torch.stack(rows((5, 5))[0]) % 50
         mask = torch.ones_like(ids)
         return {'input_ids': ids, 'instance_input_ids': ids, 'instance_attention_mask': mask}
@@ -89,15 +90,12 @@ def outcome(form, folder, batch, wanted):
     "`same`, or `refused`; anything else fails"
     try:
         with little_memory(), torch.no_grad():
+            if form == 'PEFT':  # `PeftModel` would read first which method it is, in its own words
+                LopaConfig.from_pretrained(folder)
             found = load(form, folder)(**batch).logits
     except (ValueError, OSError) as e:
-        if form != 'PEFT':  # whose own words are not ours
-            one_sentence(e)
+        one_sentence(e)
         return 'refused'
-    except Exception:
-        if form == 'PEFT':
-            return 'refused'
-        raise
     assert torch.equal(found, wanted), 'it loaded, and answers otherwise'
     return 'same'
 
@@ -132,6 +130,35 @@ def test_no_flipped_bit_is_loaded(form, saved, tmp_path):
         with pytest.raises(ValueError) as e:
             load(form, folder)
         one_sentence(e.value, folder, 'hash')
+
+
+@pytest.mark.parametrize('form', ['frozen encoder', 'PEFT'])
+def test_the_encoder_is_another_one_now(form, encoder_folder, tmp_path):
+    "Its folder has the same name, and other weights (before: other answers, in silence)"
+    encoder = Path(shutil.copytree(encoder_folder, tmp_path / 'encoder'))
+    model = made('frozen encoder', encoder)
+    if form == 'PEFT':
+        small = dict(num_virtual_tokens=3, rank=2, head_width=8, encoder_name_or_path=str(encoder))
+        model = get_peft_model(tiny(), LopaConfig('lopa', **small))
+    folder = tmp_path / 'adapter'
+    model.save_pretrained(folder)
+    assert load(form, folder)
+    state = load_file(encoder / TRAINER_FILE)
+    name = next(n for n in sorted(state) if n.endswith('query.weight'))
+    save_file(state | {name: state[name] * 1.1}, encoder / TRAINER_FILE, {'format': 'pt'})
+    with pytest.raises(ValueError) as e:
+        load(form, folder)
+    one_sentence(e.value, encoder, 'other weights')
+
+
+def test_an_adapter_that_says_nothing_of_its_encoder_loads(saved, tmp_path):
+    "As those that were saved before"
+    source, batch, wanted = saved['frozen encoder']
+    folder = Path(shutil.copytree(source, tmp_path / 'adapter'))
+    about = json.loads((folder / CONFIG_FILE).read_bytes())
+    assert about.pop('encoder')
+    rewrite(folder, about)
+    assert outcome('frozen encoder', folder, batch, wanted) == 'same'
 
 
 # --- someone means it: hash and fingerprint are right ---
@@ -431,6 +458,30 @@ def test_killed_at_every_file_operation(tmp_path):
         new.save_pretrained(folder)  # and what was left over is swept up
         assert sorted(p.name for p in folder.iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
     assert found == sorted(found) and set(found) == {0, 1} and len(found) > 6
+
+
+@torch.no_grad()
+def test_peft_is_killed_between_two_files(saved, tmp_path):
+    "It writes the numbers first: new ones beside the old configuration are refused by the hash"
+    source, batch, wanted = saved['PEFT']
+    config = LopaConfig('lopa', num_virtual_tokens=3, rank=2, head_width=8, feature_width=16)
+    torch.manual_seed(3)
+    other = get_peft_model(tiny(), config).eval()
+    right = [wanted, other(**batch).logits]
+    found = []
+    for n in range(1, 50):
+        folder = Path(shutil.copytree(source, tmp_path / str(n)))
+        if not killed_after(n, other.save_pretrained, folder):
+            break
+        try:
+            LopaConfig.from_pretrained(folder)
+        except ValueError as e:
+            one_sentence(e, folder)
+            found.append('hash' if 'hash' in str(e) else 'refused')
+        else:
+            logits = load('PEFT', folder)(**batch).logits
+            found.append([torch.equal(logits, w) for w in right].index(True))
+    assert 'hash' in found and set(found) <= {0, 1, 'hash', 'refused'} and n < 49
 
 
 # --- configurations ---

@@ -374,7 +374,8 @@ def test_words_of_a_text_in_front(monkeypatch):
     def tokenizer(text, add_special_tokens):
         return SimpleNamespace(input_ids=[7, 3])
 
-    monkeypatch.setattr(model_module, 'load_tokenizer', {'tiny-llama': tokenizer}.get)
+    known = {'tiny-llama': tokenizer}
+    monkeypatch.setattr(model_module, 'load_tokenizer', lambda base: known[base.name_or_path])
     base = tiny()
     model = get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=3, init='text:so it is'))
     assert torch.equal(model.prompt(1)[0], base.get_input_embeddings().weight[[7, 3, 7]])

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments
 
 from lopa import PromptModel
-from lopa.adapter import SAID, TRAINER_FILE
+from lopa.adapter import SAID, SEAL, TRAINER_FILE, seal
 from lopa.baselines import load_adapted
 
 
@@ -146,7 +146,8 @@ def test_a_state_goes_into_a_model_and_out(tmp_path):
     two.load_state_dict(one.state_dict())
     assert same(numbers(one), numbers(two))
     assert set(one.state_dict()) == {SAID, *one.trained_state()}
-    assert json.loads(bytes(one.get_extra_state().tolist())) == one.about()
+    said = json.loads(bytes(one.get_extra_state().tolist()))
+    assert said == seal(one.about(), one.trained_state()) and said[SEAL]
 
 
 @pytest.mark.parametrize('kwargs', [None, {'use_reentrant': False}])

@@ -22,6 +22,7 @@ from lopa.assets import (
     model_class,
     resolve,
 )
+from lopa.evaluate.predict import who_reads
 from lopa.logits import ask, decoder_input, decoder_start, task_type, unwrap
 from lopa.model import PromptModel
 from lopa.support import (
@@ -422,11 +423,12 @@ def test_a_configuration_of_remote_code():
     assert model_class(config) == 'AutoModelForMaskedLM'
 
 
-def tokenizer(path):
+def tokenizer(path, words=('a', 'b')):
     "A tokenizer of three words"
     from tokenizers import Tokenizer, models
 
-    words = Tokenizer(models.WordLevel({'<pad>': 0, 'a': 1, 'b': 2}, unk_token='<pad>'))
+    numbers = {word: i for i, word in enumerate(['<pad>', *words])}
+    words = Tokenizer(models.WordLevel(numbers, unk_token='<pad>'))
     tf.PreTrainedTokenizerFast(tokenizer_object=words, pad_token='<pad>').save_pretrained(path)
 
 
@@ -437,6 +439,29 @@ def test_a_folder_inside_is_found_by_the_tokenizer_too(tmp_path, monkeypatch):
     base = load_foundation_model(str(tmp_path), device='cpu', subfolder='inside')
     assert len(load_tokenizer(base.name_or_path)) == 3
     assert len(load_tokenizers(base.name_or_path, None)[0]) == 3
+
+
+def test_two_revisions_of_one_model(tmp_path, monkeypatch):
+    "Each has its own tokenizer (before: that of the last one that was loaded, in silence)"
+    monkeypatch.setattr('lopa.assets.LOADED', {})
+    revisions, both = {'old': 'ab', 'new': 'ba'}, {}
+    for revision, words in revisions.items():
+        folder(tmp_path / revision, 'LlamaForCausalLM', 'LlamaConfig')
+        tokenizer(tmp_path / revision, words)
+        both[revision] = load_foundation_model(str(tmp_path), device='cpu', subfolder=revision)
+    for revision, base in both.items():
+        first = revisions[revision][0]
+        found = load_tokenizer(base), load_tokenizer(str(tmp_path), subfolder=revision)
+        assert [each.convert_ids_to_tokens(1) for each in found] == [first] * 2
+        start = get_prompt_model(base, PromptConfig('pt', num_virtual_tokens=1, init='text:a'))
+        row = base.get_input_embeddings().weight[1 + (first == 'b')]
+        assert torch.equal(start.generator.prompt[0], row)
+        own = PromptConfig('lopa', num_virtual_tokens=1, encoder_name_or_path='self')
+        reads = who_reads(get_prompt_model(base, own))
+        assert [t.convert_ids_to_tokens(1) for t in load_tokenizers(base, reads)] == [first] * 2
+    with pytest.raises(ValueError) as e:
+        load_tokenizer(str(tmp_path))
+    one_sentence(e.value, tmp_path, 'pass the model')
 
 
 def test_revision_and_cache_reach_everything(tmp_path, monkeypatch):

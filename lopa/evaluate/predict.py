@@ -8,6 +8,7 @@ __all__ = [
     'encode_rows',
     'check_asked',
     'check_padding',
+    'who_reads',
     'prepare',
     'in_batches',
     'to_device',
@@ -39,13 +40,13 @@ from torch import Tensor
 
 from ..assets import load_tokenizers
 from ..attention import evaluating
-from ..encoders import encode_dataset, reading_length
+from ..encoders import OWN, encode_dataset, reading_length
 from ..tasks import Collator, Task, class_ids, columns_of, tokenize
 from ..tasks.batches import label_row
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lopa.baselines import BaselineModel
     from lopa.encoders import Encoder
@@ -119,6 +120,22 @@ def check_padding(model: 'PromptModel | BaselineModel', tokenizer: 'PreTrainedTo
         )
 
 
+# %% ../../nbs/evaluate/41_predict.ipynb #pr-prep-s3
+def who_reads(model: 'PromptModel | BaselineModel') -> 'PreTrainedModel | None':
+    """Whose tokenizer an encoder needs: its own model's, or the foundation model's
+
+    Args:
+        model: Bare or adapted
+
+    Returns:
+        'PreTrainedModel | None': None without an encoder
+    """
+    if model.encoder is None:
+        return None
+    own = model.adapter_config.encoder_name_or_path in OWN
+    return model.base_model if own else model.encoder.model
+
+
 # %% ../../nbs/evaluate/41_predict.ipynb #pr-prep2
 def prepare(
     model: 'PromptModel | BaselineModel', task: Task, keep: bool = True
@@ -137,8 +154,7 @@ def prepare(
         ValueError
     """
     check_asked(model, task)
-    names = model.base_model.name_or_path, model.encoder_tokenizer
-    tokenizer, encoder_tokenizer = load_tokenizers(*names)
+    tokenizer, encoder_tokenizer = load_tokenizers(model.base_model, who_reads(model))
     check_padding(model, tokenizer)
     encoder, length = model.encoder, 0
     if encoder is not None:

@@ -317,7 +317,10 @@ def read_result(path: str | Path) -> Any:
         Any: What it says; None if it is not there, or not whole
     """
     try:
-        record = json.loads(read_whole(path, 'a result of lopa').decode())
+        text = read_whole(path, 'a result of lopa').decode()
+        record = json.loads(text)
+        if '\\ud' in text.lower():  # half of a character cannot be written again
+            json.dumps(record, ensure_ascii=False).encode()
     except (OSError, ValueError, RecursionError):
         return None
     return record if depth(record) <= DEEPEST else None
