@@ -494,15 +494,19 @@ ReportTo = Annotated[str, option(REPORT_HELP)]
 @contextmanager
 def _run_folder(o):
     "Where a run writes; one made for a run that never began is taken away again"
+    from lopa.files import remove_folder
     from lopa.train import run_folder
 
+    first = not Path('runs').exists()
     folder = run_folder(o.output_dir, o.task, o.method, o.seed, o.resume)
     try:
         yield folder
-    finally:
-        if o.output_dir is None:
-            with suppress(OSError):
-                folder.rmdir()  # only if nothing is in it
+    except BaseException:
+        if o.output_dir is None and all(p.name.startswith('.lopa') for p in folder.iterdir()):
+            remove_folder(folder)
+            if first:
+                folder.parent.rmdir()
+        raise
 
 
 def _model(o, plan):
@@ -1085,7 +1089,7 @@ def results(folders: Folders, csv: Csv = None, force: Force = False, as_json: Js
         warnings.simplefilter('ignore')  # the same is printed below
         table = load_results(*folders)
     found, problems = average(table), table.attrs['problems']
-    if csv:
+    if csv and len(table):  # an empty one would take the place of another
         _write_table(csv, table)
     if as_json:
         rows = json.loads(found.to_json(orient='records'))
