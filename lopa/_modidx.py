@@ -508,6 +508,7 @@ d = {
             'lopa.cli.finite': ('cli.html#finite', 'lopa/cli.py'),
             'lopa.cli.gallery': ('cli.html#gallery', 'lopa/cli.py'),
             'lopa.cli.main': ('cli.html#main', 'lopa/cli.py'),
+            'lopa.cli.not_blank': ('cli.html#not_blank', 'lopa/cli.py'),
             'lopa.cli.option': ('cli.html#option', 'lopa/cli.py'),
             'lopa.cli.out_of_memory': ('cli.html#out_of_memory', 'lopa/cli.py'),
             'lopa.cli.path_option': ('cli.html#path_option', 'lopa/cli.py'),

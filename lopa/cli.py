@@ -55,6 +55,7 @@ __all__ = [
     'Compile',
     'ReportTo',
     'ADAPTER_HELP',
+    'ASKED_HELP',
     'SAMPLES_HELP',
     'HEAT_HELP',
     'TOP_P_HELP',
@@ -81,6 +82,7 @@ __all__ = [
     'Rounds',
     'RacedRows',
     'RacedTokens',
+    'RACED_NAMES',
     'RacedBase',
     'Report',
     'GPUS_HELP',
@@ -110,6 +112,7 @@ __all__ = [
     'to_path',
     'path_option',
     'finite',
+    'not_blank',
     'bits_of',
     'asked_for_more',
     'train',
@@ -220,6 +223,20 @@ def finite(number: float) -> float:
     return number
 
 
+def not_blank(name: str | None) -> str | None:
+    """A name, or none: an empty one would stand for the default
+
+    Args:
+        name: Of an option
+
+    Returns:
+        str | None: The same
+    """
+    if name is not None and not name.strip():
+        raise typer.BadParameter(f'received {name!r}, expected a name or a folder.')
+    return name
+
+
 def bits_of(number: int | None) -> int | None:
     """Four or eight
 
@@ -271,7 +288,7 @@ Task = Annotated[str, option(TASKS_HELP)]
 Method = Annotated[str, option(METHODS_HELP)]
 Variant = Annotated[str, option(VARIANTS_HELP)]
 Encoder = Annotated[str | None, option(ENCODER_HELP)]
-Base = Annotated[str, option(BASE_HELP, '--base-model', '--base')]
+Base = Annotated[str, option(BASE_HELP, '--base-model', '--base', callback=not_blank)]
 DataDir = Annotated[Path | None, path_option(DATA_HELP)]
 MANY = 10**9  # more than any of these counts can be meant to be
 ROWS = 2**20  # of a batch, or tokens of a row
@@ -454,7 +471,10 @@ RUN_HELP = (
 )
 RESUME_HELP = 'Go on where an interrupted run in this folder stopped; begin if there is none.'
 COMPILE_HELP = 'Compile the model, which takes a while before the first step.'
-REPORT_HELP = 'Where to log: tensorboard, trackio, wandb, ...; the package has to be installed.'
+REPORT_HELP = (
+    'Where to log: none, tensorboard, trackio, wandb, mlflow or swanlab, whose package has to be '
+    'installed.'
+)
 TRAIN_EXAMPLE = (
     'Example:  lopa train --task rotten_tomatoes --method lopa --seed 1 '
     '--output-dir runs/lopa-1 --resume'
@@ -474,15 +494,19 @@ ReportTo = Annotated[str, option(REPORT_HELP)]
 @contextmanager
 def _run_folder(o):
     "Where a run writes; one made for a run that never began is taken away again"
+    from lopa.files import remove_folder
     from lopa.train import run_folder
 
+    first = not Path('runs').exists()
     folder = run_folder(o.output_dir, o.task, o.method, o.seed, o.resume)
     try:
         yield folder
-    finally:
-        if o.output_dir is None:
-            with suppress(OSError):
-                folder.rmdir()  # only if nothing is in it
+    except BaseException:
+        if o.output_dir is None and all(p.name.startswith('.lopa') for p in folder.iterdir()):
+            remove_folder(folder)
+            if first:
+                folder.parent.rmdir()
+        raise
 
 
 def _model(o, plan):
@@ -512,11 +536,11 @@ def _train(o):
     _check_place('--output-dir', o.output_dir or Path('runs', 'new'))
     _one_of('--dtype', o.dtype, DTYPES)
     _one_of('--attn-implementation', o.attn_implementation, KERNELS)
+    how = Execution(**{f.name: getattr(o, f.name) for f in fields(Execution)})
     _quiet(bars=not o.as_json and is_main())
     data = _task(o.task, o.data_dir, o.limit)
     changes = dict(steps=o.steps, batch_size=o.batch_size)
     plan = _recipe(o.task, o.method, o.variant, o.encoder, **changes)
-    how = Execution(**{f.name: getattr(o, f.name) for f in fields(Execution)})
     adapted = _model(o, plan)
     ask = dict(allow_weak_isolation=o.allow_weak_isolation, resume=o.resume, execution=how)
     with _run_folder(o) as folder:
@@ -630,6 +654,7 @@ def _evaluate(o):
 
 # %% ../nbs/96_cli.ipynb #cli-evaluate-options
 ADAPTER_HELP = 'Folder of an adapter; default: none, the bare foundation model.'
+ASKED_HELP = 'Foundation model; default: the one the adapter names.'
 SAMPLES_HELP = 'Texts per question; more than one needs a temperature.'
 HEAT_HELP = 'Of sampling; 0 takes the likeliest token.'
 TOP_P_HELP = 'Share of the probability that is sampled from.'
@@ -644,7 +669,7 @@ Samples = Annotated[int, option(SAMPLES_HELP, min=1, max=10_000)]
 Temperature = Annotated[float, option(HEAT_HELP, min=0, max=100, callback=finite)]
 TopP = Annotated[float, option(TOP_P_HELP, min=0, max=1, callback=finite)]
 SampleSeed = Annotated[int, option('Of sampling.', min=0, max=SEEDS)]
-AskedBase = Annotated[str | None, option('Foundation model; default: the one the adapter names.')]
+AskedBase = Annotated[str | None, option(ASKED_HELP, callback=not_blank)]
 
 
 # %% ../nbs/96_cli.ipynb #cli-evaluate
@@ -811,7 +836,10 @@ TOKENS_HELP = 'Tokens per example; default: 32.'
 Rounds = Annotated[int, option(TURNS_HELP, min=1, max=MANY)]
 RacedRows = Annotated[int | None, option(RACED_HELP, min=1, max=ROWS)]
 RacedTokens = Annotated[int | None, option(TOKENS_HELP, min=2, max=ROWS)]
-RacedBase = Annotated[str | None, option('Default: smollm2-135m.', '--base-model', '--base')]
+RACED_NAMES = '--base-model', '--base'
+RacedBase = Annotated[
+    str | None, option('Default: smollm2-135m.', *RACED_NAMES, callback=not_blank)
+]
 Report = Annotated[Path | None, path_option('Write the report here, too.')]
 
 
@@ -912,17 +940,9 @@ def _grid(path):
 # %% ../nbs/96_cli.ipynb #cli-who
 @contextmanager
 def _executor(name, workers):
-    """Who carries experiments out; None for this process
+    "Who carries experiments out; None for this process"
+    from lopa.ablate import make_executor
 
-    Raises:
-        ValueError
-    """
-    from lopa.ablate import EXECUTORS, make_executor
-
-    known = ('none', *EXECUTORS)
-    if name not in known:
-        expected = ', '.join(known)
-        raise ValueError(f'--executor: received {name!r}, expected one of {expected}.')
     if name == 'none':
         yield None
         return
@@ -974,9 +994,11 @@ def sweep(
         OSError
         ValueError
     """
+    from lopa.ablate import EXECUTORS
     from lopa.ablate import sweep as carry_out
 
     _check_place('--out', out)
+    _one_of('--executor', executor, ('none', *EXECUTORS))
     _quiet(bars=False)
     _quiet_workers()
     how = dict(keep_predictions=keep_predictions, allow_weak_isolation=allow_weak_isolation)
@@ -1067,7 +1089,7 @@ def results(folders: Folders, csv: Csv = None, force: Force = False, as_json: Js
         warnings.simplefilter('ignore')  # the same is printed below
         table = load_results(*folders)
     found, problems = average(table), table.attrs['problems']
-    if csv:
+    if csv and len(table):  # an empty one would take the place of another
         _write_table(csv, table)
     if as_json:
         rows = json.loads(found.to_json(orient='records'))
@@ -1277,6 +1299,10 @@ def calm_warnings() -> Iterator[None]:
 # %% ../nbs/96_cli.ipynb #c29830e2
 def _fail(status, said):
     "One line on the error stream, and the end"
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        _silence()  # else Python tries once more when it ends, and complains
     with suppress(OSError):
         print('lopa:', said, file=sys.stderr, flush=True)
     sys.exit(status)

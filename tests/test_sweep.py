@@ -561,16 +561,16 @@ def test_lopa_sweep_fails(lopa_, monkeypatch):
 @pytest.mark.parametrize(
     'text, said',
     [
-        (None, 'JSON file'),
-        ('{"rank": [1,', 'JSON'),
-        (b'\xff\xfe', 'JSON'),
+        (None, 'no such file'),
+        ('{"rank": [1,', 'expected a grid'),
+        (b'\xff\xfe', 'expected a grid'),
         ('7', 'an object'),
         ('{"rnak": 1}', "'rank'"),
         ('{"rank": [1, 0]}', 'rank'),
         ('{"steps": "x"}', 'steps'),
         ('{"seed": [0, "1"]}', 'seed'),
         ('[[[1]]]', 'object'),
-        ('[' * 100000, 'JSON'),
+        ('[' * 100000, 'nested'),
     ],
 )
 def test_lopa_sweep_refuses(lopa_, text, said):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # %% ../../nbs/train/51_hardware.ipynb #4df4d932
-LOGGERS = ('tensorboard', 'trackio', 'wandb', 'mlflow', 'swanlab')
+LOGGERS = ('tensorboard', 'trackio', 'wandb', 'mlflow', 'swanlab')  # each needs its package
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Execution:
         gradient_checkpointing: Compute activations twice instead of keeping them?
         torch_compile: Compile the model? That takes a while before the first step
         save_steps: Optimiser steps between two checkpoints
-        report_to: Where the Trainer logs to: `tensorboard`, `trackio`, `wandb`, …
+        report_to: Where the Trainer logs to: one of `LOGGERS`
     """
 
     gradient_accumulation_steps: int = 1
@@ -55,7 +55,10 @@ class Execution:
 
     def __post_init__(self):
         name = self.report_to
-        if name in LOGGERS and not find_spec(name):
+        if name not in ('none', *LOGGERS):
+            known = ', '.join(LOGGERS)
+            raise ValueError(f'report_to: received {name!r}, expected none or one of {known}.')
+        if name != 'none' and not find_spec(name):
             raise ModuleNotFoundError(
                 f'report_to={name!r} needs the package {name}: pip install {name}.'
             )
