@@ -3361,6 +3361,10 @@ d = {
                 'lopa/train/guard.py',
             ),
             'lopa.train.guard.advice': ('train/guard.html#advice', 'lopa/train/guard.py'),
+            'lopa.train.guard.check_finite': (
+                'train/guard.html#check_finite',
+                'lopa/train/guard.py',
+            ),
             'lopa.train.guard.complaint': ('train/guard.html#complaint', 'lopa/train/guard.py'),
             'lopa.train.guard.enter_step': ('train/guard.html#enter_step', 'lopa/train/guard.py'),
             'lopa.train.guard.entry': ('train/guard.html#entry', 'lopa/train/guard.py'),

@@ -358,9 +358,7 @@ def test_a_folder_is_for_one_run(killed, tmp_path):
         with locked(folder), pytest.raises(BlockingIOError) as e:
             run(folder)
         one_sentence(e.value, folder, os.getpid())
-    hold = (
-        'import sys, time, lopa.files\nwith lopa.files.locked(sys.argv[1]): print(); time.sleep(99)'
-    )
+    hold = 'import sys, time, lopa.files\nwith lopa.files.locked(sys.argv[1]): print(flush=True); time.sleep(99)'
     other = subprocess.Popen(
         [sys.executable, '-c', hold, str(killed)],
         stdout=subprocess.PIPE,
