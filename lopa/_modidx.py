@@ -3304,6 +3304,10 @@ d = {
                 'train/folder.html#run_folder',
                 'lopa/train/folder.py',
             ),
+            'lopa.train.folder.same_numbers': (
+                'train/folder.html#same_numbers',
+                'lopa/train/folder.py',
+            ),
             'lopa.train.folder.says': ('train/folder.html#says', 'lopa/train/folder.py'),
             'lopa.train.folder.strangers': ('train/folder.html#strangers', 'lopa/train/folder.py'),
             'lopa.train.folder.write_manifest': (
