@@ -3316,6 +3316,10 @@ d = {
                 'train/folder.html#run_folder',
                 'lopa/train/folder.py',
             ),
+            'lopa.train.folder.same_numbers': (
+                'train/folder.html#same_numbers',
+                'lopa/train/folder.py',
+            ),
             'lopa.train.folder.says': ('train/folder.html#says', 'lopa/train/folder.py'),
             'lopa.train.folder.strangers': ('train/folder.html#strangers', 'lopa/train/folder.py'),
             'lopa.train.folder.write_manifest': (
@@ -3373,6 +3377,10 @@ d = {
                 'lopa/train/guard.py',
             ),
             'lopa.train.guard.advice': ('train/guard.html#advice', 'lopa/train/guard.py'),
+            'lopa.train.guard.check_finite': (
+                'train/guard.html#check_finite',
+                'lopa/train/guard.py',
+            ),
             'lopa.train.guard.complaint': ('train/guard.html#complaint', 'lopa/train/guard.py'),
             'lopa.train.guard.enter_step': ('train/guard.html#enter_step', 'lopa/train/guard.py'),
             'lopa.train.guard.entry': ('train/guard.html#entry', 'lopa/train/guard.py'),

@@ -834,6 +834,10 @@ def told_of_holder(folder: Path) -> str:
         ValueError
     """
     who = 'another process'
+    for _ in range(50):  # a second: who has just got the lock is about to say so
+        if (folder / HOLDER).exists():
+            break
+        time.sleep(0.02)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         a = read_json(folder / HOLDER, 'the holder of a lock')
         who = f'process {a["pid"]} on {a["host"]} ({a["command"]}, since {a["since"]})'

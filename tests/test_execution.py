@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import adapted, example, one_sentence, prompted, tiny
 
+from lopa.prompts import PromptConfig
 from lopa.train import Execution, Recipe, recipe
 from lopa.train.hardware import explain_memory
 from lopa.train.loop import training_arguments
@@ -111,7 +112,7 @@ def test_a_logger_that_is_not_installed():
 def test_bad_recipes():
     for bad, said in (dict(schedule='cosine'), 'schedule'), (dict(eval_steps=40), 'divisor'):
         with pytest.raises(ValueError) as e:
-            Recipe(None, 0.1, **bad)
+            Recipe(PromptConfig(), 0.1, **bad)
         one_sentence(e.value, said)
     for name, said in (
         (('rte', 'lopa', 'papre'), 'paper-frozen'),

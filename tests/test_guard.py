@@ -73,6 +73,7 @@ def run(folder, words, method='pt', **how):
         method, num_virtual_tokens=PROMPT
     )
     rates = dict(prompt_lr=how.pop('prompt_lr', 0.05), head_lr=0.01)
+    rates['weight_decay'] = how.pop('weight_decay', 0.0)
     steps = dict(steps=how.pop('steps', STEPS), eval_steps=how.pop('eval_steps', 4))
     plan = Recipe(config, batch_size=BATCH, **steps, **rates)
     execution = Execution(
@@ -166,7 +167,7 @@ def test_what_was_left_out_outlives_an_interruption(tmp_path, monkeypatch, words
 def test_a_rate_that_throws_the_weights_out_of_range(tmp_path, words):
     "The gradient was finite, the step was not"
     with pytest.raises(FloatingPointError) as e:
-        run(tmp_path, words, prompt_lr=1e39)[1]()
+        run(tmp_path, words, prompt_lr=1000, weight_decay=1000)[1]()  # times -1e6, every step
     one_sentence(
         e.value, 'the weights are not finite any more', 'lower the learning rates', 'another folder'
     )

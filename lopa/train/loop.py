@@ -101,7 +101,7 @@ from ..model import PromptModel
 from ..sandbox import choose_rung, run_program
 from ..support import check_blind
 from ..tasks import Collator, Task
-from .guard import StepGuard, fused_adamw
+from .guard import StepGuard, check_finite, fused_adamw
 from .recipes import Recipe, as_record, parameter_groups
 from .resume import ResumableTrainer, begin_run, last_checkpoint, remove_checkpoints
 
@@ -185,6 +185,7 @@ class GuardedTrainer(ResumableTrainer):
 
     def _save_checkpoint(self, model, trial):
         self.guard.look()
+        check_finite(self.guard.book.weights, self.state.global_step)
         super()._save_checkpoint(model, trial)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -267,10 +268,10 @@ class PromptTrainer(LoggingTrainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval'):
         "The task's score, and the spread of the gate"
-        began = time.perf_counter()
+        began, step = time.perf_counter(), self.state.global_step
+        check_finite(self.guard.book.weights, step)
         data = eval_dataset or self.eval_dataset
         score = validation_score(self, data)
-        step = self.state.global_step
         self.kept['looks'].append((step, main_score(score), score))
         if self.best_step() == step and self.args.should_save:
             self.save_best()
