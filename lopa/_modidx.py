@@ -647,6 +647,10 @@ d = {
                 'evaluate/judges.html#noted.visit_assert',
                 'lopa/evaluate/judges.py',
             ),
+            'lopa.evaluate.judges.Noted.visit_Expr': (
+                'evaluate/judges.html#noted.visit_expr',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.Noted.visit_If': (
                 'evaluate/judges.html#noted.visit_if',
                 'lopa/evaluate/judges.py',
@@ -689,6 +693,10 @@ d = {
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.claim': ('evaluate/judges.html#claim', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.computes_with_it': (
+                'evaluate/judges.html#computes_with_it',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.cut': ('evaluate/judges.html#cut', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.defined': (
                 'evaluate/judges.html#defined',
@@ -712,6 +720,10 @@ d = {
             ),
             'lopa.evaluate.judges.expression': (
                 'evaluate/judges.html#expression',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.first_other': (
+                'evaluate/judges.html#first_other',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.holds': ('evaluate/judges.html#holds', 'lopa/evaluate/judges.py'),
