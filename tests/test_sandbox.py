@@ -1159,7 +1159,7 @@ def work(n):
     return source, statuses.split(), None
 
 
-@pytest.mark.parametrize('where, many', [(strongest, 500), ('child', 100)])
+@pytest.mark.parametrize('where, many', [(strongest, 500 if ALL else 130), ('child', 61)])
 def test_programs_under_load(where, many):
     "A third of them hostile, two at a time: all get a status, and the right ones are graded right"
     if why_not(where):
