@@ -647,10 +647,6 @@ d = {
                 'evaluate/judges.html#noted.visit_assert',
                 'lopa/evaluate/judges.py',
             ),
-            'lopa.evaluate.judges.Noted.visit_Expr': (
-                'evaluate/judges.html#noted.visit_expr',
-                'lopa/evaluate/judges.py',
-            ),
             'lopa.evaluate.judges.Noted.visit_If': (
                 'evaluate/judges.html#noted.visit_if',
                 'lopa/evaluate/judges.py',
@@ -809,6 +805,10 @@ d = {
             ),
             'lopa.evaluate.judges.solution': (
                 'evaluate/judges.html#solution',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.telling': (
+                'evaluate/judges.html#telling',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.unexplained': (

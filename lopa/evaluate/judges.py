@@ -60,6 +60,7 @@ __all__ = [
     'is_told',
     'check_examination',
     'first_other',
+    'telling',
     'examine',
     'solution',
     'computes_with_it',
@@ -694,16 +695,13 @@ class Noted(ast.NodeTransformer):
         self.claims.append(taken[1])
         return ast.parse(note).body[0]
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        "A docstring may say what is right"
-        return ast.Pass() if is_remark(node) else node
-
     def visit_If(self, node: ast.AST) -> ast.AST:
         "What decides may hold what is right"
         self.simple = False
         return node
 
     visit_While = visit_Try = visit_If
+    visit_Expr = lambda self, node: ast.Pass() if is_remark(node) else node
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-noting
@@ -971,6 +969,19 @@ def first_other(calls: list, asked: list, sure: int) -> int | None:
     return None
 
 
+def telling(asked: list) -> str:
+    """What makes a program answer
+
+    Args:
+        asked: Calls: (arguments, keywords)
+
+    Returns:
+        str: Source to put behind a program
+    """
+    return f'{PLAIN}{TOLD}[_tell(*call) for call in {written(asked)}]'
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-examine-p2-s1
 def examine(program: str, row: dict, run: Run, turns: int = 1000) -> tuple[str, bool]:
     """Let a test and a program talk to each other, each in a process of its own
 
@@ -1000,8 +1011,7 @@ def examine(program: str, row: dict, run: Run, turns: int = 1000) -> tuple[str, 
             return 'ok', passed
         sure = (len(said) if other is None else other) + 1
         asked = calls if other is None else calls[:sure]
-        called = f'[_tell(*call) for call in {written(asked)}]'
-        told = run(f'{program}\n_candidate = {row["entry_point"]}\n{PLAIN}{TOLD}{called}')
+        told = run(f'{program}\n_candidate = {row["entry_point"]}\n{telling(asked)}')
         if told.status != 'ok' or not is_told(told.value, len(asked)):
             return ('forged' if told.status == 'ok' else told.status), False
         said = told.value
@@ -1054,6 +1064,7 @@ def computes_with_it(program: str, prompt: str) -> bool:
     return False
 
 
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-executable-s1
 def executable(program: str, prompt: str) -> str | None:
     """The program as it is run
 

@@ -476,6 +476,7 @@ def runner() -> str:
     return as_program(PARTS, 'serve()', RULES=RULES, KERNEL_CALLS=KERNEL_CALLS, CLONE3=CLONE3)
 
 
+# %% ../../nbs/sandbox/32_child.ipynb #ch-parts-s1
 @lru_cache
 def compiled() -> str:
     """The same, compiled once and for all runs by the interpreter that is to run it

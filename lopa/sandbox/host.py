@@ -236,6 +236,7 @@ def socket_room() -> int:
         return 208 << 10
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #ho-nameless-s1
 def weigh_file(found: os.stat_result) -> int:
     """Memory that may be in a file, and that no process maps
 
@@ -252,6 +253,7 @@ def weigh_file(found: os.stat_result) -> int:
     return PIPE if stat.S_ISFIFO(found.st_mode) else 0
 
 
+# %% ../../nbs/sandbox/33_host.ipynb #ho-nameless-s2
 def nameless(pids: Iterable[int]) -> int:
     """What is in files without a name that processes, or threads of theirs, hold open
 
