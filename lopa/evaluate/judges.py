@@ -691,9 +691,8 @@ class Noted(ast.NodeTransformer):
         if not (taken := claim(node.test, self.names)):
             self.simple = False
             return node
-        note = f'_noted.append(({len(self.claims)}, _copy({taken[0]})))'
         self.claims.append(taken[1])
-        return ast.parse(note).body[0]
+        return ast.parse(f'_noted.append(({len(self.claims) - 1}, _copy({taken[0]})))').body[0]
 
     def visit_If(self, node: ast.AST) -> ast.AST:
         "What decides may hold what is right"
@@ -997,9 +996,7 @@ def examine(program: str, row: dict, run: Run, turns: int = 1000) -> tuple[str, 
     Raises:
         ValueError
     """
-    said: list = []
-    asked: list = []
-    sure = 1
+    said, asked, sure = [], [], 1
     for _ in range(turns):
         test = run(examination(row, said))
         if test.status != 'ok':
