@@ -695,6 +695,10 @@ d = {
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.claim': ('evaluate/judges.html#claim', 'lopa/evaluate/judges.py'),
+            'lopa.evaluate.judges.computes_with_it': (
+                'evaluate/judges.html#computes_with_it',
+                'lopa/evaluate/judges.py',
+            ),
             'lopa.evaluate.judges.cut': ('evaluate/judges.html#cut', 'lopa/evaluate/judges.py'),
             'lopa.evaluate.judges.defined': (
                 'evaluate/judges.html#defined',
@@ -718,6 +722,10 @@ d = {
             ),
             'lopa.evaluate.judges.expression': (
                 'evaluate/judges.html#expression',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.first_other': (
+                'evaluate/judges.html#first_other',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.holds': ('evaluate/judges.html#holds', 'lopa/evaluate/judges.py'),
@@ -803,6 +811,10 @@ d = {
             ),
             'lopa.evaluate.judges.solution': (
                 'evaluate/judges.html#solution',
+                'lopa/evaluate/judges.py',
+            ),
+            'lopa.evaluate.judges.telling': (
+                'evaluate/judges.html#telling',
                 'lopa/evaluate/judges.py',
             ),
             'lopa.evaluate.judges.unexplained': (
@@ -2627,6 +2639,7 @@ d = {
             'lopa.sandbox.child.below': ('sandbox/child.html#below', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.bury': ('sandbox/child.html#bury', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.children': ('sandbox/child.html#children', 'lopa/sandbox/child.py'),
+            'lopa.sandbox.child.compiled': ('sandbox/child.html#compiled', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.confine': ('sandbox/child.html#confine', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.follow': ('sandbox/child.html#follow', 'lopa/sandbox/child.py'),
             'lopa.sandbox.child.is_below': ('sandbox/child.html#is_below', 'lopa/sandbox/child.py'),
@@ -2764,11 +2777,19 @@ d = {
             'lopa.sandbox.host.run_once': ('sandbox/host.html#run_once', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.run_twice': ('sandbox/host.html#run_twice', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.share': ('sandbox/host.html#share', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.socket_room': (
+                'sandbox/host.html#socket_room',
+                'lopa/sandbox/host.py',
+            ),
             'lopa.sandbox.host.start': ('sandbox/host.html#start', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.stop': ('sandbox/host.html#stop', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.supervise': ('sandbox/host.html#supervise', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.sweep_up': ('sandbox/host.html#sweep_up', 'lopa/sandbox/host.py'),
             'lopa.sandbox.host.weigh': ('sandbox/host.html#weigh', 'lopa/sandbox/host.py'),
+            'lopa.sandbox.host.weigh_file': (
+                'sandbox/host.html#weigh_file',
+                'lopa/sandbox/host.py',
+            ),
         },
         'lopa.sandbox.ladder': {
             'lopa.sandbox.ladder.check_programs': (

@@ -125,6 +125,7 @@ TALKS = {
     'many datagrams': 'call("sendmmsg", pair(2)[0].fileno(), None, 0, 0)',
     'a pair of packets': 'pair(5)',
     'raw pairs': 'pair(3)',
+    'room in a pair': 'pair(1)[0].setsockopt(1, 7, 1 << 22)',
     'a bound pair': 'pair(2)[0].bind("\\0hostile")',
     'a socket of UNIX': 'socket.socket(socket.AF_UNIX)',
     'a socket of the network': 'socket.socket(socket.AF_INET)',
@@ -169,6 +170,7 @@ HIDES = {  # memory that no limit counts, views of the machine, files of ours
     'a handle instead of a path': 'call("name_to_handle_at", -100, os.fsencode(FILE), '
     'ctypes.create_string_buffer(struct.pack("ii", 128, 0) + bytes(128)), bytes(8), 0)',
     'another personality': 'call("personality", 0x40000)',
+    'hides from its keeper': 'if libc.prctl(4, 0, 0, 0, 0): raise OSError(ctypes.get_errno(), "x")',
     'a large pipe': 'import fcntl; fcntl.fcntl(os.pipe()[0], 1031, 1 << 20)',
     'much input at a time': 'call("io_setup", 1, ctypes.byref(ctypes.c_ulong()))',
 }

@@ -231,6 +231,36 @@ def fill():
 attempt(fill)""",
     ),
 }
+IN_SOCKETS = """
+import socket
+def stuff(size):
+    "Pairs of sockets, as full as they can be: bytes"
+    pairs, held = [], 0
+    for _ in range(25):
+        pairs.append(socket.socketpair())
+        for end in pairs[-1]:
+            try:
+                end.setblocking(False)
+                if size: end.setsockopt(1, 7, size)
+                for _ in range(together >> 22): held += end.send(bytes(1 << 14))
+            except OSError: pass
+    os.write(there, b'%9d' % held)
+    time.sleep(1)
+    os._exit(0)
+def stuffed(size):
+    for _ in range(25): os.fork() or stuff(size)
+    held = sum(int(os.read(here, 9) or 0) for _ in range(25))
+    time.sleep(.2)
+    return held > together // 2
+here, there = os.pipe()
+"""
+HEAVY |= {
+    'in sockets': ('total', IN_SOCKETS + 'attempt(lambda: stuffed(0))'),
+    'in large sockets': (
+        'hidden',
+        IN_SOCKETS + 'together <<= 1\nattempt(lambda: stuffed(1 << 22))',
+    ),
+}
 HEAVY_LIMITS = dict(memory_mb=256, disk_mb=4)
 
 

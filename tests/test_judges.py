@@ -1,5 +1,6 @@
 "Forty ways to write an answer, right and wrong: each is judged by its value alone"
 
+import ast
 import os
 from functools import partial
 from unittest.mock import Mock
@@ -340,6 +341,7 @@ HIDDEN = {  # prompt, what is asserted
     'loop': ('def f(x):\n', 'all(candidate(x) == y for x, y in [(3, 4711471147)])'),
     'type': ('def f(x):\n', 'isinstance(candidate(3), int) and candidate(3) == 4711471147'),
     'set': ('def f(x):\n', '{candidate(3)} == {4711471147}'),
+    'test explains': ('def f(x):\n', '1\n    "4711471147"\n    assert candidate(3) == 4711471147'),
 }
 
 
@@ -374,6 +376,37 @@ def test_an_answer_cannot_go_on_where_a_docstring_ends():
         text = f'{rest}\nkept = []\nclass Keeper:\n    def __rmatmul__(self, x): kept.append(x)\n'
         assert not judge_tests(text, row, WHOLE, run)['correct'], text
     assert judge_tests('\n    return 4711471000 + 147', row, WHOLE, run)['correct']
+
+
+OPEN = 'def f(x):\n    """\n    >>> f(3)\n    4711471147\n'  # a docstring that does not end
+KEEPS = '\nkept = []\nclass Keeper:\n    def __rmatmul__(self, x): kept.append(x)\n'
+READS = '\n    texts = [x for x in f.__code__.co_consts if isinstance(x, str) and ">>>" in x]'
+READS += '\n    return int(texts[0].split()[2])\n'
+
+
+@pytest.mark.parametrize(
+    'rest',
+    [
+        '    """ @ Keeper()\n    return int(kept[0].split()[-1])' + KEEPS,
+        '    """.__len__()' + READS,
+        '    """ f"{x}"' + READS,
+        '    """[x]' + READS,
+        '    """, x' + READS,
+        '    """ if x else 0' + READS,
+        '    """ and 0' + READS,
+    ],
+)
+def test_an_open_docstring_can_only_be_ended(rest):
+    row = problem(OPEN, 'candidate(3) == 4711471147')
+    assert not judge_tests(rest, row, WHOLE, run)['correct']
+    for honest in '    """\n', '    And so on.\n    """  # done\n', '""" "More."\n':
+        text = f'{honest}    return 4711471144 + x\n'
+        assert judge_tests(text, row, WHOLE, run)['correct'], honest
+
+
+def test_a_docstring_may_stand_before_imports_from_the_future():
+    row = problem('"""f."""\nfrom __future__ import annotations\ndef f(x):\n', 'candidate(3) == 4')
+    assert judge_tests('    return x + 1\n', row, WHOLE, run)['correct']
 
 
 HOSTILE = {  # bodies of `f`, which should return [3, 5] for 3
@@ -438,6 +471,47 @@ def test_right_bodies_apart():
     assert not judge_tests('    return 1\n', row, WHOLE, run)['correct']
 
 
+DEPENDS = {  # what a test asks for next depends on an answer
+    'if': 'y = candidate(1)\n    if y > 3: assert candidate(2) == 10 + 0\n'
+    '    else: assert candidate(5) == 10 + 0\n',
+    'else': 'y = candidate(1)\n    if y < 3: assert candidate(5) == 10 + 0\n'
+    '    else: assert candidate(2) == 10 + 0\n',
+    'argument': 'assert candidate(2 if candidate(1) > 3 else 5) == 10 + 0\n',
+    'loop': 'x = 1\n    for _ in range(9):\n        if candidate(x) > 3: x += 100\n'
+    '        else: x += 4\n    assert candidate(x) == 610 + 0\n',
+}
+
+
+@pytest.mark.parametrize('test', DEPENDS.values(), ids=DEPENDS)
+def test_an_answer_belongs_to_one_question(test):
+    "2 * x is right; who says 10 for 2 only is not"
+    row = problem('def f(x):\n') | {'test': f'def check(candidate):\n    {test}'}
+    row['test'] = row['test'].replace('610', str(2 * (5 + 8 * 100)))
+    assert judge_tests('    return x * 2\n', row, WHOLE, run)['correct']
+    assert not judge_tests('    return {1: 2, 2: 10}.get(x, 77)\n', row, WHOLE, run)['correct']
+
+
+def test_a_test_may_ask_more_than_a_hundred_times():
+    "One after another, each with the last answer"
+    programs = []
+
+    def cheap(source):  # the same, without a process
+        programs.append(source)
+        space = {}
+        body = ast.parse(source)
+        last = ast.Expression(body.body.pop().value)
+        exec(compile(body, 'test', 'exec'), space)
+        return Outcome('ok', eval(compile(last, 'test', 'eval'), space))
+
+    row = problem('def f(x):\n')
+    row['test'] = (
+        'def check(f):\n    x = 0\n    for _ in range(105): x = f(x)\n    assert x == 1 + 104'
+    )
+    assert judge_tests('    return x + 1\n', row, WHOLE, cheap)['correct']
+    assert len(programs) > 200
+    assert not judge_tests('    return min(x + 1, 104)\n', row, WHOLE, cheap)['correct']
+
+
 @pytest.mark.parametrize(
     'test', ['def check(candidate:', 'x = 3', 'def check(c):\n  assert d(3) + 1']
 )
@@ -488,6 +562,10 @@ EXPLOITS = {  # `f(x)` returns `TABLE[x]`, which is 1 for 'a'; wanted is 5
     'f(10 ** 99999)': 0,
     'f("a" if TABLE else "b")': 0,
     'f(0x1' + 'f' * 5000 + ')': 0,
+    "f([0 for TABLE['a'] in [5]] and 'a')": 0,
+    "f(list(0 for [TABLE['a'], *_] in [[5]]) and 'a')": 0,
+    "f((lambda t: [0 for t['a'] in [5]])(TABLE) and 'a')": 0,
+    "f(list(map(lambda t: [0 for t['a'] in [5]], [TABLE])) and 'a')": 0,
     "f('c')": 1,
     'f(min(["d", "c"]))': 1,
     'f(sorted(TABLE, key=lambda k: TABLE[k])[-1])': 1,

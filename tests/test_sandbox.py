@@ -76,7 +76,7 @@ def owner(pid):
 
 def serves(pid):
     "Is it one of our children for programs?"
-    return 'def serve()' in Path(f'/proc/{pid}/cmdline').read_text(errors='replace')
+    return 'exec(marshal.loads(' in Path(f'/proc/{pid}/cmdline').read_text(errors='replace')
 
 
 def left(users):
@@ -965,7 +965,7 @@ def is_of_run(pid):
         command = Path(f'/proc/{pid}/cmdline').read_text(errors='replace')
     except OSError:
         return False
-    return 'def serve()' in command or 'bwrap' in command
+    return 'exec(marshal.loads(' in command or 'bwrap' in command
 
 
 @linux
@@ -1159,7 +1159,7 @@ def work(n):
     return source, statuses.split(), None
 
 
-@pytest.mark.parametrize('where, many', [(strongest, 500), ('child', 100)])
+@pytest.mark.parametrize('where, many', [(strongest, 500 if ALL else 130), ('child', 61)])
 def test_programs_under_load(where, many):
     "A third of them hostile, two at a time: all get a status, and the right ones are graded right"
     if why_not(where):

@@ -59,8 +59,11 @@ __all__ = [
     'is_answer',
     'is_told',
     'check_examination',
+    'first_other',
+    'telling',
     'examine',
     'solution',
+    'computes_with_it',
     'executable',
     'judge_tests',
     'judge_match',
@@ -473,6 +476,9 @@ def builds(source: str, program: str = '') -> bool:
         return False
     if names & own and methods & CHANGERS:
         return False  # it may change a global of the program
+    parts = [n for n in nodes if isinstance(n, (ast.Subscript, ast.Attribute))]
+    if not all(isinstance(part.ctx, ast.Load) for part in parts):
+        return False  # `[… for TABLE['a'] in [5]]`
     return all(isinstance(n, (*_PLAIN, ast.Name, ast.Attribute)) for n in nodes)
 
 
@@ -604,7 +610,7 @@ def unexplained(source: str) -> str:
         source: A Python program; SyntaxError or ValueError if it is none
 
     Returns:
-        str: The same program without comments, and `...` for each docstring
+        str: The same program without comments, and `''` for each docstring
     """
     source = without_comments(re.sub(r'\r\n?', '\n', source))
     remarks = [node.value for node in ast.walk(ast.parse(source)) if is_remark(node)]
@@ -613,7 +619,7 @@ def unexplained(source: str) -> str:
     for node in sorted(remarks, key=place, reverse=True):
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
         before, behind = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
-        lines[first : last + 1] = [before + b'...' + behind]
+        lines[first : last + 1] = [before + b"''" + behind]
     return b'\n'.join(lines).decode()
 
 
@@ -685,9 +691,8 @@ class Noted(ast.NodeTransformer):
         if not (taken := claim(node.test, self.names)):
             self.simple = False
             return node
-        note = f'_noted.append(({len(self.claims)}, _copy({taken[0]})))'
         self.claims.append(taken[1])
-        return ast.parse(note).body[0]
+        return ast.parse(f'_noted.append(({len(self.claims) - 1}, _copy({taken[0]})))').body[0]
 
     def visit_If(self, node: ast.AST) -> ast.AST:
         "What decides may hold what is right"
@@ -695,6 +700,7 @@ class Noted(ast.NodeTransformer):
         return node
 
     visit_While = visit_Try = visit_If
+    visit_Expr = lambda self, node: ast.Pass() if is_remark(node) else node
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-noting
@@ -945,7 +951,37 @@ def check_examination(test: Outcome, row: dict, said: list) -> None:
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-examine-p2
-def examine(program: str, row: dict, run: Run, turns: int = 100) -> tuple[str, bool]:
+def first_other(calls: list, asked: list, sure: int) -> int | None:
+    """Find the first call that became another one, once the test knew the answers before it
+
+    Args:
+        calls: What a test asks for now
+        asked: What it asked for when it knew less
+        sure: Number of calls that could not be others
+
+    Returns:
+        int | None: Which answer belongs to another call; None if none does
+    """
+    for at in range(sure, min(len(calls), len(asked))):
+        if not same_value(calls[at], asked[at]):
+            return at
+    return None
+
+
+def telling(asked: list) -> str:
+    """What makes a program answer
+
+    Args:
+        asked: Calls: (arguments, keywords)
+
+    Returns:
+        str: Source to put behind a program
+    """
+    return f'{PLAIN}{TOLD}[_tell(*call) for call in {written(asked)}]'
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-examine-p2-s1
+def examine(program: str, row: dict, run: Run, turns: int = 1000) -> tuple[str, bool]:
     """Let a test and a program talk to each other, each in a process of its own
 
     Args:
@@ -960,18 +996,20 @@ def examine(program: str, row: dict, run: Run, turns: int = 100) -> tuple[str, b
     Raises:
         ValueError
     """
-    said: list = []
+    said, asked, sure = [], [], 1
     for _ in range(turns):
         test = run(examination(row, said))
         if test.status != 'ok':
             check_examination(test, row, said)
             return test.status, False
         calls, are_open, passed = test.value
-        if not are_open:
+        other = first_other(calls, asked, sure)
+        if other is None and not are_open:
             return 'ok', passed
-        called = f'[_tell(*call) for call in {written(calls)}]'
-        told = run(f'{program}\n_candidate = {row["entry_point"]}\n{PLAIN}{TOLD}{called}')
-        if told.status != 'ok' or not is_told(told.value, len(calls)):
+        sure = (len(said) if other is None else other) + 1
+        asked = calls if other is None else calls[:sure]
+        told = run(f'{program}\n_candidate = {row["entry_point"]}\n{telling(asked)}')
+        if told.status != 'ok' or not is_told(told.value, len(asked)):
             return ('forged' if told.status == 'ok' else told.status), False
         said = told.value
     return 'timeout', False
@@ -998,6 +1036,32 @@ def solution(text: str, row: dict, stop: Iterable[str]) -> str:
 
 
 # %% ../../nbs/evaluate/42_judges.ipynb #ju-executable
+_TEXTS = ast.Constant, ast.JoinedStr
+
+
+def computes_with_it(program: str, prompt: str) -> bool:
+    """Does an answer go on behind the docstring that the prompt has left open?
+
+    Args:
+        program: From `solution`
+        prompt: What it begins with, maybe only the beginning of a docstring
+
+    Returns:
+        bool: Is it a part of a longer expression, such as `"…" @ x`?
+    """
+    *above, last = prompt.split('\n')
+    end = len(above) + 1, len(last.encode())
+    statements = [node for node in ast.walk(ast.parse(program)) if isinstance(node, ast.stmt)]
+    for node in statements:
+        begin = node.lineno, node.col_offset
+        if begin < end < (node.end_lineno, node.end_col_offset) and not is_remark(node):
+            texts = (part for part in ast.walk(node) if isinstance(part, _TEXTS))
+            if any((part.lineno, part.col_offset) == begin for part in texts):
+                return True
+    return False
+
+
+# %% ../../nbs/evaluate/42_judges.ipynb #ju-executable-s1
 def executable(program: str, prompt: str) -> str | None:
     """The program as it is run
 
@@ -1008,9 +1072,12 @@ def executable(program: str, prompt: str) -> str | None:
     Returns:
         str | None: Source without docstrings and comments; None if Python cannot read it
     """
+    program, prompt = (re.sub(r'\r\n?', '\n', source) for source in (program, prompt))
     try:
         if program.startswith(prompt) and is_program(prompt):
             program = unexplained(prompt) + program[len(prompt) :]
+        elif computes_with_it(program, prompt):
+            return None
         return unexplained(program)
     except (tokenize.TokenError, *_UNREADABLE):
         return None

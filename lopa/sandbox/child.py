@@ -32,11 +32,13 @@ __all__ = [
     'confine',
     'serve',
     'runner',
+    'compiled',
     'python',
 ]
 
 # %% ../../nbs/sandbox/32_child.ipynb #ch-imports
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -474,10 +476,32 @@ def runner() -> str:
     return as_program(PARTS, 'serve()', RULES=RULES, KERNEL_CALLS=KERNEL_CALLS, CLONE3=CLONE3)
 
 
+# %% ../../nbs/sandbox/32_child.ipynb #ch-parts-s1
+@lru_cache
+def compiled() -> str:
+    """The same, compiled once and for all runs by the interpreter that is to run it
+
+    Returns:
+        str: Hexadecimal digits of what `marshal` reads
+
+    Raises:
+        OSError
+    """
+    code = f'compile({runner()!r}, "<sandbox>", "exec", optimize=2)'
+    command = bare_python(f'import marshal\nprint(marshal.dumps({code}).hex())')
+    ran = subprocess.run(command, capture_output=True, text=True, env={'PATH': os.defpath})
+    if ran.returncode:
+        raise OSError(f'{command[0]} cannot compile what it is to run: {ran.stderr[-200:]}')
+    return ran.stdout.strip()
+
+
 def python() -> list:
     """The bare interpreter, with the child's side as its program
 
     Returns:
         list: A command
+
+    Raises:
+        OSError
     """
-    return bare_python(runner())
+    return bare_python(f'import marshal\nexec(marshal.loads(bytes.fromhex("{compiled()}")))')

@@ -6,6 +6,7 @@
 __all__ = [
     'STATUSES',
     'SAID_BY_CHILD',
+    'PIPE',
     'PAUSE',
     'PREFIX',
     'VALUE_BYTES',
@@ -17,6 +18,8 @@ __all__ = [
     'read_message',
     'resident',
     'share',
+    'socket_room',
+    'weigh_file',
     'nameless',
     'weigh',
     'Watch',
@@ -66,6 +69,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/sandbox/33_host.ipynb #ho-imports
+import glob
 import math
 import os
 import re
@@ -215,8 +219,43 @@ def share(pid: int) -> int:
 
 
 # %% ../../nbs/sandbox/33_host.ipynb #ho-nameless
+PIPE = 64 << 10  # What a pipe holds (bytes)
+
+
+@lru_cache
+def socket_room() -> int:
+    """What may wait in one end of a pair of sockets
+
+    Returns:
+        int: Bytes
+    """
+    try:
+        with open('/proc/sys/net/core/wmem_default') as f:
+            return int(f.read())
+    except OSError:
+        return 208 << 10
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-nameless-s1
+def weigh_file(found: os.stat_result) -> int:
+    """Memory that may be in a file, and that no process maps
+
+    Args:
+        found: Of a file that is open
+
+    Returns:
+        int: Bytes
+    """
+    if stat.S_ISREG(found.st_mode):
+        return 0 if found.st_nlink else found.st_blocks * 512
+    if stat.S_ISSOCK(found.st_mode):
+        return socket_room()
+    return PIPE if stat.S_ISFIFO(found.st_mode) else 0
+
+
+# %% ../../nbs/sandbox/33_host.ipynb #ho-nameless-s2
 def nameless(pids: Iterable[int]) -> int:
-    """What is in files that processes hold open and that have no name any more
+    """What is in files without a name that processes, or threads of theirs, hold open
 
     Args:
         pids: Processes
@@ -226,17 +265,12 @@ def nameless(pids: Iterable[int]) -> int:
     """
     sizes = {}
     for pid in pids:
-        try:
-            handles = os.listdir(f'/proc/{pid}/fd')
-        except OSError:
-            continue  # it has ended, or we may not look
-        for handle in handles:
+        for handle in glob.iglob(f'/proc/{pid}/task/*/fd/*'):
             try:
-                found = os.stat(f'/proc/{pid}/fd/{handle}')
+                found = os.stat(handle)
             except OSError:
-                continue
-            if stat.S_ISREG(found.st_mode) and not found.st_nlink:
-                sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
+                continue  # it has just been closed
+            sizes[found.st_dev, found.st_ino] = weigh_file(found)
     return sum(sizes.values())
 
 

@@ -450,7 +450,7 @@ REFUSED = {
     ),
     'talk to other programs': (
         'socket 41 198, connect 42 203, accept 43 202, accept4 288 242, bind 49 200, '
-        'listen 50 201, sendmsg 46 211, sendmmsg 307 269'
+        'listen 50 201, sendmsg 46 211, sendmmsg 307 269, setsockopt 54 208'
     ),
     'share memory, semaphores and queues with them': (
         'shmget 29 194, shmat 30 196, shmctl 31 195, shmdt 67 197, semget 64 190, '
@@ -536,7 +536,7 @@ JUDGED |= {
     'sendto 44 206': [(8, 'one of', [0]), (9, 'one of', [0])],  # without an address
     'ioctl 16 29': [(2, 'one of', [*TERMINAL, *OWN_FILE])],
     'fcntl 72 25': [(2, 'none of', FOR_OTHERS)],
-    'prctl 157 167': [(0, 'none of', [62])],  # PR_SCHED_CORE
+    'prctl 157 167': [(0, 'none of', [4, 62])],  # PR_SET_DUMPABLE, PR_SCHED_CORE
     'personality 135 92': [(0, 'one of', [0, 0xFFFF_FFFF])],  # the usual one; ask which
     'timer_create 222 107': [(0, 'one of', [0, 1, 2, 3, 7])],  # not a clock of another process
     'clone 56 220': [(0, 'no bit of', [NAMESPACES])],
