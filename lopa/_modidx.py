@@ -3430,6 +3430,10 @@ d = {
                 'train/hardware.html#execution.rows_per_pass',
                 'lopa/train/hardware.py',
             ),
+            'lopa.train.hardware._check_logger': (
+                'train/hardware.html#_check_logger',
+                'lopa/train/hardware.py',
+            ),
             'lopa.train.hardware._shared_out': (
                 'train/hardware.html#_shared_out',
                 'lopa/train/hardware.py',

@@ -112,8 +112,8 @@ __all__ = [
     'to_path',
     'path_option',
     'finite',
-    'not_blank',
     'bits_of',
+    'not_blank',
     'asked_for_more',
     'train',
     'evaluate',
@@ -223,20 +223,6 @@ def finite(number: float) -> float:
     return number
 
 
-def not_blank(name: str | None) -> str | None:
-    """A name, or none: an empty one would stand for the default
-
-    Args:
-        name: Of an option
-
-    Returns:
-        str | None: The same
-    """
-    if name is not None and not name.strip():
-        raise typer.BadParameter(f'received {name!r}, expected a name or a folder.')
-    return name
-
-
 def bits_of(number: int | None) -> int | None:
     """Four or eight
 
@@ -249,6 +235,21 @@ def bits_of(number: int | None) -> int | None:
     if number not in (None, 4, 8):
         raise typer.BadParameter(f'received {number}, expected 4 or 8.')
     return number
+
+
+# %% ../nbs/96_cli.ipynb #cli-blank
+def not_blank(name: str | None) -> str | None:
+    """A name, or none: an empty one would stand for the default
+
+    Args:
+        name: Of an option
+
+    Returns:
+        str | None: The same
+    """
+    if name is not None and not name.strip():
+        raise typer.BadParameter(f'received {name!r}, expected a name or a folder.')
+    return name
 
 
 # %% ../nbs/96_cli.ipynb #cli-tasks

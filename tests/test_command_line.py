@@ -208,6 +208,12 @@ def test_results_that_are_none(lopa, name):
         assert out.startswith('no results\n') and 'Traceback' not in out
 
 
+def test_no_results_no_table(lopa):
+    "A table without a line would take the place of an earlier one"
+    status, out, _ = lopa('results', 'folder', '--csv', 'table.csv')
+    assert status == 1 and out.startswith('no results\n')
+
+
 # --- names ---
 
 NAMES = [
@@ -253,6 +259,9 @@ WHOLE = {
     'a folder without anything': 'bench --base-model folder',
     'a file as foundation model': 'bench --base-model file',
     'an adapter that is torn': 'evaluate --adapter torn',
+    'answers that begin alike': 'train --base-model model --method pt --limit 40 --steps 2 --json',
+    'texts that never end': 'train --base-model endless --method pt --task mbpp --limit 4 --json',
+    'texts without an end': 'evaluate --base-model endless --task mbpp --limit 4 --json',
     'samples of classes': 'evaluate --samples 3 --temperature 0.5',
     'a huge batch in plan': f'plan --base-model model --batch-size {2**20} --length {2**20}',
     'a huge batch in bench': f'bench --base-model model --batch-size {2**20} --length 50',

@@ -31,10 +31,27 @@ import torch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# %% ../../nbs/train/51_hardware.ipynb #4df4d932
+# %% ../../nbs/train/51_hardware.ipynb #hw-loggers
 LOGGERS = ('tensorboard', 'trackio', 'wandb', 'mlflow', 'swanlab')  # each needs its package
 
 
+def _check_logger(name):
+    """Refuse what the Trainer cannot log to, or not here
+
+    Raises:
+        ModuleNotFoundError
+        ValueError
+    """
+    if name not in ('none', *LOGGERS):
+        known = ', '.join(LOGGERS)
+        raise ValueError(f'report_to: received {name!r}, expected none or one of {known}.')
+    if name != 'none' and not find_spec(name):
+        raise ModuleNotFoundError(
+            f'report_to={name!r} needs the package {name}: pip install {name}.'
+        )
+
+
+# %% ../../nbs/train/51_hardware.ipynb #4df4d932
 @dataclass
 class Execution:
     """How a recipe is carried out on a machine: none of it is meant to change what is learned
@@ -54,14 +71,7 @@ class Execution:
     report_to: str = 'none'
 
     def __post_init__(self):
-        name = self.report_to
-        if name not in ('none', *LOGGERS):
-            known = ', '.join(LOGGERS)
-            raise ValueError(f'report_to: received {name!r}, expected none or one of {known}.')
-        if name != 'none' and not find_spec(name):
-            raise ModuleNotFoundError(
-                f'report_to={name!r} needs the package {name}: pip install {name}.'
-            )
+        _check_logger(self.report_to)
 
     def rows_per_pass(self, batch_size: int) -> int:
         """Rows that one process handles at a time
