@@ -510,6 +510,7 @@ def _run_folder(o):
         raise
 
 
+# %% ../nbs/96_cli.ipynb #cli-train-model
 def _model(o, plan):
     "The foundation model with what is to be trained, drawn by the seed"
     from transformers import set_seed
@@ -1315,6 +1316,7 @@ def _silence():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+# %% ../nbs/96_cli.ipynb #cli-carry
 def _carry_out():
     "The command; its exit status"
     for stream in sys.stdout, sys.stderr:
