@@ -996,7 +996,9 @@ def examine(program: str, row: dict, run: Run, turns: int = 1000) -> tuple[str, 
     Raises:
         ValueError
     """
-    said, asked, sure = [], [], 1
+    said: list = []
+    asked: list = []
+    sure = 1
     for _ in range(turns):
         test = run(examination(row, said))
         if test.status != 'ok':
