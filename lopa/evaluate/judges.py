@@ -996,7 +996,7 @@ def examine(program: str, row: dict, run: Run, turns: int = 1000) -> tuple[str, 
     Raises:
         ValueError
     """
-    said, asked, sure = [], [], 1
+    said, asked, sure = list[Any](), list[Any](), 1
     for _ in range(turns):
         test = run(examination(row, said))
         if test.status != 'ok':
