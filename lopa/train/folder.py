@@ -193,6 +193,7 @@ def same_numbers(mine: dict, theirs: dict) -> bool:
     return True
 
 
+# %% ../../nbs/train/49_folder.ipynb #fo-diff-b-s2
 def alike(mine: Any, theirs: Any) -> bool:
     """Do two fingerprints belong to the same thing, up to rounding?
 
